@@ -1,0 +1,1 @@
+"""Files with boxes -> `Sample` -> `Batch`; imports nothing else of this package."""

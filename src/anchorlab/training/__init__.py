@@ -1,0 +1,1 @@
+"""Building the network from a config and training it."""

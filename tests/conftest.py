@@ -1,0 +1,22 @@
+"""Fixtures every test may use: the real data sets, and one thread per worker so that workers do not fight."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets that ANCHORLAB_DATA names (`bccd/BCCD`, `voc07`, `coco128`)."""
+    root = os.environ.get("ANCHORLAB_DATA")
+    if root and Path(root).is_dir():
+        return Path(root)
+    reason = "ANCHORLAB_DATA names no folder: tests on real images need one"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
