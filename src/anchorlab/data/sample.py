@@ -1,0 +1,85 @@
+"""What the files of a data set become before they are tensors: a `Record` is read, a `Sample` is decoded.
+
+A record is what annotations and image headers say of one image, checked once at set-up; a sample adds its pixels. Neither
+knows the size the network works at (resize.py) nor its neighbours in a batch (batch.py).
+
+G ground-truth boxes of one image; boxes are xyxy in pixels of the image, right and bottom exclusive.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image before it is decoded.
+
+    Boxes keep the precision of the file (float64), so that recall equals a reference that reads the same file; they may
+    reach beyond the image by the pixel that rounding costs, never by more.
+    """
+
+    image_id: int | str
+    path: Path
+    height: int
+    width: int
+    boxes: np.ndarray  # (G, 4) float64
+    area: np.ndarray  # (G,) float64, the annotation's where it has one, else the box's
+    category: np.ndarray  # (G,) int64, index into the reader's categories
+    ignore: np.ndarray  # (G,) bool, crowds and difficult boxes: neither object nor background
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded image and its boxes, which lie inside it. Arrays of an image without boxes have shape (0, 4) and (0,)."""
+
+    image: np.ndarray  # (H, W, 3) uint8, RGB
+    boxes: np.ndarray  # (G, 4) float32
+    area: np.ndarray  # (G,) float32
+    category: np.ndarray  # (G,) int64
+    ignore: np.ndarray  # (G,) bool
+    image_id: int | str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a data set: where (`file`, `id`), what, and the value as the file writes it."""
+
+    file: Path
+    id: str
+    message: str
+    value: object = None
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f" ({self.value!r})"
+        return f"{self.file}: {self.id}: {self.message}{value}"
+
+
+class DataError(ValueError):
+    """Data that cannot be used as it is. `problems` lists each fault where there are several."""
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()):
+        super().__init__("\n".join([message, *(f"  {problem}" for problem in problems)]))
+        self.problems = list(problems)
+
+
+class Reader(Protocol):
+    """A data set on disk. `categories` is one list for all splits; `splits` names those of `SPLITS` that exist."""
+
+    @property
+    def categories(self) -> list[str]: ...
+
+    def splits(self) -> list[str]: ...
+
+    def read(self, split: str) -> tuple[list[Record], list[Problem]]:
+        """The split's usable images in a fixed order, and every problem that was found on the way."""
+        ...
+
+
+# (sample, random generator, draw) -> sample; draw(i) decodes another training sample: row i modulo their number.
+Augment = Callable[[Sample, np.random.Generator, Callable[[int], Sample]], Sample]
