@@ -1,7 +1,7 @@
 """What the files of a data set become before they are tensors: a `Record` is read, a `Sample` is decoded.
 
-A record is what annotations and image headers say of one image, checked once at set-up; a sample adds its pixels. Neither
-knows the size the network works at (resize.py) nor its neighbours in a batch (batch.py).
+A record is what annotations and image headers say of one image, checked once at set-up; a sample adds its
+pixels. Neither knows the size the network works at (resize.py) nor its neighbours in a batch (batch.py).
 
 G ground-truth boxes of one image; boxes are xyxy in pixels of the image, right and bottom exclusive.
 """
@@ -20,8 +20,8 @@ SPLITS = ("train", "val", "test")
 class Record:
     """One image before it is decoded.
 
-    Boxes keep the precision of the file (float64), so that recall equals a reference that reads the same file; they may
-    reach beyond the image by the pixel that rounding costs, never by more.
+    Boxes keep the precision of the file (float64), so that recall equals that of a reference which reads the
+    same file. They may reach beyond the image by the pixel that rounding costs, never by more.
     """
 
     image_id: int | str
@@ -36,11 +36,11 @@ class Record:
 
 @dataclass(frozen=True)
 class Sample:
-    """One decoded image and its boxes, which lie inside it. Arrays of an image without boxes have shape (0, 4) and (0,)."""
+    """One decoded image and its boxes, all inside it. Without boxes the arrays are (0, 4) and (0,)."""
 
     image: np.ndarray  # (H, W, 3) uint8, RGB
     boxes: np.ndarray  # (G, 4) float32
-    area: np.ndarray  # (G,) float32
+    area: np.ndarray  # (G,) float32, in pixels of this image
     category: np.ndarray  # (G,) int64
     ignore: np.ndarray  # (G,) bool
     image_id: int | str
@@ -48,7 +48,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a data set: where (`file`, `id`), what, and the value as the file writes it."""
+    """One fault of a data set: where (`file`, `id`), what (`message`), and the value as it is written."""
 
     file: Path
     id: str
@@ -69,17 +69,19 @@ class DataError(ValueError):
 
 
 class Reader(Protocol):
-    """A data set on disk. `categories` is one list for all splits; `splits` names those of `SPLITS` that exist."""
+    """A data set on disk, one split at a time."""
 
-    @property
-    def categories(self) -> list[str]: ...
+    categories: list[str]
+    """The name of each category index met so far: `read` appends, and never changes an earlier entry."""
 
-    def splits(self) -> list[str]: ...
+    def splits(self) -> list[str]:
+        """Those of `SPLITS` that exist. A data set that is not divided is "train" alone."""
+        ...
 
     def read(self, split: str) -> tuple[list[Record], list[Problem]]:
-        """The split's usable images in a fixed order, and every problem that was found on the way."""
+        """The split's usable images in a fixed order, and every problem met on the way."""
         ...
 
 
-# (sample, random generator, draw) -> sample; draw(i) decodes another training sample: row i modulo their number.
+# (sample, generator, draw) -> sample, where draw(i) decodes training image i modulo their number.
 Augment = Callable[[Sample, np.random.Generator, Callable[[int], Sample]], Sample]

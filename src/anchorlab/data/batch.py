@@ -1,0 +1,122 @@
+"""Samples of different sizes -> one padded `Batch`, which also holds what recall is scored against.
+
+Images stay uint8: the network normalises them on its own device, and padding is zero only after that. The
+boxes of all images lie in one tensor, because every tensor that leaves a worker process costs a file handle.
+
+B images; G ground-truth boxes of one image, N of the whole batch; H, W the batch's padded size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anchorlab.data.sample import Record, Sample
+
+
+class Target(NamedTuple):
+    """What recall scores, in original pixels and in the precision of the annotation."""
+
+    boxes: Tensor  # (G, 4) float64
+    area: Tensor  # (G,) float64
+    ignore: Tensor  # (G,) bool
+
+
+class Item(NamedTuple):
+    """One resized sample on its way into a batch; `target` is None where augmentation moved the boxes."""
+
+    sample: Sample
+    scale: tuple[float, float]  # height, width: input pixels / original pixels
+    index: int  # row of the record in its split
+    target: Target | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images and boxes as the network takes them.
+
+    `boxes`, `ignore`, `category` and `targets` are lists of views, one per image. `scales`, `index` and the
+    targets stay on the CPU under `to`: scoring happens there, in float64, which some devices do not have.
+    """
+
+    images: Tensor  # (B, 3, H, W) uint8, zero beyond each image's own size; channels_last in memory
+    sizes: Tensor  # (B, 2) int64, height and width of the content
+    scales: Tensor  # (B, 2) float64, height and width: input pixels / original pixels
+    index: Tensor  # (B,) int64, row of the record in its split: recall counts each once
+    image_ids: list[int | str]
+    num_boxes: list[int]  # G of each image
+    all_boxes: Tensor  # (N, 4) float32, input pixels
+    all_ignore: Tensor  # (N,) bool
+    all_category: Tensor  # (N,) int64
+    all_targets: Target | None  # of N boxes; None for an augmented batch
+
+    @property
+    def boxes(self) -> list[Tensor]:
+        return list(self.all_boxes.split(self.num_boxes))
+
+    @property
+    def ignore(self) -> list[Tensor]:
+        return list(self.all_ignore.split(self.num_boxes))
+
+    @property
+    def category(self) -> list[Tensor]:
+        return list(self.all_category.split(self.num_boxes))
+
+    @property
+    def targets(self) -> list[Target] | None:
+        if self.all_targets is None:
+            return None
+        columns = (column.split(self.num_boxes) for column in self.all_targets)
+        return [Target(*row) for row in zip(*columns, strict=True)]
+
+    def to_original(self, row: int, boxes: Tensor) -> Tensor:
+        """Boxes (P, 4) of image `row` from input pixels to original ones: float64, on the CPU."""
+        tall, wide = self.scales[row].tolist()
+        return boxes.detach().cpu().double() / torch.tensor([wide, tall, wide, tall], dtype=torch.float64)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch with everything the network reads on `device`."""
+        names = ("images", "sizes", "all_boxes", "all_ignore", "all_category")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+    def pin_memory(self) -> "Batch":
+        """Called by the data loader: page-locked images make the copy to a GPU asynchronous."""
+        names = ("images", "sizes", "all_boxes", "all_ignore", "all_category")
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
+
+
+def target_of(record: Record) -> Target:
+    """The record's boxes as recall scores them."""
+    return Target(
+        torch.from_numpy(record.boxes), torch.from_numpy(record.area), torch.from_numpy(record.ignore)
+    )
+
+
+def collate(items: Sequence[Item], pad_to: int = 1) -> Batch:
+    """Items -> batch, padded right and below to the largest sides, rounded up to multiples of `pad_to`."""
+    samples = [item.sample for item in items]
+    targets = [item.target for item in items if item.target is not None]
+    assert len(targets) in (0, len(items)), "a batch is augmented as a whole or not at all"
+    return Batch(
+        images=_padded([sample.image for sample in samples], pad_to),
+        sizes=torch.tensor([sample.image.shape[:2] for sample in samples]),
+        scales=torch.tensor([item.scale for item in items], dtype=torch.float64),
+        index=torch.tensor([item.index for item in items]),
+        image_ids=[sample.image_id for sample in samples],
+        num_boxes=[len(sample.boxes) for sample in samples],
+        all_boxes=torch.from_numpy(np.concatenate([sample.boxes for sample in samples])),
+        all_ignore=torch.from_numpy(np.concatenate([sample.ignore for sample in samples])),
+        all_category=torch.from_numpy(np.concatenate([sample.category for sample in samples])),
+        all_targets=Target(*map(torch.cat, zip(*targets, strict=True))) if targets else None,
+    )
+
+
+def _padded(images: Sequence[np.ndarray], pad_to: int) -> Tensor:
+    height, width = (-(-max(image.shape[axis] for image in images) // pad_to) * pad_to for axis in (0, 1))
+    padded = torch.zeros(len(images), height, width, 3, dtype=torch.uint8)
+    for page, image in zip(padded, images, strict=True):
+        page[: image.shape[0], : image.shape[1]] = torch.from_numpy(np.ascontiguousarray(image))
+    return padded.permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W), no copy: this is channels_last
