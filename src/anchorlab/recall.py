@@ -13,6 +13,7 @@ I  images                              N  budgets: how many proposals an image m
 R  ground-truth boxes of all images
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -192,16 +193,17 @@ def match(
     Returns:
         (G, T, A) int32: position of the matched proposal in order of score, or `UNMATCHED`.
     """
+    num_boxes, num_areas = counted.shape
+    shape = (len(THRESHOLDS), num_areas, num_boxes)
     best_first = np.argsort(-scores, kind="stable")[:limit]
     rank, box, iou = _pairs(boxes[best_first], gt_boxes, wanted=np.flatnonzero(counted[:, 0]))
     # One matching problem per threshold and area range; nonzero lists (T, A, pairs) problem by problem.
     t, a, pair = np.nonzero((iou >= THRESHOLDS[:, None, None]) & counted[box].T)
-    problem = t * counted.shape[1] + a
-    num_boxes, num_problems = len(gt_boxes), len(THRESHOLDS) * counted.shape[1]
-    proposer = problem * len(best_first) + rank[pair]
-    winner = serve_in_order(proposer, problem * num_boxes + box[pair], num_problems * num_boxes)
-    found = np.where(winner < 0, UNMATCHED, winner % max(len(best_first), 1))
-    return found.reshape(len(THRESHOLDS), -1, num_boxes).transpose(2, 0, 1).astype(np.int32)
+    problem = t * num_areas + a
+    proposer, box_of_problem = problem * limit + rank[pair], problem * num_boxes + box[pair]
+    winner = serve_in_order(proposer, box_of_problem, math.prod(shape)).reshape(shape)
+    found = np.where(winner < 0, UNMATCHED, winner % limit)
+    return found.transpose(2, 0, 1).astype(np.int32)
 
 
 def serve_in_order(proposer: np.ndarray, box: np.ndarray, num_boxes: int) -> np.ndarray:
