@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from torch.multiprocessing.spawn import spawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch.multiprocessing.spawn import spawn
 
 from anchorlab.recall import (
     AREA_RANGES,
