@@ -99,8 +99,9 @@ class ProposalRecall(Metric):
         gt_area: Tensor | np.ndarray,
         gt_ignore: Tensor | np.ndarray,
     ) -> None:
-        """Match one image; boxes are xyxy in *original* pixels. All arithmetic here is float64: go to float64 before
-        proposals are divided by their image's scale.
+        """Match one image; boxes are xyxy in *original* pixels.
+
+        All arithmetic is float64: widen proposals before dividing them by their image's scale.
 
         Args:
             index: the image's row in its split, its identity here.
