@@ -1,8 +1,9 @@
 """What can be wrong with a data set, judged once for every format; not a repair of annotations.
 
-A reader hands over what a file says (`RawBox`); the `Checker` gives back what can be used and notes every fault
-as a `Problem` with file, id and value. A bad box costs the box, a bad image the image. Images are judged by
-their header and their last bytes, and decoded only where these leave a doubt. EXIF orientation is ignored.
+A reader hands over what a file says (`RawBox`); the `Checker` gives back what can be used and notes each
+fault as a `Problem` with file, id and value. A bad box costs the box, a bad image the image. Images are
+judged by their header and last bytes, and decoded only where these leave a doubt. EXIF orientation is
+ignored.
 """
 
 import math
@@ -58,7 +59,7 @@ class Checker:
         return folder / name
 
     def size(self, file: Path, image_id: int | str, path: Path, declared: Size | None) -> Size | None:
-        """(height, width) of the image, None where it cannot be used; `declared` is the annotation's, if any."""
+        """(height, width) of the image, None where it cannot be used. `declared` is the annotation's size."""
         if image_id in self._ids:
             self.note(file, f"image {image_id}", "duplicate image id", path.name)
             return None
@@ -102,8 +103,10 @@ class Checker:
 
 def judge(box: RawBox, size: Size) -> tuple[str | None, bool]:
     """What is wrong with a box (None: nothing), and whether the part of it in the image can be used."""
-    if not all(map(math.isfinite, (*box.written, *box.xyxy, box.area or 0.0))):
+    if not all(map(math.isfinite, (*box.written, *box.xyxy))):
         return "box is not finite", False
+    if box.area is not None and not (math.isfinite(box.area) and box.area >= 0):
+        return f"area {box.area} is not a finite number of at least 0", False
     if min(box.extent) < 0:
         return "inverted box", False
     if min(box.extent) == 0:

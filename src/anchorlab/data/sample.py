@@ -71,8 +71,10 @@ class DataError(ValueError):
 class Reader(Protocol):
     """A data set on disk, one split at a time."""
 
-    categories: list[str]
-    """The name of each category index met so far: `read` appends, and never changes an earlier entry."""
+    @property
+    def categories(self) -> list[str]:
+        """The name of each category index met so far: `read` appends, and never changes an earlier entry."""
+        ...
 
     def splits(self) -> list[str]:
         """Those of `SPLITS` that exist. A data set that is not divided is "train" alone."""

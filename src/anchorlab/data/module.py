@@ -1,0 +1,256 @@
+"""One data set as Lightning takes it: read and checked once, divided, and served in batches.
+
+Formats are the readers' part (coco.py, voc.py, yolo.py, synthetic.py), pixels the data set's (dataset.py);
+here are the rules about which images belong to which split and to which process.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, DistributedSampler
+
+from anchorlab.data.batch import collate
+from anchorlab.data.dataset import EpochSampler, ImageDataset, LateLoader, single_thread
+from anchorlab.data.sample import Augment, DataError, Problem, Reader, Record
+
+
+class DataModule(lightning.LightningDataModule):
+    """Training, validation and test batches of one data set.
+
+    Args:
+        reader: called with `root=root`; gives the `Reader` of the data set's format.
+        root: the data set's folder (for synthetic data: the folder it is kept in).
+        batch_size: images per training step over all processes together.
+        workers: worker processes of each process.
+        short, long: the side lengths `resize.target_size` aims at, in pixels; None: no such rule.
+        pad_to: batches are padded to multiples of this many pixels.
+        categories: names of the categories to keep, None for all. Boxes of others become background, their
+            images stay.
+        val_fraction: share of the images that validate where the data set has no such split, chosen by a hash
+            of `split_seed` and image id.
+        on_error: "raise" lists every problem of the data in one `DataError`; "skip" leaves out what is bad.
+        limit_train, limit_val: use that many images, None for all; fewer are always a subset of more.
+        val_batch_size: images per validation step over all processes; None: as in training.
+        augment: applied to training samples before they are resized (`sample.Augment`), None for none.
+        seed: of order and augmentation.
+
+    After `setup`: `train_records`, `val_records`, `category_names`, and the `problems` of what was read.
+    """
+
+    def __init__(
+        self,
+        reader: Callable[..., Reader],
+        root: str,
+        batch_size: int = 8,
+        workers: int = 2,
+        short: int | None = None,
+        long: int | None = 416,
+        pad_to: int = 1,
+        categories: Sequence[str] | None = None,
+        val_fraction: float = 0.2,
+        split_seed: int = 0,
+        on_error: str = "raise",
+        limit_train: int | None = None,
+        limit_val: int | None = None,
+        val_batch_size: int | None = None,
+        *,
+        augment: Augment | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.reader = reader(root=root)
+        self.root = Path(root).expanduser()
+        self.batch_size = batch_size
+        self.workers = workers
+        self.short = short
+        self.long = long
+        self.pad_to = pad_to
+        self.categories = categories
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.on_error = on_error
+        self.limits = {"train": limit_train, "val": limit_val}
+        self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
+        self.augment = augment
+        self.seed = seed
+        self.problems: list[Problem] = []
+        self._records: dict[str, list[Record]] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and check the splits of Lightning's `stage` (None: training and validation), each once."""
+        self._require(*{"validate": ["val"], "test": ["test"]}.get(stage or "", ["train", "val"]))
+
+    @property
+    def train_records(self) -> list[Record]:
+        return self.records("train")
+
+    @property
+    def val_records(self) -> list[Record]:
+        return self.records("val")
+
+    @property
+    def category_names(self) -> list[str]:
+        """The name of each category index of records, samples and batches."""
+        return list(self.reader.categories if self.categories is None else self.categories)
+
+    @property
+    def num_categories(self) -> int:
+        return len(self.category_names)
+
+    def records(self, split: str) -> list[Record]:
+        """The images of "train", "val" or "test"; reads the split first where `setup` has not."""
+        self._require(split)
+        return self._records[split]
+
+    def dataset(self, split: str, augmented: bool = False) -> ImageDataset:
+        """The images of a split as the network sees them, one `batch.Item` each."""
+        return ImageDataset(
+            self.records(split), self.short, self.long, self.augment if augmented else None, self.seed
+        )
+
+    def _require(self, *splits: str) -> None:
+        """Read splits that are still missing; problems of all of them are reported together."""
+        missing = [split for split in splits if split not in self._records]
+        found: list[Problem] = []
+        for split in missing:
+            if split not in self._records:  # one read may give both training and validation
+                found += self._read(split)
+        if found and self.on_error == "raise":
+            for split in missing:
+                del self._records[split]
+            raise DataError(_complaint(len(found), self.root), found)
+        self.problems += found
+
+    def _read(self, split: str) -> list[Problem]:
+        existing = self.reader.splits()
+        source = "train" if split == "val" and split not in existing else split
+        if source not in existing:
+            raise DataError(f"data.root={self.root} has no split {split!r}, only: {', '.join(existing)}")
+        records, problems = self.reader.read(source)
+        divided = {source: records}
+        if source == "train" and "val" not in existing:
+            divided["train"], divided["val"] = divide(records, self.val_fraction, self.split_seed)
+        for name, part in divided.items():
+            part = first_by_hash(part, self.limits.get(name), self.split_seed)
+            self._records[name] = self._keep_categories(part)
+            if not part:
+                raise DataError(f"data.root={self.root} has no usable image for the split {name!r}", problems)
+        return problems
+
+    def _keep_categories(self, records: list[Record]) -> list[Record]:
+        if self.categories is None:
+            return records
+        new_index = np.full(len(self.reader.categories), -1)
+        for new, name in enumerate(self.categories):
+            if name not in self.reader.categories:
+                raise ValueError(_unknown_category(name, self.reader.categories))
+            new_index[self.reader.categories.index(name)] = new
+        return [_select(record, new_index[record.category]) for record in records]
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled and augmented; an incomplete last batch is dropped, unless it is the only one."""
+        dataset = self.dataset("train", augmented=True)
+        rank, world = self._process()
+        batch_size = self._share("batch_size", self.batch_size)
+        sampler = EpochSampler(len(dataset), rank, world, self.seed)
+        return LateLoader(
+            dataset, batch_size, sampler=sampler, drop_last=len(sampler) >= batch_size, **self._loading()
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return self.eval_dataloader("val")
+
+    def test_dataloader(self) -> DataLoader:
+        return self.eval_dataloader("test")
+
+    def eval_dataloader(self, split: str) -> DataLoader:
+        """Every image in the order of the records; processes get equally many, so some may come twice."""
+        dataset = self.dataset(split)
+        rank, world = self._process()
+        sampler = DistributedSampler(dataset, num_replicas=world, rank=rank, shuffle=False)
+        batch_size = self._share("val_batch_size", self.val_batch_size)
+        return DataLoader(dataset, batch_size, sampler=sampler, **self._loading())
+
+    def _loading(self) -> dict:
+        return {
+            "num_workers": self.workers,
+            "persistent_workers": self.workers > 0,
+            "worker_init_fn": single_thread,
+            "pin_memory": torch.cuda.is_available(),
+            "collate_fn": partial(collate, pad_to=self.pad_to),
+            # Without one of its own a loader draws from the global generator, and shifts whatever else does.
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
+    def _process(self) -> tuple[int, int]:
+        """(rank, number of processes); without a trainer there is one."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _share(self, key: str, size: int) -> int:
+        """This process's part of a global batch size."""
+        _, world = self._process()
+        if size % world:
+            raise ValueError(
+                f"data.{key}={size} is shared by all processes and cannot be divided among {world}: "
+                f"take {size // world * world + world}"
+            )
+        return size // world
+
+
+def divide(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """(training, validation): the `fraction` of images with the smallest hashes validate; at least one each.
+
+    Both keep the order of `records`. An image that joins or leaves the data set moves at most one other.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(
+            f"data.val_fraction={fraction} must lie between 0 and 1: this data set has no val split"
+        )
+    count = min(max(1, round(fraction * len(records))), len(records) - 1)
+    chosen = {record.image_id for record in first_by_hash(records, count, seed)}
+    return (
+        [record for record in records if record.image_id not in chosen],
+        [record for record in records if record.image_id in chosen],
+    )
+
+
+def first_by_hash(records: Sequence[Record], count: int | None, seed: int) -> list[Record]:
+    """The `count` records with the smallest hashes of (seed, image id), in their own order; None: all."""
+    if count is None or count >= len(records):
+        return list(records)
+    by_hash = sorted(range(len(records)), key=lambda row: _hash(records[row].image_id, seed))
+    return [records[row] for row in sorted(by_hash[: max(count, 0)])]
+
+
+def _hash(image_id: int | str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}:{image_id}".encode(), digest_size=8).digest()
+
+
+def _select(record: Record, category: np.ndarray) -> Record:
+    """The record with its boxes' new categories, without those of category -1."""
+    kept = category >= 0
+    return replace(
+        record,
+        boxes=record.boxes[kept],
+        area=record.area[kept],
+        category=category[kept],
+        ignore=record.ignore[kept],
+    )
+
+
+def _complaint(count: int, root: Path) -> str:
+    things = "1 problem" if count == 1 else f"{count} problems"
+    return f"{things} in data.root={root}: mend the files, or set data.on_error=skip to leave these out"
+
+
+def _unknown_category(name: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"this data set has {', '.join(known)}"
+    return f"data.categories: there is no category {name!r}; {hint}"
