@@ -19,6 +19,7 @@ from anchorlab.data.sample import Problem, Record
 
 TOLERANCE = 1.0  # pixels a box may reach beyond its image: what rounding and 0- or 1-based counting cost
 Size = tuple[int, int]  # height, width
+XYXY = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class RawBox:
     name: str  # how a problem names it
     written: tuple[float, ...]  # the file's own numbers
     extent: tuple[float, float]  # width and height on the numbers as written
-    xyxy: tuple[float, float, float, float]  # pixels, right and bottom exclusive
+    xyxy: XYXY  # pixels, right and bottom exclusive
     category: int
     ignore: bool = False
     area: float | None = None  # None: the area of the box
@@ -79,8 +80,16 @@ class Checker:
         self, file: Path, image_id: int | str, path: Path, size: Size, raw: Iterable[RawBox]
     ) -> Record:
         """The image with those of its boxes that can be used."""
-        kept = [box for box in raw if self._usable(file, image_id, box, size)]
-        boxes = np.array([_within(box.xyxy, size) for box in kept], np.float64).reshape(-1, 4)
+        kept: list[RawBox] = []
+        usable: list[XYXY] = []
+        for box in raw:
+            fault, xyxy = judge(box, size)
+            if fault is not None:
+                self.note(file, f"image {image_id}, {box.name}", fault, box.written)
+            if xyxy is not None:
+                kept.append(box)
+                usable.append(xyxy)
+        boxes = np.array(usable, np.float64).reshape(-1, 4)
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         written_area = np.array([math.nan if box.area is None else box.area for box in kept], np.float64)
         return Record(
@@ -94,42 +103,32 @@ class Checker:
             ignore=np.array([box.ignore for box in kept], bool),
         )
 
-    def _usable(self, file: Path, image_id: int | str, box: RawBox, size: Size) -> bool:
-        fault, usable = judge(box, size)
-        if fault is not None:
-            self.note(file, f"image {image_id}, {box.name}", fault, box.written)
-        return usable
 
+def judge(box: RawBox, size: Size) -> tuple[str | None, XYXY | None]:
+    """What is wrong with a box (None: nothing), and the box to use instead (None: leave it out).
 
-def judge(box: RawBox, size: Size) -> tuple[str | None, bool]:
-    """What is wrong with a box (None: nothing), and whether the part of it in the image can be used."""
+    A box that reaches beyond its image by up to `TOLERANCE` stays as it is, further out it is clipped and
+    reported.
+    """
     if not all(map(math.isfinite, (*box.written, *box.xyxy))):
-        return "box is not finite", False
+        return "box is not finite", None
     if box.area is not None and not (math.isfinite(box.area) and box.area >= 0):
-        return f"area {box.area} is not a finite number of at least 0", False
+        return f"area {box.area} is not a finite number of at least 0", None
     if min(box.extent) < 0:
-        return "inverted box", False
+        return "inverted box", None
     if min(box.extent) == 0:
-        return "zero-area box", False
+        return "zero-area box", None
     height, width = size
     x1, y1, x2, y2 = box.xyxy
     if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
-        return f"box outside its image of {height} x {width} pixels (height x width)", False
-    inside = np.clip(np.array(box.xyxy, np.float32), 0, np.array([width, height, width, height], np.float32))
-    if not (inside[2:] > inside[:2]).all():
-        return "zero-area box", False  # less than float32 resolves
+        return f"box outside its image of {height} x {width} pixels (height x width)", None
+    inside = max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+    left, top, right, bottom = map(np.float32, inside)
+    if left >= right or top >= bottom:
+        return "zero-area box", None  # in the float32 of a `Sample`
     if max(-x1, -y1, x2 - width, y2 - height) > TOLERANCE:
-        return f"box reaches beyond its image of {height} x {width} pixels (height x width), clipped", True
-    return None, True
-
-
-def _within(xyxy: tuple[float, float, float, float], size: Size) -> tuple[float, ...]:
-    """Clipped where the box reaches further out than tolerated, else as written (see `Record`)."""
-    height, width = size
-    x1, y1, x2, y2 = xyxy
-    if max(-x1, -y1, x2 - width, y2 - height) <= TOLERANCE:
-        return xyxy
-    return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+        return f"box reaches beyond its image of {height} x {width} pixels (height x width), clipped", inside
+    return None, box.xyxy
 
 
 def image_size(path: Path) -> Size:

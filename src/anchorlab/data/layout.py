@@ -1,4 +1,4 @@
-"""Where a data set keeps its splits: file names with `{split}` in them, found by what exists."""
+"""Where a data set keeps its splits and images: file names with `{split}` in them, found by what exists."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import NamedTuple
 from anchorlab.data.sample import DataError
 
 SPLIT = "{split}"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 class Template(NamedTuple):
@@ -62,3 +63,16 @@ def find_layout(root: Path, templates: Sequence[Template], names: Mapping[str, s
         f"data.root={root} holds none of these: {looked_for} (where {SPLIT} is one of {words}); "
         "set data.reader.images and data.reader.annotations to where they are"
     )
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images directly in a folder, sorted; `DataError` where there are none."""
+    if not folder.is_dir():
+        raise DataError(f"there is no image folder {folder}: set data.reader.images")
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        folders = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+        hint = f"; if its folders {folders} are splits, name them by data.reader.train, val and test"
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        raise DataError(f"{folder} holds no image ({kinds}): set data.reader.images{hint if folders else ''}")
+    return images
