@@ -1,0 +1,96 @@
+"""metrics.csv: a run's curves, one row for each time something was logged, one column for each figure.
+
+The file is a log, appended as the run goes; what was not logged is an empty cell. It is rewritten only
+when a figure turns up for the first time, and when a resumed run forgets what came after its checkpoint.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from anchorlab.runs.files import write_whole
+
+
+class MetricsCSV:
+    """Appends rows to a metrics.csv, also to one that an earlier process left.
+
+    Args:
+        path: the file; it and its folder come into being with the first row.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._columns: list[str] | None = None
+
+    def append(self, step: int, figures: Mapping[str, float]) -> None:
+        """One row: the optimizer step, from 0, and what was logged at it (with its `epoch`, where known)."""
+        row = {"step": step, "epoch": ""} | dict(figures)
+        columns = self._known_columns()
+        new = [name for name in row if name not in columns]
+        if new:
+            self._rewrite([*columns, *new], self._rows())
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_lines([row], self._known_columns()))
+
+    def cut_back(self, step: int) -> None:
+        """Forget the rows a resumed run will write again: all from `step` on.
+
+        Args:
+            step: the optimizer steps its checkpoint has behind it; it goes on with the step of this number.
+        """
+        if self.path.exists():
+            self._rewrite(self._known_columns(), [row for row in self._rows() if int(row["step"]) < step])
+
+    def _known_columns(self) -> list[str]:
+        if self._columns is None:
+            self._columns = []
+            if self.path.exists():  # rewritten, so that no row is appended to a line that a crash cut off
+                self._rewrite(*_read(self.path))
+        return self._columns
+
+    def _rows(self) -> list[dict[str, str]]:
+        return _read(self.path)[1] if self.path.exists() else []
+
+    def _rewrite(self, columns: list[str], rows: Sequence[Mapping[str, object]]) -> None:
+        header = {name: name for name in columns}
+        write_whole(self.path, _lines([header, *rows], columns).encode())
+        self._columns = columns
+
+
+def read_metrics(path: str | Path) -> dict[str, np.ndarray]:
+    """The curves by column: (rows,) float64 each, NaN where nothing was logged.
+
+    A last line that a crash cut off is left out.
+
+    Raises:
+        ValueError: for a file that is no table of numbers with a column `step`.
+    """
+    columns, rows = _read(Path(path))
+    try:
+        return {
+            name: np.array([float(row[name] or "nan") for row in rows], dtype=np.float64) for name in columns
+        }
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    whole = text[: text.rfind("\n") + 1]
+    reader = csv.DictReader(io.StringIO(whole, newline=""), restval="")
+    columns = list(reader.fieldnames or [])
+    if "step" not in columns:
+        raise ValueError(f"{path} cannot be read: it has no column `step`")
+    return columns, [{name: row[name] for name in columns} for row in reader]
+
+
+def _lines(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, columns, restval="", lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,267 @@
+"""A run's folder: what it was, how it went, what came out. A comparison of runs needs nothing else.
+
+    config.yaml     the settings, resolved
+    run.json        identity, status, code, machine, axes, timings, figures
+    metrics.csv     the curves (metrics.py)
+    recall.npz      the rank that found each box (recall.py)
+    problems.txt    what the data checks left out, where they left anything out
+
+Checkpoints and figures lie in the same folder and are not this file's job. Under several processes only one
+writes: whoever holds the `RunRecord`.
+"""
+
+import json
+import math
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from anchorlab.runs import environment
+from anchorlab.runs.files import write_whole
+from anchorlab.runs.identity import anchor_hash, config_hash
+from anchorlab.runs.metrics import read_metrics
+
+SCHEMA_VERSION = 1
+"""Of run.json. Raise it when a key changes its meaning; keys may be added without."""
+
+Status = Literal["running", "finished", "failed"]
+
+
+class RunRecord:
+    """Writes a run's folder, piece by piece; every file is whole at any moment.
+
+    `start` once, `add` as often as there is news, then `finish` or `fail`. Starting again in the same folder
+    (a resumed run) keeps the id and the time of creation and counts in `resumed`.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.content: dict[str, Any] = {}
+
+    @property
+    def id(self) -> str:
+        """Eight letters and digits, unique enough to name the run in W&B."""
+        return self.content["id"]
+
+    def start(
+        self,
+        config: Mapping[str, Any],
+        seed: int | None = None,
+        shapes: Iterable[Any] | None = None,
+        devices: Iterable[str] = (),
+    ) -> None:
+        """Write config.yaml and a run.json of status `running`.
+
+        Args:
+            config: the resolved config as plain containers, with fitted shapes and the like filled in.
+            shapes: the anchors' width x height, (k, 2) per level, for the anchor hash.
+            devices: names of the accelerators in use.
+        """
+        before = _read_json(self.folder / "run.json") if (self.folder / "run.json").exists() else {}
+        commit, dirty = environment.commit()
+        self.content = {
+            "schema_version": SCHEMA_VERSION,
+            "id": before.get("id") or _new_id(),
+            "status": "running",
+            "reason": None,
+            "created": before.get("created") or _now(),
+            "updated": _now(),
+            "resumed": before["resumed"] + 1 if "resumed" in before else 0,
+            "config_hash": config_hash(dict(config)),
+            "anchor_hash": None if shapes is None else anchor_hash(list(shapes)),
+            "seed": seed,
+            "commit": commit,
+            "dirty": dirty,
+            "versions": environment.versions(),
+            "machine": environment.machine() | {"devices": list(devices)},
+            "axes": before.get("axes", {}),
+            "timings": before.get("timings", {}),
+            "figures": before.get("figures", {"final": {}, "best": {}}),
+        }
+        self.write_config(config)
+        self._write()
+
+    def add(
+        self,
+        axes: Mapping[str, Any] | None = None,
+        timings: Mapping[str, Any] | None = None,
+        final: Mapping[str, float] | None = None,
+        best: Mapping[str, float] | None = None,
+    ) -> None:
+        """Take in news and write run.json; a key given before is replaced, the others stay.
+
+        Args:
+            axes: single numbers and words a run can be sorted by: k, smallest_size, ratio_span, coverage...
+            timings: seconds and rates.
+            final: figures of the last validation, by key as in `recall.py`.
+            best: figures of the validation that the best checkpoint holds.
+        """
+        figures = self.content["figures"]
+        for place, news in (
+            (self.content["axes"], axes),
+            (self.content["timings"], timings),
+            (figures["final"], final),
+            (figures["best"], best),
+        ):
+            place.update(news or {})
+        self._write()
+
+    def finish(self) -> None:
+        """The run came to its end."""
+        self.content |= {"status": "finished", "reason": None}
+        self._write()
+
+    def fail(self, reason: str) -> None:
+        """The run broke off; one sentence why."""
+        self.content |= {"status": "failed", "reason": reason}
+        self._write()
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """config.yaml, from plain containers."""
+        write_whole(self.folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
+
+    def write_recall(self, arrays: Mapping[str, np.ndarray], image_ids: Iterable[int | str] = ()) -> None:
+        """recall.npz, from `ProposalRecall.ranks()` and the ids of the images in the order of its `index`."""
+        ids = np.array([str(image_id) for image_id in image_ids], dtype=np.str_)
+        packed = BytesIO()
+        np.savez_compressed(packed, allow_pickle=False, **arrays, image_ids=ids)
+        write_whole(self.folder / "recall.npz", packed.getvalue())
+
+    def write_problems(self, problems: Iterable[object]) -> None:
+        """problems.txt, one line each; no file where there are none."""
+        lines = [str(problem) for problem in problems]
+        if lines:
+            write_whole(self.folder / "problems.txt", "".join(f"{line}\n" for line in lines).encode())
+
+    def _write(self) -> None:
+        self.content["updated"] = _now()
+        text = json.dumps(_plain(self.content), indent=2, allow_nan=False)
+        write_whole(self.folder / "run.json", f"{text}\n".encode())
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, read. What an older or broken-off run never wrote is empty or None."""
+
+    folder: Path
+    id: str
+    status: Status
+    reason: str | None
+    seed: int | None
+    config_hash: str | None
+    anchor_hash: str | None
+    axes: dict[str, Any]
+    timings: dict[str, Any]
+    final: dict[str, float]
+    best: dict[str, float]
+    config: dict[str, Any]
+    content: dict[str, Any]
+    """run.json as it is."""
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """The curves by column (see `read_metrics`); empty before the first row."""
+        path = self.folder / "metrics.csv"
+        return read_metrics(path) if path.exists() else {}
+
+    def recall(self) -> dict[str, np.ndarray] | None:
+        """The arrays of recall.npz; None before the first validation.
+
+        Raises:
+            ValueError: for a file that is no such archive.
+        """
+        path = self.folder / "recall.npz"
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                return dict(saved)
+        except Exception as error:  # numpy raises whatever zip, pickle or struct raise
+            raise ValueError(
+                f"{path} cannot be read ({error}): delete it and evaluate the run again"
+            ) from error
+
+
+def read_run(folder: str | Path) -> Run:
+    """A run of any status from its folder.
+
+    Raises:
+        ValueError: where there is no readable run.json or config.yaml, or a newer AnchorLab wrote it.
+    """
+    folder = Path(folder)
+    content = _read_json(folder / "run.json")
+    figures = content.get("figures") or {}
+    return Run(
+        folder=folder,
+        id=str(content.get("id", folder.name)),
+        status=content.get("status", "running"),
+        reason=content.get("reason"),
+        seed=content.get("seed"),
+        config_hash=content.get("config_hash"),
+        anchor_hash=content.get("anchor_hash"),
+        axes=content.get("axes") or {},
+        timings=content.get("timings") or {},
+        final=figures.get("final") or {},
+        best=figures.get("best") or {},
+        config=_read_config(folder / "config.yaml"),
+        content=content,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path.parent} is not a run's folder: it holds no {path.name}") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} cannot be read: it holds a {type(content).__name__} instead of named values"
+        )
+    version = content.get("schema_version", SCHEMA_VERSION)
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} has schema version {version}, this AnchorLab reads up to {SCHEMA_VERSION}: update it"
+        )
+    return content
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path))
+    except Exception as error:  # of YAML or OmegaConf; both have their own families
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} cannot be read: {first_line}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} cannot be read: it holds no named settings")
+    return {str(key): value for key, value in config.items()}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: numpy's scalars become Python's, paths text, and NaN and infinity None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(child) for child in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _new_id() -> str:
+    return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz0123456789") for _ in range(8))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
