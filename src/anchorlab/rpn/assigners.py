@@ -1,0 +1,162 @@
+"""Which anchors should say "object", and which box each of those should regress; nothing is sampled here.
+
+The rule of Faster R-CNN (section 3.1.2). An anchor is OBJECT if its IoU with some box is at least
+`foreground_iou`, or if it is the best anchor (or tied for best) of some box; BACKGROUND if its IoU with every
+box is below `background_iou`; otherwise IGNORE, and it takes no part in the loss.
+
+A: anchors of one image over all levels, G: boxes of the image, P: pairs of an anchor and a box.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from anchorlab.rpn.anchors import Anchors
+from anchorlab.rpn.boxes import pairwise_iou
+from anchorlab.rpn.lattice import Pairs, Region
+
+OBJECT, BACKGROUND, IGNORE = 1, 0, -1
+
+# Anchors of low quality are compared with all boxes, in parts of so many IoUs: a box for which very many
+# anchors tie must not bring back the (anchors x boxes) matrix.
+MAX_IOUS = 1 << 20
+
+
+class Assignment(NamedTuple):
+    """label (A,) int8: OBJECT, BACKGROUND or IGNORE; box_index (A,) int64: the box of an OBJECT, else 0."""
+
+    label: Tensor
+    box_index: Tensor
+
+
+class MaxIoUAssigner:
+    """Assigns by IoU, found through the anchors' lattice instead of an (A, G) matrix.
+
+    foreground_iou, background_iou: the thresholds above, 0 < background_iou <= foreground_iou <= 1.
+    low_quality: anchors tied for a box's best IoU become OBJECT however low it is. Each regresses its *own*
+        best box, which may be another one, as in torchvision and Detectron2.
+    low_quality_floor: only where that best IoU is above this number. null is torchvision's rule, without a
+        floor: a box that no anchor touches (best IoU 0) makes every anchor OBJECT.
+    ignore_iof: anchors with at least this share of their own area in an ignored region become IGNORE,
+        unless they are OBJECT. null: ignored regions count for nothing.
+    border: anchors that reach more than this many pixels beyond the image are taken out before matching and
+        become IGNORE (the paper: 0). null: all anchors take part.
+
+    Between boxes of equal IoU the one listed first is taken. Raises ValueError for settings out of range.
+    """
+
+    def __init__(
+        self,
+        foreground_iou: float = 0.7,
+        background_iou: float = 0.3,
+        low_quality: bool = True,
+        low_quality_floor: float | None = 0.0,
+        ignore_iof: float | None = 0.5,
+        border: float | None = None,
+    ) -> None:
+        _check_range("foreground_iou", foreground_iou, 0 < foreground_iou <= 1, "above 0 and at most 1")
+        _check_range(
+            "background_iou",
+            background_iou,
+            0 < background_iou <= foreground_iou,
+            f"above 0 and at most assigner.foreground_iou={foreground_iou}",
+        )
+        if low_quality_floor is not None:
+            _check_range(
+                "low_quality_floor", low_quality_floor, 0 <= low_quality_floor < 1, "in [0, 1), or null"
+            )
+        if ignore_iof is not None:
+            _check_range("ignore_iof", ignore_iof, 0 < ignore_iof <= 1, "above 0 and at most 1, or null")
+        if border is not None:
+            _check_range("border", border, border >= 0, "a number of pixels from 0 on, or null")
+        self.foreground_iou = foreground_iou
+        self.background_iou = background_iou
+        self.low_quality = low_quality
+        self.low_quality_floor = low_quality_floor
+        self.ignore_iof = ignore_iof
+        self.border = border
+
+    def __call__(
+        self, anchors: Anchors, boxes: Tensor, ignore: Tensor, image_size: tuple[int, int]
+    ) -> Assignment:
+        """Assigns the anchors of one image.
+
+        boxes: (G, 4), pixels of the network's input; ignore: (G,) bool, regions that are neither object nor
+        background; image_size: (height, width) of the image itself, without padding. `box_index` counts all
+        G.
+        """
+        boxes = boxes.float()
+        objects = (~ignore).nonzero().squeeze(1)
+        region = self._region(image_size)
+        label, box_index = self._match(anchors, boxes[objects], region)
+        positive = (label == OBJECT).nonzero().squeeze(1)
+        box_index[positive] = objects[box_index[positive]]
+        if self.ignore_iof is not None and len(objects) < len(boxes):
+            label[anchors.lattice.pairs_inside(boxes[ignore], self.ignore_iof).anchor] = IGNORE
+            label[positive] = OBJECT
+        if region is not None:
+            label[~_inside(anchors, region)] = IGNORE
+        return Assignment(label, box_index)
+
+    def _region(self, image_size: tuple[int, int]) -> Region | None:
+        if self.border is None:
+            return None
+        height, width = image_size
+        return (-self.border, -self.border, width + self.border, height + self.border)
+
+    def _match(self, anchors: Anchors, boxes: Tensor, region: Region | None) -> tuple[Tensor, Tensor]:
+        """Label and box index (A,) of the anchors in the region, by their IoU with `boxes` (none ignored)."""
+        num_anchors = len(anchors.boxes)
+        label = torch.full((num_anchors,), BACKGROUND, dtype=torch.int8, device=boxes.device)
+        box_index = torch.zeros(num_anchors, dtype=torch.int64, device=boxes.device)
+        if len(boxes) == 0:
+            return label, box_index
+        best = anchors.lattice.best_iou(boxes, region)
+        goal = self._low_quality_goal(best)
+        # Best anchors may lie below the background threshold: the pairs must hold them, too.
+        pairs = anchors.lattice.pairs_above(boxes, goal.clamp(max=self.background_iou), region)
+        iou = best.new_zeros(num_anchors).scatter_reduce_(0, pairs.anchor, pairs.overlap, "amax")
+        label[iou >= self.background_iou] = IGNORE
+        label[iou >= self.foreground_iou] = OBJECT
+        tied = pairs.anchor[pairs.overlap >= goal.index_select(0, pairs.box)]
+        if self.low_quality and self.low_quality_floor is None and bool((best == 0).any()):
+            tied = _inside(anchors, region).nonzero().squeeze(1)
+        label[tied] = OBJECT
+        _point_to_best(box_index, pairs, iou, label)
+        # Below the background threshold an anchor's best box may be missing among the pairs.
+        low = tied[iou[tied] < self.background_iou]
+        box_index[low] = _first_best(anchors.boxes[low], boxes)
+        return label, box_index
+
+    def _low_quality_goal(self, best: Tensor) -> Tensor:
+        """The IoU (G,) with a box that makes an anchor OBJECT however low: the box's best, or infinity."""
+        floor = 0.0 if self.low_quality_floor is None else self.low_quality_floor
+        return torch.where((best > floor) & self.low_quality, best, torch.inf)
+
+
+def _point_to_best(box_index: Tensor, pairs: Pairs, iou: Tensor, label: Tensor) -> None:
+    """Write into `box_index` (A,) the first box with which an OBJECT has its best IoU, `iou` (A,)."""
+    objects = (label.index_select(0, pairs.anchor) == OBJECT).nonzero().squeeze(1)
+    anchor, box, overlap = (field.index_select(0, objects) for field in pairs)
+    best = overlap == iou[anchor]
+    box_index.scatter_reduce_(0, anchor[best], box[best], "amin", include_self=False)
+
+
+def _first_best(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """The box with the best IoU (n,) for each of a few anchors (n, 4), the first of equals."""
+    parts = anchors.split(max(1, MAX_IOUS // len(boxes)))
+    return torch.cat([pairwise_iou(part, boxes).argmax(dim=1) for part in parts])
+
+
+def _inside(anchors: Anchors, region: Region | None) -> Tensor:
+    """Whether each anchor (A,) lies in the region, if there is one."""
+    x1, y1, x2, y2 = anchors.boxes.unbind(1)
+    if region is None:
+        return torch.ones_like(x1, dtype=torch.bool)
+    return (x1 >= region[0]) & (y1 >= region[1]) & (x2 <= region[2]) & (y2 <= region[3])
+
+
+def _check_range(name: str, value: float, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"assigner.{name}={value} is out of range: it must be {wanted}.")

@@ -1,0 +1,63 @@
+"""Which labelled anchors of an image enter the loss; it neither labels them nor weighs them.
+
+A: anchors of one image, p, n: sampled positives and negatives.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from anchorlab.rpn.assigners import BACKGROUND, OBJECT
+
+
+class Sampled(NamedTuple):
+    """positive (p,) and negative (n,): int64 indices of anchors, ascending."""
+
+    positive: Tensor
+    negative: Tensor
+
+
+class BalancedSampler:
+    """Draws `num` anchors, of which at most the share `positive_fraction` are positive (Faster R-CNN, section
+    3.1.3).
+
+    Negatives fill up what positives leave, so that p + n = num wherever there are negatives enough.
+    Raises ValueError for settings out of range.
+    """
+
+    def __init__(self, num: int = 256, positive_fraction: float = 0.5) -> None:
+        if num < 1:
+            raise ValueError(f"sampler.num={num} must be at least 1 anchor per image.")
+        if not 0 < positive_fraction <= 1:
+            raise ValueError(f"sampler.positive_fraction={positive_fraction} must be in (0, 1].")
+        self.num = num
+        self.positive_fraction = positive_fraction
+
+    def __call__(self, label: Tensor, generator: torch.Generator) -> Sampled:
+        """A uniform sample of the anchors labelled (A,) OBJECT, BACKGROUND or IGNORE (never sampled).
+
+        A function of `label` and the generator's state alone; the generator may be the CPU's for labels on
+        any device.
+        """
+        positive = (label == OBJECT).nonzero().squeeze(1)
+        positive = _choose(positive, int(self.num * self.positive_fraction), generator)
+        negative = (label == BACKGROUND).nonzero().squeeze(1)
+        return Sampled(positive, _choose(negative, self.num - len(positive), generator))
+
+
+def _choose(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`count` of the candidates (or all, if they are fewer), each subset equally likely; in their order."""
+    total = len(candidates)
+    if total <= count:
+        return candidates
+    # A permutation of 800,000 negatives for 256 of them would be the slowest step of a loss.
+    chosen = torch.empty(0, dtype=torch.int64, device=generator.device)
+    if total < 4 * count:
+        chosen = torch.arange(total, device=generator.device)
+    while len(chosen) < count:
+        draws = torch.randint(total, (2 * count,), generator=generator, device=generator.device)
+        chosen = torch.cat((chosen, draws)).unique()
+    # No candidate is preferred by which distinct ones were drawn; a random part of them is uniform, too.
+    part = torch.randperm(len(chosen), generator=generator, device=generator.device)[:count]
+    return candidates[chosen[part].sort().values.to(candidates.device)]

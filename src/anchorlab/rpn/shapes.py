@@ -1,0 +1,152 @@
+"""Anchor settings -> widths and heights of the anchors of each level; where the anchors lie is not decided
+here.
+ Every setting comes flat or as one list per level; here each becomes one list per level, or a `ValueError` of
+one sentence that names the setting, its value and the fix.
+
+L: levels, k: anchors per location. Sizes are square roots of areas in pixels; a ratio is height / width.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def level_sizes(
+    sizes: Sequence[Any] | None, scale: float | None, strides: Sequence[float]
+) -> list[list[float]]:
+    """The sizes of each level: as given, or `scale` times the level's stride."""
+    if sizes is not None and scale is not None:
+        raise ValueError(
+            f"anchor.sizes={list(sizes)} and anchor.scale={scale} are both given: set one of them to null."
+        )
+    if scale is not None:
+        (scale,) = positive("anchor.scale", [scale])
+        return [[scale * stride] for stride in strides]
+    if sizes is None:
+        raise ValueError("anchor.sizes, anchor.scale and anchor.shapes are all null: give one of them.")
+    if is_nested(sizes):
+        return _one_list_per_level("anchor.sizes", sizes, len(strides))
+    flat = positive("anchor.sizes", sizes)
+    if len(strides) == 1:
+        return [flat]
+    if len(flat) != len(strides):
+        raise ValueError(
+            f"anchor.sizes={flat} has {len(flat)} sizes for {len(strides)} levels: "
+            "give one size per level, or one list of sizes per level."
+        )
+    return [[size] for size in flat]
+
+
+def level_ratios(ratios: Sequence[Any], num_levels: int) -> list[list[float]]:
+    """The ratios of each level; a flat list is the same on every level."""
+    if is_nested(ratios):
+        return _one_list_per_level("anchor.ratios", ratios, num_levels)
+    return [positive("anchor.ratios", ratios)] * num_levels
+
+
+def with_octaves(
+    sizes: list[list[float]], ratios: list[list[float]], per_octave: int | None, k: int | None
+) -> list[list[float]]:
+    """Each size s as s * 2^(i / n), i < n: n is `per_octave`, else k / len(ratios) if k is given, else 1."""
+    if per_octave is not None and (per_octave != int(per_octave) or per_octave < 1):
+        raise ValueError(f"anchor.scales_per_octave={per_octave} must be a whole number from 1 on, or null.")
+    result = []
+    for level, level_ratio in zip(sizes, ratios, strict=True):
+        count = per_octave
+        if count is None:
+            count = 1 if k is None else _divide(k, level_ratio)
+        result.append([size * 2 ** (i / count) for size in level for i in range(count)])
+    return result
+
+
+def grid_shapes(sizes: Sequence[float], ratios: Sequence[float], order: str) -> Tensor:
+    """Width and height (k, 2), float32, of each size in each ratio: sizes outer for "size", ratios outer for
+    "ratio".
+
+    Computed as torchvision's `generate_anchors` does, in float32, so that rounding them later goes the same
+    way.
+    """
+    root = torch.tensor(ratios, dtype=torch.float32).sqrt()
+    size = torch.tensor(sizes, dtype=torch.float32)
+    shapes = torch.stack(((1 / root)[:, None] * size, root[:, None] * size), dim=-1)  # (ratios, sizes, 2)
+    return (shapes if order == "ratio" else shapes.transpose(0, 1)).reshape(-1, 2)
+
+
+def explicit_shapes(shapes: Sequence[Any], num_levels: int) -> list[Tensor]:
+    """Width and height (k, 2), float32, of each level as listed; on one level the list may be flat."""
+    if num_levels == 1 and is_nested(shapes) and not is_nested(shapes[0]):
+        shapes = [shapes]
+    if not is_nested(shapes) or not all(is_nested(level) for level in shapes) or len(shapes) != num_levels:
+        raise ValueError(
+            f"anchor.shapes={shapes} must hold a list of [width, height] pairs for each of the levels "
+            f"({num_levels})."
+        )
+    pairs = [[positive("anchor.shapes", pair) for pair in level] for level in shapes]
+    if wrong := [pair for level in pairs for pair in level if len(pair) != 2]:
+        raise ValueError(f"anchor.shapes has the entry {wrong[0]}: write each shape as [width, height].")
+    return [torch.tensor(level, dtype=torch.float32) for level in pairs]
+
+
+def half_extents(shapes: Tensor, rounded: bool) -> Tensor:
+    """Half of each width and height (k, 2), in whole pixels if `rounded`, as torchvision rounds corners."""
+    half = shapes / 2
+    if not rounded:
+        return half
+    half = half.round()
+    if (half == 0).any():
+        width, height = shapes[(half == 0).any(dim=1)][0].tolist()
+        raise ValueError(
+            f"anchor.rounded=true leaves no area of an anchor of {width:.3g} x {height:.3g} pixels: "
+            "use larger anchor.sizes, milder anchor.ratios, or anchor.rounded=false."
+        )
+    return half
+
+
+def check_k(k: int | None, shapes: list[Tensor], source: str) -> None:
+    """Raise ValueError unless every level has k shapes (k None: any number); `source` says what made them."""
+    for level, shape in enumerate(shapes):
+        if k is not None and k != len(shape):
+            raise ValueError(
+                f"anchor.k={k}, but {source} make {len(shape)} anchors per location on level {level}: "
+                "set anchor.k to null or change one of them."
+            )
+
+
+def positive(key: str, values: Sequence[Any]) -> list[float]:
+    """The values as floats; ValueError unless there is at least one and all are finite numbers above 0."""
+    if not _is_list(values) or len(values) == 0:
+        raise ValueError(f"{key}={values} must be a list of at least one number above 0.")
+    for value in values:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value <= 0:
+            raise ValueError(f"{key} contains {value!r}: every entry must be a finite number above 0.")
+    return [float(value) for value in values]
+
+
+def is_nested(values: Any) -> bool:
+    """Whether `values` is a list of lists."""
+    return _is_list(values) and len(values) > 0 and _is_list(values[0])
+
+
+def _is_list(values: Any) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, str)
+
+
+def _one_list_per_level(key: str, values: Sequence[Any], num_levels: int) -> list[list[float]]:
+    if len(values) != num_levels:
+        raise ValueError(
+            f"{key}={list(values)} has {len(values)} lists for {num_levels} levels: give one list per level."
+        )
+    return [positive(key, level) for level in values]
+
+
+def _divide(k: int, ratios: list[float]) -> int:
+    if k < 1 or k % len(ratios):
+        raise ValueError(
+            f"anchor.k={k} cannot be divided evenly among the {len(ratios)} anchor.ratios {ratios}: "
+            f"make anchor.k a multiple of {len(ratios)}, or change the number of ratios."
+        )
+    return k // len(ratios)
