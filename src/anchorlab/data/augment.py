@@ -104,6 +104,7 @@ class Augmentation:
 
     def _moves(self, A: Any) -> Iterator[Any]:
         """The steps that move boxes; the crop is first, while boxes lie where `_held_whole` puts them."""
+        yield A.NoOp()  # albumentations warns of boxes that no transform would move
         if self.crop:
             yield A.BBoxSafeRandomCrop(p=self.crop)
         if self.flip:
@@ -121,9 +122,8 @@ class Augmentation:
             yield A.ColorJitter(brightness=around, contrast=around, saturation=around, hue=hue, p=1)
         if self.blur:
             soft = A.GaussianBlur(blur_limit=0, sigma_limit=(0.5, 1.5))
-            motion = A.MotionBlur(
-                blur_limit=(3, 7), allow_shifted=False
-            )  # shifted, objects leave their boxes
+            # Anything but a blur to both sides alike would move objects off their boxes.
+            motion = A.MotionBlur(blur_limit=(3, 7), allow_shifted=False, direction_range=(0, 0))
             yield A.OneOf([soft, motion], p=self.blur)
         if self.noise:
             yield A.GaussNoise(std_range=(0.01, 0.05), p=self.noise)

@@ -49,7 +49,7 @@ class Recipe:
     clutter: int
     noise: float
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise a `ValueError` that names the setting if no image can be drawn to this recipe."""
         fewest, most = self.boxes_per_image
         smallest, largest = self.sizes
@@ -66,7 +66,11 @@ class Recipe:
             (self.noise >= 0, "noise", "give grey levels, 0 for none"),
         ):
             _require(met, key, getattr(self, key), fix)
-        stretch = 1 + self.ratio_jitter
+        self._check_extremes()
+
+    def _check_extremes(self) -> None:
+        """The smallest object must fit into the image and show its shape at every ratio there can be."""
+        smallest, stretch = self.sizes[0], 1 + self.ratio_jitter
         extremes = min(self.ratios) / stretch, max(self.ratios) * stretch
         room = min(map(self.largest_size, extremes))
         fix = f"at the most extreme ratio the image holds sizes up to {room:.1f}: lower the smallest"
@@ -120,6 +124,8 @@ class SyntheticReader:
         *,
         root: str | Path,
     ):
+        for key, value, least in (("num_train", num_train, 1), ("num_val", num_val, 0), ("seed", seed, 0)):
+            _require(value >= least, key, value, f"give at least {least}")
         self.num_images = {"train": num_train, "val": num_val}
         self.recipe = Recipe(
             image_size=_pair(image_size, "image_size"),
@@ -157,7 +163,6 @@ class SyntheticReader:
 
     def _draw_once(self) -> None:
         """Draw into a folder of our own and rename it: nobody ever meets a half-drawn data set."""
-        self.recipe.check()
         self.root.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.root))
         try:
