@@ -1,0 +1,221 @@
+"""RegionProposalNetwork: what it may not be built of, what its calls promise, the way of a padded batch."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from anchorlab.rpn.anchors import AnchorGrid
+from anchorlab.rpn.assigners import MaxIoUAssigner
+from anchorlab.rpn.backbones import Tiny
+from anchorlab.rpn.coders import DeltaCoder
+from anchorlab.rpn.heads import RPNHead
+from anchorlab.rpn.losses import SmoothL1Loss
+from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.proposals import ProposalSelector
+from anchorlab.rpn.samplers import BalancedSampler
+
+SIZES = [(70, 101), (53, 90)]
+BOXES = [torch.tensor([[10.0, 12.0, 45.0, 50.0], [60.0, 20.0, 100.0, 69.0]]), torch.zeros(0, 4)]
+IGNORE = [torch.tensor([False, False]), torch.zeros(0, dtype=torch.bool)]
+
+
+def build(
+    sizes: Sequence[Any] = (16, 32, 64),
+    ratios: Sequence[Any] = (0.5, 1.0, 2.0),
+    strides: Sequence[int] = Tiny.strides,
+    **parts: Any,
+) -> RegionProposalNetwork:
+    torch.manual_seed(0)
+    backbone = Tiny(channels=32)
+    anchors = AnchorGrid(sizes, ratios, strides=strides)
+    built: dict[str, Any] = {
+        "backbone": backbone,
+        "anchors": anchors,
+        "head": RPNHead(in_channels=backbone.channels, num_anchors=anchors.num_anchors),
+        "coder": DeltaCoder(),
+        "assigner": MaxIoUAssigner(),
+        "sampler": BalancedSampler(num=32),
+        "loss": SmoothL1Loss(),
+        "proposals": ProposalSelector(post_nms_top_n=50),
+    }
+    return RegionProposalNetwork(**{**built, **parts})
+
+
+def batch() -> Tensor:
+    images = torch.randint(
+        1, 256, (2, 3, 70, 101), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
+    images[1, :, 53:], images[1, :, :, 90:] = 0, 0
+    return images
+
+
+def predict(network: RegionProposalNetwork) -> Any:
+    return network(network.prepare(batch(), torch.tensor(SIZES)))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_head_of_another_k_is_refused() -> None:
+    """torchvision trains a generator of k=1 with a head of k=3 without a word."""
+    head = RPNHead(in_channels=32, num_anchors=(3, 3, 3))
+    with pytest.raises(ValueError, match=r"anchors per location \[3, 3, 3\].* has \[1, 1, 1\]"):
+        build(ratios=[1.0], head=head)
+
+
+def test_other_strides_and_other_channels_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"strides \[4, 8, 16\].* has \[8, 16, 32\]"):
+        build(strides=(4, 8, 16))
+    with pytest.raises(ValueError, match=r"strides \[8, 16\].* has \[8, 16, 32\]"):
+        build(sizes=(16, 32), strides=(8, 16))
+    with pytest.raises(ValueError, match=r"channels \[64\].* has \[32\]"):
+        build(head=RPNHead(in_channels=64, num_anchors=(3, 3, 3)))
+
+
+def test_prepare_normalises_the_content_and_leaves_the_padding_zero() -> None:
+    network = build()
+    images = batch()
+    prepared = network.prepare(images, torch.tensor(SIZES))
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (network.backbone.mean, network.backbone.std)
+    )
+    assert prepared.dtype == torch.float32
+    torch.testing.assert_close(prepared[0], (images[0] / 255 - mean) / std)
+    torch.testing.assert_close(prepared[1, :, :53, :90], (images[1, :, :53, :90] / 255 - mean) / std)
+    assert not prepared[1, :, 53:].any()
+    assert not prepared[1, :, :, 90:].any()
+
+
+def test_black_pixels_of_the_content_are_not_padding() -> None:
+    prepared = build().prepare(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([[8, 5]]))
+    assert (prepared[..., :5] < 0).all()
+    assert not prepared[..., 5:].any()
+
+
+def test_predictions_are_flat_in_the_order_of_the_anchors() -> None:
+    predictions = predict(build())
+    assert predictions.logits.shape == (2, len(predictions.anchors.boxes))
+    position = 0
+    for level, num in zip(predictions.levels, predictions.anchors.num_per_level, strict=True):
+        rows, columns = level.logits.shape[2:]
+        row, column, anchor = rows - 1, columns // 2, 1
+        index = position + (row * columns + column) * 3 + anchor
+        assert torch.equal(predictions.logits[:, index], level.logits[:, anchor, row, column])
+        assert torch.equal(predictions.deltas[:, index], level.deltas[:, 4:8, row, column])
+        position += num
+    assert predictions.num_locations == position / 3
+
+
+def test_nothing_depends_on_training_mode() -> None:
+    network = build()
+    outcomes = []
+    for mode in (True, False):
+        predictions = predict(network.train(mode))
+        losses = network.loss(predictions, BOXES, IGNORE, SIZES, seeded())
+        outcomes.append((predictions.logits, losses, network.propose(predictions, SIZES)))
+    (logits, losses, proposals), (eval_logits, eval_losses, eval_proposals) = outcomes
+    assert torch.equal(logits, eval_logits)
+    assert all(map(torch.equal, losses, eval_losses))
+    assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(proposals, eval_proposals, strict=True))
+
+
+def test_loss_is_a_function_of_the_generator_and_images_draw_in_turn() -> None:
+    network = build()
+    predictions = predict(network)
+    first, again, other = (
+        network.loss(predictions, BOXES, IGNORE, SIZES, seeded(s)).total for s in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    generator = seeded()
+    twice = [network.targets(predictions.anchors, BOXES[0], IGNORE[0], SIZES[0], generator) for _ in range(2)]
+    assert not torch.equal(twice[0].negative, twice[1].negative)
+
+
+def test_sizes_may_be_a_tensor() -> None:
+    network = build()
+    predictions = predict(network)
+    as_list = network.loss(predictions, BOXES, IGNORE, SIZES, seeded()).total
+    assert torch.equal(network.loss(predictions, BOXES, IGNORE, torch.tensor(SIZES), seeded()).total, as_list)
+    for pair in zip(*(network.propose(predictions, s) for s in (SIZES, torch.tensor(SIZES))), strict=True):
+        assert torch.equal(pair[0].boxes, pair[1].boxes)
+
+
+def test_counts_and_images_without_boxes() -> None:
+    network = build()
+    losses = network.loss(predict(network), BOXES, IGNORE, SIZES, seeded())
+    assert losses.num_positives[0] > 0
+    assert losses.num_positives[1] == 0
+    assert (losses.num_positives + losses.num_negatives).tolist() == [32, 32]
+    assert torch.equal(losses.total, losses.objectness + losses.box)
+
+
+def test_batch_without_any_box_still_teaches_background() -> None:
+    network = build()
+    empty = [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.bool)] * 2
+    losses = network.loss(predict(network), *empty, SIZES, seeded())
+    losses.total.backward()
+    assert losses.box.item() == 0
+    assert losses.objectness.item() == pytest.approx(math.log(2), rel=0.1)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_ignored_boxes_are_nobodys_target() -> None:
+    network = build()
+    losses = network.loss(predict(network), BOXES, [torch.tensor([True, True]), IGNORE[1]], SIZES, seeded())
+    assert losses.num_positives.tolist() == [0, 0]
+
+
+def test_targets_of_a_positive_lead_to_its_box() -> None:
+    network = build()
+    anchors = predict(network).anchors
+    targets = network.targets(anchors, BOXES[0], IGNORE[0], SIZES[0], seeded())
+    decoded = network.coder.decode(anchors.boxes[targets.positive], targets.deltas)
+    nearest = torch.cdist(decoded, BOXES[0]).amin(dim=1)
+    torch.testing.assert_close(nearest, torch.zeros_like(nearest), rtol=0, atol=1e-3)
+
+
+def test_levels_may_differ_in_k() -> None:
+    network = build(sizes=[[16], [32, 48], [64]], ratios=[[1.0], [0.5, 1.0, 2.0], [1.0]])
+    predictions = predict(network)
+    assert [level.logits.shape[1] for level in predictions.levels] == [1, 6, 1]
+    assert predictions.deltas.shape == (2, len(predictions.anchors.boxes), 4)
+    network.loss(predictions, BOXES, IGNORE, SIZES, seeded()).total.backward()
+    assert len(network.propose(predictions, SIZES)) == 2
+
+
+def test_proposals_stay_inside_their_own_image() -> None:
+    network = build()
+    for found, (height, width) in zip(network.propose(predict(network), SIZES), SIZES, strict=True):
+        assert 0 < len(found.boxes) <= 50
+        assert (found.boxes >= 0).all()
+        assert (found.boxes <= torch.tensor([width, height, width, height])).all()
+
+
+def test_a_few_steps_fit_one_batch() -> None:
+    """Both losses fall, so gradients reach the backbone through head, assigner and coder as they should."""
+    network = build()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    totals = []
+    for _ in range(25):
+        losses = network.loss(predict(network), BOXES, IGNORE, SIZES, seeded())
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+        totals.append((losses.objectness.item(), losses.box.item()))
+    assert totals[-1][0] < 0.5 * totals[0][0]
+    assert totals[-1][1] < 0.5 * totals[0][1]
+
+
+def test_state_holds_tensors_only_and_a_copy_answers_alike() -> None:
+    network = build().eval()
+    copied = copy.deepcopy(network)
+    copied.load_state_dict(network.state_dict())
+    assert all(isinstance(value, Tensor) for value in network.state_dict().values())
+    assert torch.equal(predict(network).logits, predict(copied).logits)
