@@ -1,7 +1,7 @@
 """Where Lightning's figures go: metrics.csv in the run's folder, and Weights & Biases beside it.
 
-Both write on the first process only. Neither asks a question, and neither needs a network: without credentials, or
-without an answer, Weights & Biases works offline and says how to upload later.
+Both write on the first process only, ask no question and need no network: without credentials, or without an
+answer, Weights & Biases works offline and says how to upload later.
 """
 
 import netrc
@@ -13,10 +13,10 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from anchorlab.runs.metrics import MetricsCSV
 
@@ -25,6 +25,8 @@ INIT_SECONDS = 20
 
 SUMMARISED = re.compile(r"val/((?:recall|AR)_\w+)")
 PROPOSAL, OBJECT = 1, 2
+
+Mode = Literal["online", "offline", "disabled"]
 
 
 class CSVLogger(Logger):
@@ -65,12 +67,13 @@ class CSVLogger(Logger):
 
 
 class WandbLogger(LightningWandbLogger):
-    """Lightning's logger, with a mode that settles itself, summaries to compare runs by, and a run of its own.
+    """Lightning's logger, with a mode that settles itself, and summaries to compare runs by.
 
-    What it adds to Lightning's: `val/` figures are drawn over epochs and the others over steps; the summary holds
-    `recall_100`, `AR_1000`, ... of the last validation and `best_AR_100`, without a slash; W&B prints nothing;
-    another run that is still open in this process is finished, never written into. Call `finish` at the end of
-    the job, also when it failed; a fit that fails does so itself.
+    What it adds: `val/` figures are drawn over epochs, the others over steps; the summary holds `recall_100`,
+    `AR_1000`, ... of the last validation and `best_AR_100`, without a slash; W&B prints nothing; each logger
+    is a run of its own, and one still open in this process is finished, never written into.
+
+    Call `finish` at the end of the job, also of one that failed; a fit that fails does so itself.
 
     Args:
         mode: `online`, `offline`, or `auto`: online where there are credentials and the server answers within
@@ -136,7 +139,7 @@ class WandbLogger(LightningWandbLogger):
 
     @property
     def notice(self) -> str:
-        """One line for the screen: whether the run is online, where, and else how to upload it. Begins the run."""
+        """One line for the screen: where the run is online, or how to upload it. Begins the run."""
         _ = self.experiment
         return self._notice
 
@@ -162,7 +165,7 @@ class WandbLogger(LightningWandbLogger):
         boxes: np.ndarray,
         step: int | None = None,
     ) -> None:
-        """One picture whose proposals and ground truth are layers to switch and filter; nothing if `media` is off.
+        """One picture with proposals and ground truth as layers to switch; nothing where `media` is off.
 
         Args:
             key: its panel; what W&B cannot sort by becomes an underscore.
@@ -199,13 +202,14 @@ class WandbLogger(LightningWandbLogger):
 
     @rank_zero_only
     def finish(self, exit_code: int = 0) -> None:
-        """Close the run, once; a run that was never begun stays so. 0 shows as finished, anything else as failed."""
+        """Close the run, if it was begun; an exit code other than 0 shows it as failed."""
         if self._experiment is not None and not self._finished:
             self._experiment.finish(exit_code=exit_code)
             self._finished = True
 
     def _start(self) -> Any:
         import wandb
+        from wandb.errors import Error as WandbError
 
         wandb.setup(wandb.Settings(silent=True))
         if wandb.run is not None:
@@ -216,7 +220,7 @@ class WandbLogger(LightningWandbLogger):
         mode, reason = self._settled_mode()
         try:
             run = self._init(mode)
-        except wandb.errors.Error as error:
+        except WandbError as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             if self.mode == "online":
                 raise ValueError(
@@ -230,13 +234,13 @@ class WandbLogger(LightningWandbLogger):
         run.define_metric("val/*", step_metric="epoch", step_sync=True)
         return run
 
-    def _init(self, mode: str) -> Any:
+    def _init(self, mode: Mode) -> Any:
         import wandb
 
         settings = wandb.Settings(silent=True, init_timeout=INIT_SECONDS, login_timeout=INIT_SECONDS)
         return wandb.init(**self._wandb_init, mode=mode, settings=settings)
 
-    def _settled_mode(self) -> tuple[str, str]:
+    def _settled_mode(self) -> tuple[Mode, str]:
         """The mode to start in, and why it is not online."""
         if self.mode == "offline":
             return "offline", "logger.mode=offline"
@@ -247,7 +251,7 @@ class WandbLogger(LightningWandbLogger):
             return "online", ""
         if self.mode == "online":
             raise ValueError(
-                "logger.mode=online finds no credentials: run `wandb login`, set WANDB_API_KEY, or use logger.mode=offline"
+                "logger.mode=online finds no credentials: run `wandb login` or use logger.mode=offline"
             )
         return "offline", "no credentials found"
 
@@ -267,7 +271,7 @@ def _has_credentials() -> bool:
     return bool(settings.api_key) or any(host in known for host in hosts)
 
 
-def _notice(mode: str, reason: str, run: Any) -> str:
+def _notice(mode: Mode, reason: str, run: Any) -> str:
     if mode == "disabled":
         return f"disabled ({reason}): nothing is logged"
     if mode == "online":
