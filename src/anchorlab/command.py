@@ -1,0 +1,225 @@
+"""The command line of the root scripts: what is wrong with it is one sentence and exit code 2, before any heavy import.
+
+Hydra composes and runs; this module looks at the same overrides first, because Hydra's own messages suggest
+adding a misspelt key with `+`, and then accept it.
+"""
+
+import datetime
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from anchorlab.settings import (
+    SettingError,
+    check,
+    check_keys,
+    check_kinds,
+    leaf_keys,
+    nearest_word,
+    unknown_key,
+)
+
+USAGE_ERROR = 2
+
+
+def check_command_line(config_name: str, config_dir: Path) -> None:
+    """Exit with one sentence where the command line is wrong; else give the run a folder of its own.
+
+    The folder is claimed here (and passed to Hydra as an override) so that two runs started within one second
+    do not share one.
+    """
+    arguments = get_args_parser().parse_args(sys.argv[1:])
+    if arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
+        return
+    try:
+        config = check_overrides(config_name, config_dir, arguments.overrides, arguments.config_dir)
+    except SettingError as error:
+        exit_with(error)
+    if arguments.cfg is None:
+        _claim_folder(arguments.overrides, arguments.multirun, config)
+
+
+def exit_with(error: Exception) -> NoReturn:
+    """Print the sentence of a user's error and leave with the code of a wrong command line."""
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(USAGE_ERROR)
+
+
+def check_overrides(
+    config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None = None
+) -> dict[str, Any]:
+    """The plain config that `overrides` compose to; of a sweep, the one with every first value.
+
+    Each value of a sweep is checked too, beside the first values of the others: jobs must not fail one by one
+    for a word that was wrong at the start.
+
+    Raises:
+        SettingError: an override that cannot be read, a key or a choice that does not exist, a wrong value.
+    """
+    parsed = _parse(overrides)
+    values = [_sweep_values(override) for override in parsed]
+    first = _check_composed(config_name, config_dir, [options[0] for options in values], more_configs)
+    for at, options in enumerate(values):
+        for option in options[1:]:
+            job = [option if i == at else others[0] for i, others in enumerate(values)]
+            _check_composed(config_name, config_dir, job, more_configs)
+    return first
+
+
+def _check_composed(
+    config_name: str, config_dir: Path, overrides: Sequence[Override], more_configs: str | None
+) -> dict[str, Any]:
+    """Compose once with the choices of files alone, whose keys are all there are, and once with everything."""
+    ours = [override for override in overrides if not override.key_or_group.startswith("hydra.")]
+    roots = [config_dir, *([Path(more_configs).absolute()] if more_configs else [])]
+    choices = [override for override in ours if _is_choice(override, roots)]
+    path = [f"hydra.searchpath=[file://{roots[1]}]"] if more_configs else []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir), version_base="1.3"):
+        reference = _compose(config_name, [*path, *map(_text, choices)])
+        known = leaf_keys(reference)
+        groups = [folder.name for folder in config_dir.iterdir() if folder.is_dir()]
+        for override in ours:
+            if override not in choices:
+                _check_key(override, known, groups)
+        config = _compose(config_name, [*path, *map(_text, ours)], known)
+    check_keys(config, reference)
+    check_kinds(config, reference)
+    check(config)
+    return config
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(overrides=list(overrides))
+    except (OverrideParseException, HydraException) as error:
+        raise SettingError(_unreadable(overrides)) from error
+
+
+def _unreadable(overrides: Sequence[str]) -> str:
+    """Name the override that cannot be read; a list torn apart by the shell is put together again."""
+    parser = OverridesParser.create()
+    for at, override in enumerate(overrides):
+        try:
+            parser.parse_override(override)
+        except HydraException:
+            end = at + 1
+            while end < len(overrides) and "".join(overrides[at:end]).count("[") > "".join(overrides[at:end]).count(
+                "]"
+            ):
+                end += 1
+            if end > at + 1:
+                whole = "".join(overrides[at:end])
+                return f"{' '.join(overrides[at:end])} has spaces: write it without, quoted for the shell: '{whole}'"
+            return f"{override} cannot be read: overrides are written key=value, lists as '[1,2]'"
+    return f"{' '.join(overrides)} cannot be read: overrides are written key=value"
+
+
+def _sweep_values(override: Override) -> list[Override]:
+    """The override for each value of a sweep, in order; itself where it sweeps over none that can be listed."""
+    if not override.is_discrete_sweep():
+        return [override]
+    values = list(override.sweep_string_iterator())
+    if not values:
+        raise SettingError(f"{override.input_line} sweeps over nothing: give at least one value")
+    return OverridesParser.create().parse_overrides([f"{override.get_key_element()}={value}" for value in values])
+
+
+def _is_choice(override: Override, roots: Sequence[Path]) -> bool:
+    """Whether an override picks a file of a config group rather than setting a value."""
+    group = override.key_or_group
+    return not isinstance(override.value(), dict) and any((root / group).is_dir() for root in roots)
+
+
+def _text(override: Override) -> str:
+    assert override.input_line is not None
+    return override.input_line
+
+
+def _check_key(override: Override, known: list[str], groups: list[str]) -> None:
+    key = override.key_or_group
+    if override.type == OverrideType.DEL and key in known:
+        raise SettingError(f"{override.input_line} takes a setting away: set it to null instead, where it may be null")
+    if key not in known and not any(k.startswith(key + ".") or key.startswith(k + ".") for k in known):
+        raise SettingError(unknown_key(key, known if "." in key else [*groups, *known]))
+
+
+def _compose(config_name: str, overrides: list[str], known: Sequence[str] = ()) -> dict[str, Any]:
+    try:
+        config = compose(config_name, overrides=overrides)
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingConfigException as error:
+        raise SettingError(_missing_choice(str(error), error.missing_cfg_file, error.options)) from error
+    except (ConfigCompositionException, OmegaConfBaseException) as error:
+        raise SettingError(_reason(error, known)) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _missing_choice(message: str, wanted: str | Sequence[str] | None, options: Sequence[str] | None) -> str:
+    if not isinstance(wanted, str) or not options:
+        return message.splitlines()[0]
+    group, _, choice = wanted.rpartition("/")
+    nearest = nearest_word(choice, options)
+    meant = f"did you mean {group}={nearest}?" if nearest else f"there are {', '.join(options)}"
+    return f"{group}={choice} is not there: {meant}"
+
+
+def _reason(error: Exception, known: Sequence[str]) -> str:
+    """OmegaConf's and Hydra's messages carry the reason first and the object's type after it."""
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    key = cause.full_key if isinstance(cause, OmegaConfBaseException) else None
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{key} has no value: give one, {key}=..."
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and key:
+        return unknown_key(key, known)
+    lines = [text.strip().splitlines()[0] for text in (str(error), str(cause or "")) if text.strip()]
+    return " ".join(dict.fromkeys(lines))
+
+
+def _claim_folder(overrides: Sequence[str], multirun: bool, config: dict[str, Any]) -> None:
+    key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+    if any(override.lstrip("+").startswith(key + "=") for override in overrides):
+        return
+    resumed = config.get("resume")
+    if resumed:
+        folder = Path(resumed)
+    else:
+        now = datetime.datetime.now()
+        day = Path("multirun" if multirun else "outputs") / f"{now:%Y-%m-%d}"
+        folder = _new_folder(day, f"{now:%H-%M-%S}")
+    sys.argv.append(f"{key}='{folder}'")
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """`parent/name`, or with a number behind it where another process was first."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder

@@ -1,0 +1,284 @@
+"""The settings of a run: which keys exist, what they may hold, and one sentence for each that is wrong.
+
+The composed YAML is the list of keys and their defaults. This module adds what YAML cannot say: kinds, ranges
+and relations between keys. It imports no torch, so that a wrong key is answered at once.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+class SettingError(ValueError):
+    """A setting that a person has to change: one sentence with the key, the value and the fix."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number in [low, high]; `whole` asks for an integer, `null` admits null, `above` excludes low."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    whole: bool = False
+    null: bool = False
+    above: bool = False
+
+    def accepts(self, value: Any) -> bool:
+        if value is None:
+            return self.null
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+            return False
+        return self.low <= value <= self.high and math.isfinite(value) and not (self.above and value == self.low)
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        if self.high < math.inf:
+            span = f" {'above' if self.above else 'from'} {self.low:g} {'up ' if self.above else ''}to {self.high:g}"
+        elif self.low > -math.inf:
+            span = f" above {self.low:g}" if self.above else f" of at least {self.low:g}"
+        else:
+            span = ""
+        return kind + span + (" or null" if self.null else "")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words."""
+
+    words: tuple[Any, ...]
+
+    def accepts(self, value: Any) -> bool:
+        return any(value is word or (type(value) is type(word) and value == word) for word in self.words)
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join("null" if word is None else str(word) for word in self.words)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A list of positive numbers, or one such list per level (`depth` 1 and 2; shapes go one deeper)."""
+
+    depth: tuple[int, ...] = (1, 2)
+    null: bool = True
+
+    def accepts(self, value: Any) -> bool:
+        if value is None:
+            return self.null
+        return any(self._is_list(value, depth) for depth in self.depth)
+
+    def _is_list(self, value: Any, depth: int) -> bool:
+        if not isinstance(value, list) or not value:
+            return False
+        if depth > 1:
+            return all(self._is_list(item, depth - 1) for item in value)
+        return all(Number(0, above=True).accepts(item) for item in value)
+
+    def __str__(self) -> str:
+        lists = "[[[16, 32], [24, 24]]] (width, height; a list per level)" if 3 in self.depth else "[0.5,1,2]"
+        return f"a list of positive numbers such as {lists}" + (" or null" if self.null else "")
+
+
+Rule = Number | Choice | Numbers
+
+SHARE = Number(0, 1)
+COUNT = Number(1, whole=True)
+COUNT_OR_NULL = Number(1, whole=True, null=True)
+POSITIVE = Number(0, above=True)
+PIXELS_OR_NULL = Number(1, whole=True, null=True)
+
+RULES: dict[str, Rule] = {
+    "seed": Number(0, 2**31 - 1, whole=True),
+    "debug.look": Number(0, whole=True),
+    "anchor.sizes": Numbers(),
+    "anchor.ratios": Numbers(),
+    "anchor.scale": Number(0, above=True, null=True),
+    "anchor.scales_per_octave": COUNT_OR_NULL,
+    "anchor.shapes": Numbers(depth=(3,)),
+    "anchor.k": COUNT_OR_NULL,
+    "anchor.offset": SHARE,
+    "anchor.order": Choice(("size", "ratio")),
+    "anchor.stride": Choice(("declared", "inferred")),
+    "assigner.foreground_iou": Number(0, 1, above=True),
+    "assigner.background_iou": SHARE,
+    "assigner.low_quality_floor": Number(0, 1, null=True),
+    "assigner.ignore_iof": Number(0, 1, above=True, null=True),
+    "assigner.border": Number(0, null=True),
+    "sampler.num": COUNT,
+    "sampler.positive_fraction": SHARE,
+    "head.objectness": Choice(("softmax", "sigmoid")),
+    "head.channels": COUNT_OR_NULL,
+    "head.convs": COUNT,
+    "coder.clip": Number(0, above=True, null=True),
+    "loss.beta": POSITIVE,
+    "loss.divisor": Choice(("sampled", "budget", "locations")),
+    "loss.box_weight": Number(0),
+    "loss.objectness_weight": Number(0),
+    "proposals.pre_nms_top_n": COUNT,
+    "proposals.post_nms_top_n": COUNT,
+    "proposals.nms_iou": SHARE,
+    "proposals.min_size": Number(0),
+    "backbone.frozen_stages": Number(0, 5, whole=True),
+    "backbone.batch_norm": Choice(("frozen", "trainable")),
+    "backbone.fpn_channels": COUNT,
+    "backbone.channels": COUNT,
+    "data.batch_size": COUNT,
+    "data.val_batch_size": COUNT_OR_NULL,
+    "data.workers": Number(0, whole=True),
+    "data.short": PIXELS_OR_NULL,
+    "data.long": PIXELS_OR_NULL,
+    "data.pad_to": COUNT,
+    "data.val_fraction": Number(0, 1, above=True),
+    "data.split_seed": Number(0, whole=True),
+    "data.on_error": Choice(("raise", "skip")),
+    "data.limit_train": COUNT_OR_NULL,
+    "data.limit_val": COUNT_OR_NULL,
+    "data.reader.difficult": Choice(("ignore", "keep", "drop")),
+    "optimizer.lr": POSITIVE,
+    "optimizer.weight_decay": Number(0),
+    "optimizer.momentum": SHARE,
+    "scheduler.warmup": SHARE,
+    "scheduler.gamma": POSITIVE,
+    "trainer.epochs": COUNT,
+    "trainer.max_steps": COUNT_OR_NULL,
+    "trainer.num_nodes": COUNT,
+    "trainer.accumulate": COUNT,
+    "trainer.gradient_clip": Number(0, above=True, null=True),
+    "trainer.val_every": COUNT,
+    "trainer.limit_val_batches": COUNT_OR_NULL,
+    "trainer.precision": Choice(("auto", "32", "bf16", "16")),
+    "trainer.log_every": COUNT,
+}
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise SettingError for the first setting out of its range or at odds with another one."""
+    for key, rule in RULES.items():
+        value, present = _look_up(config, key)
+        if present and not rule.accepts(value):
+            raise SettingError(f"{key}={_shown(value)} is not possible: it must be {rule}")
+    _check_relations(config)
+
+
+def _check_relations(config: Mapping[str, Any]) -> None:
+    assigner, data = config.get("assigner") or {}, config.get("data") or {}
+    low, high = assigner.get("background_iou", 0), assigner.get("foreground_iou", 1)
+    if low > high:
+        raise SettingError(
+            f"assigner.background_iou={low:g} is above assigner.foreground_iou={high:g}: an anchor would be both; "
+            f"lower the first or raise the second"
+        )
+    short, long = data.get("short"), data.get("long")
+    if short is None and long is None and "short" in data:
+        raise SettingError(
+            "data.short and data.long are both null: give the size images are resized to, e.g. data.long=416"
+        )
+    if short is not None and long is not None and short > long:
+        raise SettingError(
+            f"data.short={short} is above data.long={long}: the short side cannot be the longer one; swap them"
+        )
+    _check_anchor_sizes(config.get("anchor") or {}, long)
+
+
+def _check_anchor_sizes(anchor: Mapping[str, Any], long: int | None) -> None:
+    """Twice the longest image side: a box inside the image then covers at most a quarter of such an anchor."""
+    sizes = anchor.get("sizes")
+    if sizes is None or long is None:
+        return
+    largest = max(size for level in sizes for size in (level if isinstance(level, list) else [level]))
+    if largest > 2 * long:
+        raise SettingError(
+            f"anchor.sizes holds {largest:g}, more than twice the longest image side (data.long={long}): no box inside "
+            f"an image could overlap such an anchor by IoU 0.3; use smaller sizes or larger images"
+        )
+
+
+def check_keys(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
+    """Refuse every key of `config` that `reference` (the same groups, nothing overridden) does not have."""
+    known = dict(_leaves(reference))
+    for key, _ in _leaves(config):
+        if key not in known and not any(key.startswith(parent + ".") for parent in _free_nodes(known)):
+            raise SettingError(unknown_key(key, known))
+
+
+def check_kinds(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
+    """Refuse a value of another kind than its default, where no rule says what the key may hold."""
+    known = dict(_leaves(reference))
+    for key, value in _leaves(config):
+        default = known.get(key)
+        if key in RULES or default is None or _same_kind(value, default):
+            continue
+        raise SettingError(
+            f"{key}={_shown(value)} is not possible: it must be {_kind(default)} such as {_shown(default)}"
+        )
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """The sentence for a key that does not exist, with the nearest one that does."""
+    nearest = nearest_word(key, known)
+    hint = f"did you mean {nearest}?" if nearest else "python train.py --cfg job shows all keys"
+    return f"{key} is not a setting: {hint}"
+
+
+def nearest_word(word: str, known: Iterable[str]) -> str | None:
+    """The most alike of `known`; a key whose last part matches counts as near, whatever its group."""
+    known = list(known)
+    tail = word.rsplit(".", 1)[-1]
+    same_tail = [key for key in known if key.rsplit(".", 1)[-1] == tail]
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.6) or same_tail[:1]
+    return found[0] if found else None
+
+
+def leaf_keys(config: Mapping[str, Any]) -> list[str]:
+    """The dotted keys of all leaves; lists are leaves."""
+    return [key for key, _ in _leaves(config)]
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _free_nodes(known: Mapping[str, Any]) -> list[str]:
+    """Keys whose default is an empty mapping: people fill them with names of their own."""
+    return [key for key, value in known.items() if isinstance(value, Mapping)]
+
+
+def _look_up(config: Mapping[str, Any], key: str) -> tuple[Any, bool]:
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return None, False
+        node = node[part]
+    return node, True
+
+
+def _same_kind(value: Any, default: Any) -> bool:
+    if value is None:
+        return False
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, (int, float))
+    if isinstance(default, str):
+        return isinstance(value, (str, int, float))
+    return isinstance(value, type(default))
+
+
+def _kind(default: Any) -> str:
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+    return kinds.get(type(default), "a group of keys")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ",".join(_shown(item) for item in value) + "]"
+    return str(value)

@@ -1,0 +1,1 @@
+"""Many runs from one command line: every job is a process of its own; imports no torch."""

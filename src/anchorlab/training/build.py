@@ -1,0 +1,82 @@
+"""From a config to objects: the only place that instantiates, and the only one that passes what is derived.
+
+Strides and channels go from the backbone to the anchors and the head, k from the anchors to the head; nothing is
+typed twice. What a constructor refuses becomes a SettingError, so that a person reads one sentence.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch import Callback
+
+from anchorlab.data.module import DataModule
+from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.settings import SettingError
+from anchorlab.training.module import RPNModule
+from anchorlab.training.trainer import TrainerSettings
+
+Config = Mapping[str, Any]
+
+
+def build_network(config: Config) -> RegionProposalNetwork:
+    """The network of the groups backbone, anchor, head, coder, assigner, sampler, loss and proposals.
+
+    Raises:
+        SettingError: anchors, levels or weights that cannot be had.
+    """
+    backbone = build(config["backbone"])
+    anchors = build(config["anchor"], strides=backbone.strides)
+    with user_errors():
+        return RegionProposalNetwork(
+            backbone=backbone,
+            anchors=anchors,
+            head=build(config["head"], in_channels=backbone.channels, num_anchors=anchors.num_anchors),
+            coder=build(config["coder"]),
+            assigner=build(config["assigner"]),
+            sampler=build(config["sampler"]),
+            loss=build(config["loss"]),
+            proposals=build(config["proposals"]),
+        )
+
+
+def build_data(config: Config) -> DataModule:
+    """The data module of the groups data and augment; files are not read yet."""
+    return build(config["data"], augment=build(config["augment"]), seed=config["seed"])
+
+
+def build_module(config: Config, network: RegionProposalNetwork, trainer: TrainerSettings) -> RPNModule:
+    return RPNModule(
+        network,
+        optimizer=build(config["optimizer"]),
+        scheduler=build(config["scheduler"]),
+        seed=config["seed"],
+        channels_last=trainer.channels_last,
+    )
+
+
+def build_callbacks(config: Config) -> list[Callback]:
+    return [build(callback) for callback in config["callbacks"].values()]
+
+
+def build(group: Config, **derived: Any) -> Any:
+    """Instantiate a group with plain containers, so that no ListConfig is mistaken for a list."""
+    with user_errors():
+        return instantiate(group, **derived, _convert_="all")
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn the ValueError of a constructor into a SettingError with the same sentence."""
+    try:
+        yield
+    except SettingError:
+        raise
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise SettingError(str(error.__cause__)) from error
+        raise
+    except ValueError as error:
+        raise SettingError(str(error)) from error

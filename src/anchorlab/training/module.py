@@ -1,0 +1,169 @@
+"""The LightningModule: it moves batches through the network and figures to the log; it knows nothing of detection.
+
+B images, G ground-truth boxes of one image, P proposals of one image.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from anchorlab.data.batch import Batch
+from anchorlab.recall import ProposalRecall
+from anchorlab.rpn.network import Losses, Predictions, RegionProposalNetwork
+
+TRAIN, VALIDATE = 0, 1  # streams of random numbers
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became infinite or not a number: says in which step, on which images, after which figures."""
+
+
+class RPNModule(LightningModule):
+    """Trains a RegionProposalNetwork and scores its proposals.
+
+    Logs `train/{loss,objectness,box,positives,lr,images_per_s}` by step, `val/{loss,objectness,box}` and every
+    figure of ProposalRecall (`val/recall_100`, `val/AR_1000`, ...) by epoch.
+
+    Args:
+        network: the network to train.
+        optimizer: makes an optimizer of parameters.
+        scheduler: makes a schedule of (optimizer, total_steps); one step of it is one optimizer step.
+        seed: of the anchors that are sampled; with the step and the rank it fixes them.
+        channels_last: memory layout of weights and images.
+    """
+
+    def __init__(
+        self,
+        network: RegionProposalNetwork,
+        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        seed: int = 0,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = network.to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
+        self.recall = ProposalRecall()
+        self.seed = seed
+        self._make_optimizer = optimizer
+        self._make_schedule = scheduler
+        self._validation = _RunningMean()
+        self._last_losses: dict[str, float] = {}
+        self._step_ended = time.perf_counter()
+
+    def forward(self, batch: Batch) -> Predictions:
+        images = self.network.prepare(batch.images, batch.sizes)
+        return self.network(images.contiguous(memory_format=self.layout))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        predictions = self(batch)
+        generator = self._generator(TRAIN, self.trainer.fit_loop.total_batch_idx, self.global_rank)
+        losses = self.network.loss(predictions, batch.boxes, batch.ignore, batch.sizes, generator)
+        self._refuse_non_finite(losses, batch)
+        self._log_step(losses, len(batch.images))
+        return losses.total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        predictions = self(batch)
+        generator = self._generator(VALIDATE, int(batch.index[0]), 0)
+        losses = self.network.loss(predictions, batch.boxes, batch.ignore, batch.sizes, generator)
+        self._validation.add(_figures(losses), len(batch.images))
+        self.score(predictions, batch)
+
+    def score(self, predictions: Predictions, batch: Batch) -> None:
+        """Count the batch's proposals, taken back to original pixels, in `recall`."""
+        assert batch.targets is not None, "recall is scored on batches that were not augmented"
+        proposals = self.network.propose(predictions, batch.sizes)
+        for row, target in enumerate(batch.targets):
+            self.recall.update(
+                int(batch.index[row]),
+                batch.to_original(row, proposals[row].boxes),
+                proposals[row].scores,
+                target.boxes,
+                target.area,
+                target.ignore,
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        figures: dict[str, float] = self.recall.compute()
+        figures |= self._validation.result(self.trainer.strategy.reduce)
+        # Every process logs the same figures: checkpoints are chosen by them on each. Lightning would round to float32.
+        self.log_dict({f"val/{name}": torch.tensor(value, dtype=torch.float64) for name, value in figures.items()})
+
+    def on_validation_epoch_start(self) -> None:
+        self.recall.reset()
+        self._validation = _RunningMean()
+
+    def on_train_epoch_start(self) -> None:
+        self._step_ended = time.perf_counter()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._make_optimizer([p for p in self.network.parameters() if p.requires_grad])
+        schedule = self._make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _generator(self, *key: int) -> torch.Generator:
+        """Random numbers that are a function of the seed and `key` alone."""
+        state = np.random.SeedSequence((self.seed, *key)).generate_state(1, np.uint64)[0]
+        return torch.Generator(self.device).manual_seed(int(state) >> 1)
+
+    def _refuse_non_finite(self, losses: Losses, batch: Batch) -> None:
+        if torch.isfinite(losses.total):
+            return
+        now, before = _figures(losses), self._last_losses
+        raise NonFiniteLossError(
+            f"the loss is not finite at step {self.global_step} (epoch {self.current_epoch}): now {_shown(now)}, "
+            f"the step before {_shown(before) or 'none'}; images {', '.join(map(str, batch.image_ids))}. "
+            f"A lower optimizer.lr, a longer scheduler.warmup or trainer.precision=32 usually helps"
+        )
+
+    def _log_step(self, losses: Losses, images: int) -> None:
+        self._last_losses = _figures(losses)
+        now = time.perf_counter()
+        rate = images * self.trainer.world_size / (now - self._step_ended)
+        self._step_ended = now
+        figures = self._last_losses | {
+            "positives": float(losses.num_positives.float().mean()),
+            "lr": self.optimizers().param_groups[0]["lr"],  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
+            "images_per_s": rate,
+        }
+        self.log_dict({f"train/{name}": value for name, value in figures.items()}, batch_size=images)
+
+
+class _RunningMean:
+    """Means of a few named figures, weighted by images; repeats of a padded last batch weigh like the rest."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._weight = 0
+
+    def add(self, figures: dict[str, float], weight: int) -> None:
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, 0.0) + weight * value
+        self._weight += weight
+
+    def result(self, reduce: Callable[..., Any]) -> dict[str, float]:
+        """The means over all processes; `reduce(tensor, reduce_op="sum")` adds a tensor up over them."""
+        names = sorted(self._sums)
+        totals = torch.tensor([self._sums[name] for name in names] + [float(self._weight)])
+        totals = reduce(totals, reduce_op="sum")
+        return {name: float(total / totals[-1]) for name, total in zip(names, totals[:-1], strict=True)}
+
+
+def _figures(losses: Losses) -> dict[str, float]:
+    return {
+        "loss": float(losses.total.detach()),
+        "objectness": float(losses.objectness.detach()),
+        "box": float(losses.box.detach()),
+    }
+
+
+def _shown(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())

@@ -1,0 +1,171 @@
+"""One run from its config to its folder: build, say what will happen, train, keep and show what came out."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from anchorlab.command import exit_with
+from anchorlab.data.look import contact_sheet
+from anchorlab.data.module import DataModule
+from anchorlab.data.sample import DataError
+from anchorlab.runs.loggers import CSVLogger, WandbLogger
+from anchorlab.runs.record import RunRecord
+from anchorlab.settings import SettingError
+from anchorlab.training import screens
+from anchorlab.training.build import (
+    build,
+    build_callbacks,
+    build_data,
+    build_module,
+    build_network,
+    user_errors,
+)
+from anchorlab.training.console import console
+from anchorlab.training.hardware import decide
+from anchorlab.training.module import NonFiniteLossError, RPNModule
+from anchorlab.training.recorder import MONITORED, Recorder
+from anchorlab.training.resume import checkpoint_to_resume, resumed_config
+from anchorlab.training.trainer import TrainerSettings
+
+FAILED = 1
+
+
+def run_from_command_line(config: DictConfig) -> None:
+    """What train.py does with a composed config; a person's error is one sentence and no traceback."""
+    hydra = HydraConfig.get()
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    settings = {str(key): value for key, value in plain.items()}
+    folder = Path(hydra.runtime.output_dir)
+    try:
+        train(resumed_config(settings, hydra.overrides.task), folder)
+    except (SettingError, DataError) as error:
+        exit_with(error)
+    except NonFiniteLossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(FAILED) from error
+
+
+def train(config: Mapping[str, Any], folder: Path) -> dict[str, float]:
+    """Train one RPN into `folder`; the figures of its last validation.
+
+    Raises:
+        SettingError: settings that fit no network, data or machine.
+        DataError: a data set that cannot be used as it is.
+        NonFiniteLossError: a loss that is infinite or not a number.
+    """
+    record = RunRecord(folder)
+    try:
+        return _train(config, record)
+    except (SettingError, DataError) as error:
+        if rank_zero_only.rank == 0 and config["resume"] is None and config["debug"]["look"] == 0:
+            if not record.content:
+                record.start(config, config["seed"])
+            record.fail(str(error).splitlines()[0])
+        raise
+
+
+def _train(config: Mapping[str, Any], record: RunRecord) -> dict[str, float]:
+    seed_everything(config["seed"], verbose=False)
+    network = build_network(config)
+    data = build_data(config)
+    with user_errors():
+        data.setup()
+    if config["debug"]["look"]:
+        look(data, config["debug"]["look"], record.folder)
+        return {}
+    config = {**config, "trainer": decide(config["trainer"], network)}
+    settings: TrainerSettings = build(config["trainer"])
+    settings.prepare_process()
+    module = build_module(config, network, settings)
+    axes = screens.scalar_axes(network, screens.input_size(data))
+    if rank_zero_only.rank == 0:
+        record.start(config, config["seed"], network.anchors.shapes)
+        record.add(axes=axes)
+        record.write_problems(data.problems)
+    loggers = build_loggers(config["logger"], record)
+    try:
+        with user_errors():
+            trainer = settings.trainer(_callbacks(config, record), loggers, record.folder)
+        _announce(config, axes, data, module, settings, loggers, record)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint_to_resume(config), weights_only=True)
+        return _conclude(trainer, loggers, record)
+    finally:
+        close(loggers)
+
+
+def look(data: DataModule, count: int, folder: Path) -> None:
+    """Write a sheet of training images as the network sees them, with their boxes."""
+    dataset = data.dataset("train", augmented=True)
+    samples = [dataset[row].sample for row in range(min(count, len(dataset)))]
+    path = contact_sheet(samples, folder / "figures" / "look.png")
+    console().print(f"{len(samples)} training images as the network sees them: {path}", soft_wrap=True)
+
+
+def build_loggers(group: Mapping[str, Any], record: RunRecord) -> list[Logger]:
+    """The loggers of the choice: none, metrics.csv, or metrics.csv and Weights & Biases."""
+    if group["_target_"] is None:
+        return []
+    csv = CSVLogger(save_dir=record.folder)
+    if group["_target_"].endswith("CSVLogger"):
+        return [csv]
+    best = record.content["figures"]["best"].get(MONITORED)
+    return [csv, build(group, save_dir=record.folder, run_id=record.id, best=best, monitor=MONITORED)]
+
+
+def close(loggers: list[Logger]) -> None:
+    """Finish the W&B run, whatever happened to the job."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.finish(exit_code=int(sys.exc_info()[0] is not None))
+
+
+def _callbacks(config: Mapping[str, Any], record: RunRecord) -> list[Callback]:
+    checkpoints = ModelCheckpoint(
+        dirpath=record.folder / "checkpoints",
+        filename="best",
+        monitor=f"val/{MONITORED}",
+        mode="max",
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    return [*build_callbacks(config), Recorder(record, config), checkpoints]
+
+
+@rank_zero_only
+def _announce(
+    config: Mapping[str, Any],
+    axes: Mapping[str, Any],
+    data: DataModule,
+    module: RPNModule,
+    settings: TrainerSettings,
+    loggers: list[Logger],
+    record: RunRecord,
+) -> None:
+    notices = [("folder", str(record.folder))]
+    for logger in loggers:
+        logger.log_hyperparams({**config, **axes})
+        if isinstance(logger, WandbLogger):
+            notices.append(("W&B", logger.notice))
+    screens.show_start(config, data, module.network, settings, notices)
+
+
+def _conclude(trainer: Trainer, loggers: list[Logger], record: RunRecord) -> dict[str, float]:
+    if not trainer.is_global_zero:
+        return {}
+    record.finish()
+    figures = record.content["figures"]["final"]
+    notice = next((logger.notice for logger in loggers if isinstance(logger, WandbLogger)), None)
+    title = f"{len(trainer.datamodule.val_records):,} validation images, last epoch"  # pyright: ignore[reportAttributeAccessIssue]
+    screens.show_end(figures, title, screens.next_steps(record.folder, notice))
+    return {name: value for name, value in figures.items() if not np.isnan(value)}

@@ -1,0 +1,37 @@
+"""Learning-rate schedules over optimizer steps; each takes the run's total number of steps from the caller."""
+
+from collections.abc import Sequence
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+
+def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float) -> LRScheduler:
+    """Up to each group's learning rate over the first `warmup` share of the steps, then down along a cosine.
+
+    torch's OneCycleLR (Smith and Topin 2017); momentum (Adam's beta1) moves the other way, as it does by default.
+    """
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, max_lr=peaks, total_steps=max(total_steps, 2), pct_start=warmup)
+
+
+def steps(
+    optimizer: Optimizer, total_steps: int, warmup: float, milestones: Sequence[float], gamma: float
+) -> LRScheduler:
+    """Linear warm-up over a share of the steps, then x `gamma` at each milestone, given as shares too."""
+    return LambdaLR(
+        optimizer,
+        lambda step: (
+            _ramp(step, warmup * total_steps)
+            * gamma ** sum(step >= milestone * total_steps for milestone in milestones)
+        ),
+    )
+
+
+def constant(optimizer: Optimizer, total_steps: int, warmup: float) -> LRScheduler:
+    """The optimizer's learning rate throughout, after a linear warm-up over a share of the steps."""
+    return LambdaLR(optimizer, lambda step: _ramp(step, warmup * total_steps))
+
+
+def _ramp(step: int, length: float) -> float:
+    return min(1.0, (step + 1) / length) if length >= 1 else 1.0

@@ -1,0 +1,172 @@
+"""The screen before a run, which says what will happen, and the one after it, which says what came out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from anchorlab.data.module import DataModule
+from anchorlab.data.resize import target_size
+from anchorlab.data.sample import Record
+from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.training.console import console
+from anchorlab.training.trainer import TrainerSettings
+
+BUDGETS = (10, 50, 100, 300, 1000)
+ROWS = {
+    "recall@N (IoU 0.5)": "recall",
+    "recall@N (IoU 0.7)": "recall_iou70",
+    "AR@N (IoU 0.5:0.95)": "AR",
+    "  small (area up to 32² px)": "AR_s",
+    "  medium": "AR_m",
+    "  large (from 96² px)": "AR_l",
+}
+
+
+def feature_grids(network: RegionProposalNetwork, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """(height, width) of each level's map for an input of `size`, from shapes alone: nothing is computed."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        features = network.backbone(torch.zeros(1, 3, *size))
+    return [(int(feature.shape[-2]), int(feature.shape[-1])) for feature in features]
+
+
+def input_size(data: DataModule) -> tuple[int, int]:
+    """(height, width) of the first validation image as the network gets it."""
+    record = data.val_records[0]
+    return target_size(record.height, record.width, data.short, data.long)
+
+
+def scalar_axes(network: RegionProposalNetwork, size: tuple[int, int]) -> dict[str, Any]:
+    """What runs are sorted and plotted by: the anchors' scalars, and their number on an image of `size`."""
+    grids = feature_grids(network, size)
+    count = sum(k * rows * columns for k, (rows, columns) in zip(network.anchors.num_anchors, grids, strict=True))
+    return network.anchors.axes() | {"anchors_per_image": count}
+
+
+def show_start(
+    config: Mapping[str, Any],
+    data: DataModule,
+    network: RegionProposalNetwork,
+    settings: TrainerSettings,
+    notices: Sequence[tuple[str, str]],
+) -> None:
+    """What will happen: data, anchors of each level, backbone, device and precision, budget, folder."""
+    size = input_size(data)
+    rows = [
+        ("data", f"train {_data_line(data.train_records)}; val {_data_line(data.val_records)}"),
+        ("", f"{data.root}; resized to {_resize_line(data)}, batches of {data.batch_size}{_left_out(data)}"),
+        *_anchor_rows(network, size),
+        ("backbone", _backbone_line(config["backbone"], network)),
+        ("device", _device_line(settings)),
+        ("budget", _budget_line(settings, data)),
+        *notices,
+    ]
+    console().print(_grid(rows))
+    console().print()
+
+
+def show_end(figures: Mapping[str, float], title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """What came out, where it is, and what to type next."""
+    console().print()
+    console().print(figures_table(figures, title))
+    console().print(_grid(rows))
+
+
+def figures_table(figures: Mapping[str, float], title: str) -> Table:
+    """Recall and AR at each budget, AR by object size; a dash where no object has that size."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for budget in BUDGETS:
+        table.add_column(f"N={budget}", justify="right")
+    for label, name in ROWS.items():
+        table.add_row(label, *(_shown(figures.get(f"{name}_{budget}")) for budget in BUDGETS))
+    return table
+
+
+def next_steps(folder: Path, wandb_notice: str | None) -> list[tuple[str, str]]:
+    """Where things are, and the commands a person wants next."""
+    rows = [
+        ("folder", str(folder)),
+        ("pictures", f"{folder / 'figures'}: anchors.png, proposals_epoch_*.png, recall.png"),
+    ]
+    if wandb_notice:
+        rows.append(("W&B", wandb_notice))
+    return [
+        *rows,
+        ("next", "python train.py 'anchor.ratios=[0.33,0.5,1,2,3]'        other anchors"),
+        ("", "python train.py -m anchor.k=3,6                        a sweep"),
+        ("", "python train.py data=voc data.root=<folder> backbone=efficientnet_lite0_fpn   your data"),
+    ]
+
+
+def _anchor_rows(network: RegionProposalNetwork, size: tuple[int, int]) -> Iterable[tuple[str, str]]:
+    total, grids = 0, feature_grids(network, size)
+    grid = network.anchors
+    for level, (stride, (rows, columns), shapes) in enumerate(
+        zip(network.backbone.strides, grids, grid.shapes, strict=True)
+    ):
+        total += rows * columns * len(shapes)
+        sizes = sorted({f"{area:.0f}" for area in shapes.prod(1).sqrt().tolist()}, key=int)
+        ratios = sorted({f"{ratio:.2g}" for ratio in (shapes[:, 1] / shapes[:, 0]).tolist()}, key=float)
+        yield (
+            "anchors" if level == 0 else "",
+            f"stride {stride}: {rows} x {columns} locations, k = {len(shapes)}: "
+            f"sizes {', '.join(sizes)} px, ratios {', '.join(ratios)} (height / width)",
+        )
+    yield "", f"{total:,} anchors on an image of {size[0]} x {size[1]} (height x width)"
+
+
+def _data_line(records: Sequence[Record]) -> str:
+    boxes = sum(len(record.boxes) for record in records)
+    ignored = sum(int(record.ignore.sum()) for record in records)
+    return f"{len(records):,} images, {boxes - ignored:,} boxes, {ignored:,} ignored"
+
+
+def _resize_line(data: DataModule) -> str:
+    sides = [f"{name} side {side} px" for name, side in (("short", data.short), ("long", data.long)) if side]
+    return ", ".join(sides)
+
+
+def _left_out(data: DataModule) -> str:
+    count = len(data.problems)
+    return f"; {count} problem{'s' * (count != 1)} left out, see problems.txt" if count else ""
+
+
+def _backbone_line(backbone: Mapping[str, Any], network: RegionProposalNetwork) -> str:
+    name = backbone["_target_"].rsplit(".", 1)[-1]
+    parts = [str(backbone[key]) for key in ("name",) if key in backbone]
+    weights = f", weights {backbone['weights']}" if "weights" in backbone else ", from random weights"
+    parameters = sum(p.numel() for p in network.parameters())
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return f"{' '.join([name, *parts])}{weights}; {parameters / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained"
+
+
+def _device_line(settings: TrainerSettings) -> str:
+    kept = ", freed memory kept" if settings.keep_memory else ""
+    layout = ", channels_last" if settings.channels_last else ""
+    processes = f"{settings.devices} x " if settings.devices != 1 else ""
+    precision = {32: "float32", 16: "float16", "bf16": "bf16"}[settings.precision]
+    return f"{processes}{settings.accelerator}, {precision}{layout}, {settings.threads} threads{kept}"
+
+
+def _budget_line(settings: TrainerSettings, data: DataModule) -> str:
+    steps = max(1, len(data.train_records) // data.batch_size) * settings.epochs // settings.accumulate
+    if settings.max_steps is not None:
+        steps = min(steps, settings.max_steps)
+    return f"{settings.epochs} epochs, {steps:,} steps"
+
+
+def _grid(rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(name, text)
+    return table
+
+
+def _shown(figure: float | None) -> str:
+    return "-" if figure is None or figure < 0 else f"{figure:.3f}"

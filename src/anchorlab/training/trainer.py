@@ -1,0 +1,80 @@
+"""The `trainer` group: how long, on what, how precisely; makes Lightning's Trainer and readies the process for it."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+
+from anchorlab.training.hardware import keep_freed_memory
+
+QUIET = (
+    ".*does not have many workers.*",
+    ".*Checkpoint directory.*exists.*",
+    ".*lower value for log_every_n_steps.*",
+    ".*LeafSpec.*",
+    ".*sync_dist=True.*",  # every process logs the same figures already
+)
+PRECISIONS = {32: "32-true", 16: "16-mixed", "bf16": "bf16-mixed"}
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """The group's keys, with every "auto" already decided (see `hardware.decide`)."""
+
+    epochs: int
+    max_steps: int | None
+    accelerator: str
+    devices: int | list[int]
+    num_nodes: int
+    strategy: str
+    precision: int | str
+    channels_last: bool
+    keep_memory: bool
+    threads: int
+    gradient_clip: float | None
+    accumulate: int
+    val_every: int
+    limit_val_batches: int | None
+    log_every: int
+
+    def prepare_process(self) -> None:
+        """Set what belongs to the process: memory, threads, and the silence of libraries that advertise."""
+        if self.keep_memory:
+            keep_freed_memory()
+        torch.set_num_threads(self.threads)
+        _quiet_lightning()
+
+    def trainer(self, callbacks: list[Callback], loggers: list[Logger], folder: Path) -> Trainer:
+        """Lightning's Trainer. Its sampler wrapping is off: our own samplers know the processes."""
+        return Trainer(
+            default_root_dir=folder,
+            max_epochs=self.epochs,
+            max_steps=-1 if self.max_steps is None else self.max_steps,
+            accelerator=self.accelerator,
+            devices=self.devices,
+            num_nodes=self.num_nodes,
+            strategy=self.strategy,
+            precision=PRECISIONS[self.precision],  # pyright: ignore[reportArgumentType]
+            gradient_clip_val=self.gradient_clip,
+            accumulate_grad_batches=self.accumulate,
+            check_val_every_n_epoch=self.val_every,
+            limit_val_batches=self.limit_val_batches,
+            log_every_n_steps=self.log_every,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            callbacks=callbacks,
+            logger=loggers,
+        )
+
+
+def _quiet_lightning() -> None:
+    """Lightning tells of devices, other products and its own deprecations; the start screen says what matters."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
