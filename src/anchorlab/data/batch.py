@@ -90,9 +90,7 @@ class Batch:
 
 def target_of(record: Record) -> Target:
     """The record's boxes as recall scores them."""
-    return Target(
-        torch.from_numpy(record.boxes), torch.from_numpy(record.area), torch.from_numpy(record.ignore)
-    )
+    return Target(torch.from_numpy(record.boxes), torch.from_numpy(record.area), torch.from_numpy(record.ignore))
 
 
 def collate(items: Sequence[Item], pad_to: int = 1) -> Batch:

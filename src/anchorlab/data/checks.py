@@ -76,9 +76,7 @@ class Checker:
             return None
         return size
 
-    def record(
-        self, file: Path, image_id: int | str, path: Path, size: Size, raw: Iterable[RawBox]
-    ) -> Record:
+    def record(self, file: Path, image_id: int | str, path: Path, size: Size, raw: Iterable[RawBox]) -> Record:
         """The image with those of its boxes that can be used."""
         kept: list[RawBox] = []
         usable: list[XYXY] = []

@@ -100,9 +100,7 @@ def _load(file: Path) -> dict[str, Any]:
     for key, entry in (("images", "id"), ("annotations", "id"), ("categories", "name")):
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) and entry in row for row in rows):
-            raise DataError(
-                f"{file} is no COCO instances file: {key!r} is not a list of objects with {entry!r}"
-            )
+            raise DataError(f"{file} is no COCO instances file: {key!r} is not a list of objects with {entry!r}")
     return content
 
 

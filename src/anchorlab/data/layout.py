@@ -35,9 +35,7 @@ class Layout:
     def splits(self) -> list[str]:
         """The splits that exist, an undivided data set being "train" alone."""
         splits = self.names if SPLIT in self.template.annotations else ["train"]
-        return [
-            split for split in splits if self.names[split] is not None and self.annotations(split).exists()
-        ]
+        return [split for split in splits if self.names[split] is not None and self.annotations(split).exists()]
 
     def images(self, split: str) -> Path:
         return self._path(self.template.images, split)

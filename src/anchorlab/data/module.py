@@ -65,6 +65,8 @@ class DataModule(lightning.LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"data.on_error={on_error!r} must be raise or skip")
         self.reader = reader(root=root)
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
@@ -111,9 +113,7 @@ class DataModule(lightning.LightningDataModule):
 
     def dataset(self, split: str, augmented: bool = False) -> ImageDataset:
         """The images of a split as the network sees them, one `batch.Item` each."""
-        return ImageDataset(
-            self.records(split), self.short, self.long, self.augment if augmented else None, self.seed
-        )
+        return ImageDataset(self.records(split), self.short, self.long, self.augment if augmented else None, self.seed)
 
     def _require(self, *splits: str) -> None:
         """Read splits that are still missing; problems of all of them are reported together."""
@@ -160,9 +160,7 @@ class DataModule(lightning.LightningDataModule):
         rank, world = self._process()
         batch_size = self._share("batch_size", self.batch_size)
         sampler = EpochSampler(len(dataset), rank, world, self.seed)
-        return LateLoader(
-            dataset, batch_size, sampler=sampler, drop_last=len(sampler) >= batch_size, **self._loading()
-        )
+        return LateLoader(dataset, batch_size, sampler=sampler, drop_last=len(sampler) >= batch_size, **self._loading())
 
     def val_dataloader(self) -> DataLoader:
         return self.eval_dataloader("val")
@@ -210,9 +208,7 @@ def divide(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[
     Both keep the order of `records`. An image that joins or leaves the data set moves at most one other.
     """
     if not 0 < fraction < 1:
-        raise ValueError(
-            f"data.val_fraction={fraction} must lie between 0 and 1: this data set has no val split"
-        )
+        raise ValueError(f"data.val_fraction={fraction} must lie between 0 and 1: this data set has no val split")
     count = min(max(1, round(fraction * len(records))), len(records) - 1)
     chosen = {record.image_id for record in first_by_hash(records, count, seed)}
     return (

@@ -75,7 +75,7 @@ class VocReader:
         return existing or ["train"]
 
     def read(self, split: str) -> tuple[list[Record], list[Problem]]:
-        """Images in the order of the split's list (without one, of their stems), boxes in that of the file."""
+        """Images in the order of the split's list (without one, by stem), boxes in the order of their file."""
         images = {path.stem: path for path in reversed(list_images(self.images))}
         checker = Checker()
         records = []
@@ -101,15 +101,12 @@ class VocReader:
     def _read_image(self, stem: str, file: Path, image: Path | None, checker: Checker) -> Record | None:
         """`image` is the file of that stem, if there is one."""
         try:
-            root = defusedxml.ElementTree.parse(file).getroot()
+            root = defusedxml.ElementTree.fromstring(file.read_bytes())
         except FileNotFoundError:
             checker.note(file, f"image {stem}", "missing annotation")
             return None
         except (OSError, ParseError, DefusedXmlException) as error:
             checker.note(file, f"image {stem}", "unreadable annotation", str(error))
-            return None
-        if root is None:
-            checker.note(file, f"image {stem}", "empty annotation")
             return None
         named = checker.path(file, stem, self.images, root.findtext("filename") or f"{stem}.jpg")
         if named is None:
