@@ -94,7 +94,7 @@ def test_a_record_keeps_the_annotations_area_and_names_what_it_leaves_out():
     assert record.category.tolist() == [4, 2, 2]
     assert record.ignore.tolist() == [False, True, False]
     assert (record.height, record.width) == SIZE
-    assert [str(problem) for problem in checker.problems] == ["a.json: image 7, box 2: zero-area box ((1, 2, 1, 6))"]
+    assert [str(problem) for problem in checker.problems] == ["a.json: image 7, box 2: zero-area box: (1, 2, 1, 6)"]
 
 
 def test_a_record_without_boxes():

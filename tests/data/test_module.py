@@ -105,7 +105,7 @@ def test_every_problem_of_both_splits_is_raised_at_once(make_data):
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("2 problems in data.root=")
     assert ["train.json" in lines[1], "val.json" in lines[2]] == [True, True]
-    assert "zero-area box ((1.0, 2.0, 0.0, 4.0))" in lines[1]
+    assert "zero-area box: (1.0, 2.0, 0.0, 4.0)" in lines[1]
     with pytest.raises(DataError):
         data.setup()  # still as bad as before
 
@@ -143,6 +143,14 @@ def test_images_left_without_boxes_are_trained_on(make_data):
 def test_training_drops_an_incomplete_batch_but_never_the_only_one(make_data):
     assert [len(batch.index) for batch in make_data(images=6, val=2).train_dataloader()] == [4]
     assert [len(batch.index) for batch in make_data(images=3, val=2).train_dataloader()] == [3]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_goes_bad_during_training_is_named(make_data, workers):
+    data = make_data(images=4, val=2, workers=workers)
+    data.train_records[2].path.write_bytes(b"no image any more")
+    with pytest.raises(DataError, match=r"2\.png: image train 2 cannot be decoded"):
+        list(data.train_dataloader())
 
 
 def test_validation_keeps_order_and_every_image(make_data):

@@ -21,8 +21,8 @@ def test_bccd_names_its_two_boxes_without_area(real_data):
     with pytest.raises(DataError, match="2 problems") as caught:
         data.setup()
     message = str(caught.value)
-    assert "BloodImage_00343, object 4 (RBC): zero-area box ((181.0, 329.0, 181.0, 329.0))" in message
-    assert "BloodImage_00338, object 13 (RBC): zero-area box ((504.0, 337.0, 504.0, 337.0))" in message
+    assert "BloodImage_00343, object 4 (RBC): zero-area box: (181.0, 329.0, 181.0, 329.0)" in message
+    assert "BloodImage_00338, object 13 (RBC): zero-area box: (504.0, 337.0, 504.0, 337.0)" in message
 
 
 def test_bccd_without_them(real_data):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from anchorlab.data.sample import DataError
 
 SPLIT = "{split}"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class Template(NamedTuple):

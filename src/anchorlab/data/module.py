@@ -117,18 +117,20 @@ class DataModule(lightning.LightningDataModule):
 
     def _require(self, *splits: str) -> None:
         """Read splits that are still missing; problems of all of them are reported together."""
-        missing = [split for split in splits if split not in self._records]
+        records = dict(self._records)
         found: list[Problem] = []
-        for split in missing:
-            if split not in self._records:  # one read may give both training and validation
-                found += self._read(split)
+        for split in splits:
+            if split not in records:  # one read may give both training and validation
+                new, problems = self._read(split)
+                records.update(new)
+                found += problems
         if found and self.on_error == "raise":
-            for split in missing:
-                del self._records[split]
             raise DataError(_complaint(len(found), self.root), found)
+        self._records = records
         self.problems += found
 
-    def _read(self, split: str) -> list[Problem]:
+    def _read(self, split: str) -> tuple[dict[str, list[Record]], list[Problem]]:
+        """The split, or training and validation where one is made of the other."""
         existing = self.reader.splits()
         source = "train" if split == "val" and split not in existing else split
         if source not in existing:
@@ -138,11 +140,11 @@ class DataModule(lightning.LightningDataModule):
         if source == "train" and "val" not in existing:
             divided["train"], divided["val"] = divide(records, self.val_fraction, self.split_seed)
         for name, part in divided.items():
-            part = first_by_hash(part, self.limits.get(name), self.split_seed)
-            self._records[name] = self._keep_categories(part)
             if not part:
                 raise DataError(f"data.root={self.root} has no usable image for the split {name!r}", problems)
-        return problems
+            limited = first_by_hash(part, self.limits.get(name), self.split_seed)
+            divided[name] = self._keep_categories(limited)
+        return divided, problems
 
     def _keep_categories(self, records: list[Record]) -> list[Record]:
         if self.categories is None:

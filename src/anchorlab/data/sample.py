@@ -56,7 +56,7 @@ class Problem:
     value: object = None
 
     def __str__(self) -> str:
-        value = "" if self.value is None else f" ({self.value!r})"
+        value = "" if self.value is None else f": {self.value!r}"
         return f"{self.file}: {self.id}: {self.message}{value}"
 
 
