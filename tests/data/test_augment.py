@@ -131,8 +131,7 @@ def test_a_crop_may_cut_an_ignored_region_but_no_object():
 def test_scaling_shrinks_and_grows_about_equally_often():
     augment = Augmentation(scale=[0.5, 3.0])
     grown = [
-        augment(paint([[60, 40, 80, 60]]), np.random.default_rng(seed), no_draw).area[0] > 400
-        for seed in range(80)
+        augment(paint([[60, 40, 80, 60]]), np.random.default_rng(seed), no_draw).area[0] > 400 for seed in range(80)
     ]
     assert 25 < sum(grown) < 55
 
@@ -164,7 +163,7 @@ def test_agrees_with_the_boxes_of_albumentations():
 
     augment, sample = Augmentation(flip=0.5, scale=[0.6, 1.8], shift=0.2, min_visibility=0.0), paint()
     params = A.BboxParams(format="pascal_voc", label_fields=["row"], clip=True, filter_invalid_bboxes=True)
-    theirs = A.Compose(list(augment._moves(A)), bbox_params=params)
+    theirs = A.Compose(list(augment._moves()), bbox_params=params)
     for seed in range(20):
         out = augment(sample, np.random.default_rng(seed), no_draw)
         rng = np.random.default_rng(seed)
@@ -312,9 +311,7 @@ def test_the_same_generator_gives_the_same_sample_whatever_came_before():
     for one, same in zip(first, again, strict=True):
         np.testing.assert_array_equal(one.image, same.image)
         np.testing.assert_array_equal(one.boxes, same.boxes)
-    assert any(
-        one.image.shape != two.image.shape or (one.image != two.image).any() for one, two in pairwise(first)
-    )
+    assert any(one.image.shape != two.image.shape or (one.image != two.image).any() for one, two in pairwise(first))
 
 
 @settings(max_examples=60, deadline=None)

@@ -173,9 +173,7 @@ def test_reads_like_any_data_set(tmp_path):
     assert not problems
     assert len(records) == 3
     for record in records:
-        assert (
-            np.asarray(cv2.imread(str(record.path))).shape == (record.height, record.width, 3) == (*SIZE, 3)
-        )
+        assert np.asarray(cv2.imread(str(record.path))).shape == (record.height, record.width, 3) == (*SIZE, 3)
         assert not record.ignore.any()
         assert (record.area <= (record.boxes[:, 2:] - record.boxes[:, :2]).prod(axis=1)).all()
     assert len(data.read("val")[0]) == 2

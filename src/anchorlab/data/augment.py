@@ -1,5 +1,6 @@
 """Training images changed at random with their boxes; images that are scored are never augmented.
- The transforms are albumentations' own. Two things are added to them: a mosaic of four samples, and an
+
+The transforms are albumentations' own. Two things are added to them: a mosaic of four samples, and an
 account of the boxes that leave the picture. albumentations drops a box of which little is left, and its
 remains would be learnt as background; here they become an ignored region. To know what was cut off, both
 corners of every box also travel as key points, which no transform clips.
@@ -15,14 +16,16 @@ from typing import Any
 
 import numpy as np
 
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else every import asks the registry for a newer version
+# Imported here, not on first use: W&B hooks into imports, and refuses to work in a forked worker process.
+import albumentations as A
+
 from anchorlab.data.resize import resize_sample
 from anchorlab.data.sample import Sample
 
 Generator = np.random.Generator
 
-PADDING = (
-    114  # grey level of what lies beyond an image: near the mean of photographs, so that the seam is weak
-)
+PADDING = 114  # grey level beyond an image: near the mean of photographs, so that the seam is weak
 PIXEL_CENTRE = 0.5  # key points count from the centre of the first pixel, boxes from its edge
 
 
@@ -39,13 +42,11 @@ class Augmentation:
         flip: probability of a horizontal flip.
         scale: [smallest, largest] factor for the content; it shrinks as often as it grows.
         shift: largest shift of the content, as a share of the image's height and width.
-        colour: strength of the change in brightness, contrast and saturation, each at most by this share, and
-        in hue,
-            at most by a tenth of it (in turns of the colour circle).
+        colour: largest change of brightness, contrast and saturation, as a share; hue turns by a tenth of it
+            at most, in turns of the colour circle.
         blur: probability of a slight Gaussian or motion blur.
         noise: probability of Gaussian pixel noise.
-        min_visibility: an object becomes an ignored region when a step leaves less than this share of its
-        box.
+        min_visibility: an object that a step leaves less than this share of its box becomes an ignored region.
     """
 
     def __init__(
@@ -74,8 +75,7 @@ class Augmentation:
     def __call__(self, sample: Sample, rng: Generator, draw: Callable[[int], Sample]) -> Sample:
         """A new sample that depends on the arguments alone.
 
-        `draw(i)` gives another training sample, row i modulo their number, of any size; only a mosaic asks
-        for one.
+        `draw(i)` gives another training sample, row i modulo their number; only a mosaic asks for any.
         """
         if rng.random() < self.mosaic:
             others = [draw(int(row)) for row in rng.integers(2**31, size=3)]
@@ -90,19 +90,14 @@ class Augmentation:
 
     @cached_property
     def _compose(self) -> Any:
-        """The transforms, built on first use: albumentations takes a second to import."""
-        os.environ["NO_ALBUMENTATIONS_UPDATE"] = (
-            "1"  # else every import asks the registry for a newer version
-        )
-        import albumentations as A
-
+        """The transforms, built on first use, in the worker that uses them."""
         return A.Compose(
-            [*self._moves(A), *self._looks(A)],
+            [*self._moves(), *self._looks()],
             bbox_params=A.BboxParams(format="pascal_voc", clip=True, filter_invalid_bboxes=True),
             keypoint_params=A.KeypointParams(format="xy", remove_invisible=False),
         )
 
-    def _moves(self, A: Any) -> Iterator[Any]:
+    def _moves(self) -> Iterator[Any]:
         """The steps that move boxes; the crop is first, while boxes lie where `_held_whole` puts them."""
         yield A.NoOp()  # albumentations warns of boxes that no transform would move
         if self.crop:
@@ -114,7 +109,7 @@ class Augmentation:
             zoom = {"scale": (low, high), "keep_ratio": True, "balanced_scale": low < 1 < high}
             yield A.Affine(**zoom, translate_percent=(-self.shift, self.shift), fill=PADDING, p=1)
 
-    def _looks(self, A: Any) -> Iterator[Any]:
+    def _looks(self) -> Iterator[Any]:
         """The steps that change pixels alone."""
         if self.colour:
             around = (1 - self.colour, 1 + self.colour)
@@ -159,10 +154,9 @@ def cut(sample: Sample, image: np.ndarray, boxes: np.ndarray, min_visibility: fl
 
 
 def join_four(samples: Sequence[Sample], min_visibility: float, rng: Generator) -> Sample:
-    """A mosaic: four samples around a random centre, in an image as large as the first one's.
+    """A mosaic: four samples around a random centre, with the id and the image size of the first.
 
-    Each is scaled until it just covers its quarter, and cropped to it at random. The result bears the first
-    one's id.
+    Each is scaled until it just covers its quarter, and cropped to it at random.
     """
     height, width = samples[0].image.shape[:2]
     row, column = (int(np.clip(side * rng.uniform(0.3, 0.7), 1, side - 1)) for side in (height, width))
@@ -174,31 +168,23 @@ def join_four(samples: Sequence[Sample], min_visibility: float, rng: Generator) 
         tile = _fill(sample, (bottom - top, right - left), min_visibility, rng)
         canvas[top:bottom, left:right] = tile.image
         tiles.append(replace(tile, boxes=tile.boxes + np.array([left, top, left, top], np.float32)))
-    return replace(
-        samples[0],
-        image=canvas,
-        **{name: np.concatenate([getattr(tile, name) for tile in tiles]) for name in _PER_BOX},
-    )
-
-
-_PER_BOX = ("boxes", "area", "category", "ignore")
+    per_box = ("boxes", "area", "category", "ignore")
+    joined = {name: np.concatenate([getattr(tile, name) for tile in tiles]) for name in per_box}
+    return replace(samples[0], image=canvas, **joined)
 
 
 def _fill(sample: Sample, size: tuple[int, int], min_visibility: float, rng: Generator) -> Sample:
     """The sample scaled until it just covers (height, width) = `size`, and cropped to that at random."""
     scale = max(new / old for new, old in zip(size, sample.image.shape[:2], strict=True))
-    height, width = (
-        max(new, round(old * scale)) for new, old in zip(size, sample.image.shape[:2], strict=True)
-    )
+    height, width = (round(side * scale) for side in sample.image.shape[:2])
     scaled, _ = resize_sample(sample, (height, width))
-    top, left = int(rng.integers(height - size[0] + 1)), int(rng.integers(width - size[1] + 1))
+    top, left = (int(rng.integers(room + 1)) for room in (height - size[0], width - size[1]))
     window = scaled.image[top : top + size[0], left : left + size[1]]
     return cut(scaled, window, scaled.boxes - np.array([left, top, left, top]), min_visibility)
 
 
 def _held_whole(sample: Sample, rng: Generator) -> np.ndarray:
-    """What a crop must hold (n, 4): the objects, out to whole pixels, and a random window of half either
-    side.
+    """What a crop must hold (n, 4): the objects, and a random window half as high and wide as the image.
 
     Without the window, a lone small object would be cropped to a few pixels and blown up, and an image
     without objects would not be cropped at all.
@@ -207,8 +193,7 @@ def _held_whole(sample: Sample, rng: Generator) -> np.ndarray:
     left, top = rng.random(2) * (width, height) / 2
     window = np.array([[left, top, left + width / 2, top + height / 2]])
     boxes = np.concatenate([window, sample.boxes[~sample.ignore]])
-    # The crop rounds its right and bottom down: half a pixel more than whole keeps rounding errors from
-    # costing one.
+    # The crop rounds its right and bottom down: half a pixel beyond whole ones survives a rounding error.
     outward = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:]) + 0.5], axis=1)
     return np.clip(outward, 0, (width, height, width, height)).astype(np.float32)
 

@@ -120,9 +120,7 @@ def _shading(mask: Field, rng: Generator) -> Field:
     angle = rng.uniform(0, 2 * np.pi)
     rows, columns = _unit_grid(mask.shape)
     light = 1 + rng.uniform(0.1, 0.35) * ((columns - 0.5) * np.cos(angle) + (rows - 0.5) * np.sin(angle)) * 2
-    inside = np.pad(
-        (mask >= COVERED).astype(np.uint8), 1
-    )  # the pad makes the mask's own border count as an edge
+    inside = np.pad((mask >= COVERED).astype(np.uint8), 1)  # the pad makes the mask's own border count as an edge
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
     rim = rng.choice([1.5, 0.2 * min(mask.shape), np.inf], p=[0.4, 0.4, 0.2])  # a line, a bevel, flat
     dark = 0.0 if np.isinf(rim) else rng.uniform(0.2, 0.6) * np.clip(1 - depth / rim, 0, 1)
@@ -228,9 +226,7 @@ def _bar(rng: Generator) -> list[Field]:
 def _polygon(rng: Generator) -> list[Field]:
     """Three to seven corners at uneven angles on a circle."""
     corners = int(rng.integers(3, 8))
-    angle = (
-        _angles(corners) + rng.uniform(0, 2 * np.pi) + rng.uniform(-0.6, 0.6, size=corners) * np.pi / corners
-    )
+    angle = _angles(corners) + rng.uniform(0, 2 * np.pi) + rng.uniform(-0.6, 0.6, size=corners) * np.pi / corners
     return [np.stack([np.cos(angle), np.sin(angle)], axis=-1)]
 
 
@@ -242,9 +238,7 @@ def _star(rng: Generator) -> list[Field]:
 def _blob(rng: Generator) -> list[Field]:
     """A wobbly closed curve: a circle whose radius is a short random Fourier series."""
     angle = _angles(96)
-    waves = [
-        rng.uniform(-0.35, 0.35) / n * np.cos(n * angle + rng.uniform(0, 2 * np.pi)) for n in range(2, 6)
-    ]
+    waves = [rng.uniform(-0.35, 0.35) / n * np.cos(n * angle + rng.uniform(0, 2 * np.pi)) for n in range(2, 6)]
     return [_ring_of(1 + np.sum(waves, axis=0), rng)]
 
 
@@ -302,9 +296,7 @@ def _ring_of(radii: NDArray, rng: Generator) -> Field:
 def _line(layer: Field, rng: Generator) -> None:
     """A straight or bent line, one to three pixels thick."""
     points = _points_around(layer.shape, rng, count=int(rng.integers(2, 5)), reach=0.4)
-    cv2.polylines(
-        layer, [points], isClosed=False, color=1.0, thickness=int(rng.integers(1, 4)), lineType=cv2.LINE_AA
-    )
+    cv2.polylines(layer, [points], isClosed=False, color=1.0, thickness=int(rng.integers(1, 4)), lineType=cv2.LINE_AA)
 
 
 def _speckles(layer: Field, rng: Generator) -> None:

@@ -206,9 +206,8 @@ def draw_scene(recipe: Recipe, rng: Generator) -> Scene:
     An object's size and ratio are drawn whatever room there is, so that crowding does not bend their spread.
     """
     count = int(rng.integers(recipe.boxes_per_image[0], recipe.boxes_per_image[1] + 1))
-    masks, categories = (
-        zip(*(_design_object(recipe, rng) for _ in range(count)), strict=True) if count else ((), ())
-    )
+    designs = [_design_object(recipe, rng) for _ in range(count)]
+    masks = [mask for mask, _ in designs]
     layout = _lay_out(masks, recipe, rng)
 
     picture = painting.background(recipe.image_size, rng)
@@ -220,7 +219,7 @@ def draw_scene(recipe: Recipe, rng: Generator) -> Scene:
         image=painting.develop(picture, recipe.noise, rng),
         boxes=np.array([layout.box(index) for index in order], np.int64).reshape(-1, 4),
         area=layout.visible[order],
-        category=np.array(categories, np.int64)[order],
+        category=np.array([designs[index][1] for index in order], np.int64),
     )
 
 
@@ -244,9 +243,7 @@ class _Layout:
     def __init__(self, masks: Sequence[Field], recipe: Recipe):
         self.solid = [mask >= painting.COVERED for mask in masks]
         self.least = (1 - recipe.occlusion) * np.array([mask.sum() for mask in self.solid])
-        self.owner = np.full(
-            recipe.image_size, len(masks)
-        )  # (H, W) index of the object on top; G is the ground
+        self.owner = np.full(recipe.image_size, len(masks))  # (H, W) the object on top; G is the ground
         self.visible = np.zeros(len(masks), np.int64)  # (G,) pixels
         self.corners: dict[int, tuple[int, int]] = {}  # row, column of each placed object, in painting order
 
@@ -271,21 +268,20 @@ class _Layout:
 
 def _lay_out(masks: Sequence[Field], recipe: Recipe, rng: Generator) -> _Layout:
     """Place the objects in random order or, if one is left out, the largest first: that leaves more room."""
-    orders = (range(len(masks)), sorted(range(len(masks)), key=lambda index: -masks[index].size))
-    layout = _Layout(masks, recipe)
-    for order in orders:
-        if len(layout.corners) == len(masks):
-            break
-        trial = _Layout(masks, recipe)
+    by_size = sorted(range(len(masks)), key=lambda index: -masks[index].size)
+    layouts = []
+    for order in (range(len(masks)), by_size):
+        layout = _Layout(masks, recipe)
         for index in order:
-            trial.place(index, rng)
-        layout = max(layout, trial, key=lambda one: len(one.corners))
-    fix = (
-        f"only {len(layout.corners)} found a place in an image: ask for fewer, smaller ones or more occlusion"
-    )
-    enough = len(layout.corners) >= recipe.boxes_per_image[0]
-    _require(enough, "boxes_per_image", recipe.boxes_per_image, fix)
-    return layout
+            layout.place(index, rng)
+        if len(layout.corners) == len(masks):
+            return layout
+        layouts.append(layout)
+    fullest = max(layouts, key=lambda layout: len(layout.corners))
+    count, fewest = len(fullest.corners), recipe.boxes_per_image[0]
+    fix = f"only {count} found a place in one image: ask for fewer or smaller ones, or more occlusion"
+    _require(count >= fewest, "boxes_per_image", recipe.boxes_per_image, fix)
+    return fullest
 
 
 # ------------------------------------------------------------------------------------------------------ files
@@ -301,9 +297,7 @@ def _append(coco: dict[str, Any], scene: Scene, name: str) -> None:
     height, width = scene.image.shape[:2]
     image_id = len(coco["images"]) + 1
     coco["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
-    for (x1, y1, x2, y2), area, category in zip(
-        scene.boxes.tolist(), scene.area, scene.category, strict=True
-    ):
+    for (x1, y1, x2, y2), area, category in zip(scene.boxes.tolist(), scene.area, scene.category, strict=True):
         coco["annotations"].append(
             {
                 "id": len(coco["annotations"]) + 1,
@@ -317,9 +311,7 @@ def _append(coco: dict[str, Any], scene: Scene, name: str) -> None:
 
 
 def _write_jpeg(path: Path, image: np.ndarray) -> None:
-    _, data = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    )
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     path.write_bytes(data.tobytes())  # unlike cv2.imwrite, this fails loudly on a full disk
 
 
