@@ -114,19 +114,13 @@ def sharp_boxes(draw, most: int) -> list:
 def images(draw) -> Scored:
     gt, proposals = draw(sharp_boxes(6)), draw(sharp_boxes(14))
     proposals += [gt[i] for i in draw(st.lists(st.integers(0, len(gt) - 1), max_size=6))] if gt else []
-    scores = draw(
-        st.lists(st.sampled_from([0.1, 0.5, 0.9, -1.0]), min_size=len(proposals), max_size=len(proposals))
-    )
+    scores = draw(st.lists(st.sampled_from([0.1, 0.5, 0.9, -1.0]), min_size=len(proposals), max_size=len(proposals)))
     areas = st.sampled_from([0.0, 1.0, 1023.9, 1024.0, 1024.1, 9216.0, 9216.1, 1e10, 2e10])
     area = draw(st.none() | st.lists(areas, min_size=len(gt), max_size=len(gt)))
-    return scored(
-        proposals, scores, gt, area, draw(st.lists(st.booleans(), min_size=len(gt), max_size=len(gt)))
-    )
+    return scored(proposals, scores, gt, area, draw(st.lists(st.booleans(), min_size=len(gt), max_size=len(gt))))
 
 
-@given(
-    st.lists(images(), min_size=1, max_size=4), st.sampled_from([(1,), (1, 2, 5), (3, 100), (10, 50, 1000)])
-)
+@given(st.lists(images(), min_size=1, max_size=4), st.sampled_from([(1,), (1, 2, 5), (3, 100), (10, 50, 1000)]))
 @settings(max_examples=300, deadline=None)
 def test_equals_pycocotools_on_adversarial_sets(dataset, budgets):
     assert measure(dataset, budgets).compute() == pytest.approx(by_pycocotools(dataset, budgets), abs=1e-9)
@@ -213,9 +207,7 @@ def test_figures_follow_from_the_saved_arrays(tmp_path):
     metric = measure([random_image(rng, 40, 5) for _ in range(4)], [1, 10])
     np.savez_compressed(tmp_path / "recall.npz", **metric.ranks())  # type: ignore[arg-type]
     with np.load(tmp_path / "recall.npz", allow_pickle=False) as saved:
-        assert (
-            figures_from_ranks(saved["rank"], saved["counted"], saved["budgets"].tolist()) == metric.compute()
-        )
+        assert figures_from_ranks(saved["rank"], saved["counted"], saved["budgets"].tolist()) == metric.compute()
 
 
 @given(st.permutations(range(5)), st.lists(st.integers(0, 4), max_size=4))
@@ -274,9 +266,7 @@ def test_pairwise_iou_equals_pycocotools_bit_for_bit(a, b):
     assert pairwise_iou(a, b).shape == (len(a), len(b))
 
 
-@given(
-    st.lists(st.permutations(range(5)).flatmap(lambda p: st.integers(0, 5).map(lambda n: p[:n])), max_size=9)
-)
+@given(st.lists(st.permutations(range(5)).flatmap(lambda p: st.integers(0, 5).map(lambda n: p[:n])), max_size=9))
 @settings(max_examples=100, deadline=None)
 def test_serving_all_at_once_equals_serving_in_turn(wishes):
     expected = np.full(5, -1)

@@ -115,6 +115,7 @@ class ProposalRecall(Metric):
             FloatingPointError: for a proposal or score that is NaN or infinite.
         """
         boxes, scores = _float64(boxes).reshape(-1, 4), _float64(scores)
+        assert len(boxes) == len(scores) and len(gt_boxes) == len(gt_area) == len(gt_ignore)
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise FloatingPointError(f"image {index}: a proposal or its score is NaN or infinite")
         counted = counted_by_area(_float64(gt_area), np.asarray(torch.as_tensor(gt_ignore).cpu(), dtype=bool))
@@ -181,9 +182,7 @@ def counted_by_area(area: np.ndarray, ignore: np.ndarray) -> np.ndarray:
     return (area[:, None] >= low) & (area[:, None] <= high) & ~ignore[:, None]
 
 
-def match(
-    boxes: np.ndarray, scores: np.ndarray, gt_boxes: np.ndarray, counted: np.ndarray, limit: int
-) -> np.ndarray:
+def match(boxes: np.ndarray, scores: np.ndarray, gt_boxes: np.ndarray, counted: np.ndarray, limit: int) -> np.ndarray:
     """The rank at which each box is found, for every threshold and area range.
 
     Args:
@@ -258,9 +257,7 @@ def merge(index: np.ndarray, num_boxes: np.ndarray, rank: np.ndarray, counted: n
     unique, first, repeat_of = np.unique(index, return_index=True, return_inverse=True)
     if (num_boxes != num_boxes[first][repeat_of]).any():
         clash = index[num_boxes != num_boxes[first][repeat_of]][0]
-        raise ValueError(
-            f"two different images were scored under index {clash}: give each image of the split its own"
-        )
+        raise ValueError(f"two different images were scored under index {clash}: give each image of the split its own")
     starts = np.cumsum(num_boxes) - num_boxes
     kept = num_boxes[first]
     rows = np.arange(kept.sum()) + np.repeat(starts[first] - (np.cumsum(kept) - kept), kept)
@@ -295,9 +292,7 @@ def figures_from_ranks(rank: np.ndarray, counted: np.ndarray, budgets: Sequence[
     return figures
 
 
-def _pairs(
-    boxes: np.ndarray, gt_boxes: np.ndarray, wanted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pairs(boxes: np.ndarray, gt_boxes: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rank, box and IoU of all pairs at IoU >= 0.5, a proposal's pairs together, its best choice first.
 
     A proposal prefers the box of highest IoU and, among equals, the later one: pycocotools replaces its

@@ -73,7 +73,7 @@ def no_account(monkeypatch, tmp_path_factory):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     yield
-    if wandb.setup().settings.api_key:
+    if "WANDB_API_KEY" in os.environ:
         wandb.teardown()  # W&B remembers a key for the process
 
 
@@ -85,12 +85,14 @@ def runs_in(folder: Path) -> list[Path]:
     return sorted((folder / "wandb").glob("offline-run-*"))
 
 
-def read_back(folder: Path) -> tuple[dict, list[dict]]:
-    """Summary page and history rows of the only run under the folder."""
+def summary_page(folder: Path) -> dict:
     (run,) = runs_in(folder)
-    return inspect(run, "--summary")[0], [
-        record["history"]["item"] for record in inspect(run) if record["type"] == "history"
-    ]
+    return inspect(run, "--summary")[0]
+
+
+def history(folder: Path) -> list[dict]:
+    (run,) = runs_in(folder)
+    return [record["history"]["item"] for record in inspect(run) if record["type"] == "history"]
 
 
 def inspect(run: Path, *options: str) -> list[dict]:
@@ -124,7 +126,7 @@ def test_an_offline_run_holds_config_curves_and_summaries(tmp_path):
     logger.log_hyperparams({"anchor": {"ratios": [0.5, 1, 2]}, "k": 3})
     fit(tmp_path, logger, Toy())
     logger.finish()
-    page, rows = read_back(tmp_path)
+    page, rows = summary_page(tmp_path), history(tmp_path)
     assert (page["project"], page["name"], page["tags"], page["state"]) == (
         "rpn",
         "k=3",
@@ -161,12 +163,10 @@ def test_boxes_and_the_recall_table_are_read_back(tmp_path):
     logger = offline(tmp_path)
     image = np.zeros((20, 40, 3), dtype=np.uint8)
     proposals = np.array([[1, 2, 30, 12], [0, 0, 40, 20]], dtype=np.float32)
-    logger.log_boxes(
-        "val/image_a b.c", image, proposals, np.array([0.75, 0.5]), np.array([[1, 2, 31, 13.5]]), step=4
-    )
+    logger.log_boxes("val/image_a b.c", image, proposals, np.array([0.75, 0.5]), np.array([[1, 2, 31, 13.5]]), step=4)
     logger.log_recall_table(np.array([[0.5, 0.25], [1.0, 0.5]]), [10, 100], [0.5, 0.55])
     logger.finish()
-    page, _ = read_back(tmp_path)
+    page = summary_page(tmp_path)
     files = runs_in(tmp_path)[0] / "files"
     picture = page["summary"]["val/image_a_b_c"]
     assert (picture["width"], picture["height"]) == (40, 20)
@@ -183,21 +183,17 @@ def test_boxes_and_the_recall_table_are_read_back(tmp_path):
 
 def test_a_picture_without_proposals_and_boxes_is_logged(tmp_path):
     logger = offline(tmp_path)
-    logger.log_boxes(
-        "val/image_1", np.zeros((4, 8, 3), np.uint8), np.zeros((0, 4)), np.zeros(0), np.zeros((0, 4))
-    )
+    logger.log_boxes("val/image_1", np.zeros((4, 8, 3), np.uint8), np.zeros((0, 4)), np.zeros(0), np.zeros((0, 4)))
     logger.finish()
-    assert read_back(tmp_path)[0]["summary"]["val/image_1"]["width"] == 8
+    assert summary_page(tmp_path)["summary"]["val/image_1"]["width"] == 8
 
 
 def test_media_off_keeps_pictures_at_home(tmp_path):
     logger = offline(tmp_path, media=False)
     logger.log_metrics({"train/loss": 1.0}, 0)
-    logger.log_boxes(
-        "val/image_1", np.zeros((4, 8, 3), np.uint8), np.zeros((0, 4)), np.zeros(0), np.zeros((0, 4))
-    )
+    logger.log_boxes("val/image_1", np.zeros((4, 8, 3), np.uint8), np.zeros((0, 4)), np.zeros(0), np.zeros((0, 4)))
     logger.finish()
-    assert "val/image_1" not in read_back(tmp_path)[0]["summary"]
+    assert "val/image_1" not in summary_page(tmp_path)["summary"]
     assert list(tmp_path.rglob("*.png")) == []
 
 
@@ -205,9 +201,7 @@ def test_a_checkpoint_becomes_an_artifact_if_asked(tmp_path):
     logger = offline(tmp_path, checkpoint=True)
     fit(tmp_path, logger, Toy(), epochs=1)
     logger.finish()
-    artifacts = [
-        record["artifact"] for record in inspect(runs_in(tmp_path)[0]) if record["type"] == "artifact"
-    ]
+    artifacts = [record["artifact"] for record in inspect(runs_in(tmp_path)[0]) if record["type"] == "artifact"]
     assert [artifact["type"] for artifact in artifacts] == ["model"]
 
 
@@ -215,7 +209,7 @@ def test_a_fit_that_fails_finishes_its_run_as_failed(tmp_path):
     with pytest.raises(FloatingPointError):
         fit(tmp_path, offline(tmp_path), Toy(break_at=2))
     assert wandb.run is None
-    page, rows = read_back(tmp_path)
+    page, rows = summary_page(tmp_path), history(tmp_path)
     assert page["exit_code"] == 1
     assert sum("train/loss" in row for row in rows) == 2
 
@@ -227,15 +221,15 @@ def test_a_second_job_in_the_process_is_a_second_run(tmp_path):
     second.finish()
     first.finish()
     assert first.version != second.version
-    assert read_back(tmp_path / "0")[0]["summary"]["best_AR_100"] == 0.75
-    assert read_back(tmp_path / "1")[0]["summary"]["best_AR_100"] == 0.25
+    assert summary_page(tmp_path / "0")["summary"]["best_AR_100"] == 0.75
+    assert summary_page(tmp_path / "1")["summary"]["best_AR_100"] == 0.25
 
 
 def test_a_resumed_run_keeps_its_id_and_its_best(tmp_path):
     logger = offline(tmp_path, run_id="abcd1234", best=0.75)
     logger.log_metrics({"val/AR_100": 0.5}, 0)
     logger.finish()
-    page, _ = read_back(tmp_path)
+    page = summary_page(tmp_path)
     assert (page["run_id"], page["summary"]["AR_100"], page["summary"]["best_AR_100"]) == (
         "abcd1234",
         0.5,
@@ -243,12 +237,13 @@ def test_a_resumed_run_keeps_its_id_and_its_best(tmp_path):
     )
 
 
-def test_without_credentials_auto_is_offline_quiet_and_says_how_to_upload(tmp_path, capfd):
+def test_without_credentials_auto_is_offline_quiet_and_says_how_to_upload(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     logger = WandbLogger(save_dir=tmp_path / "2026-11-22" / "10-00-00")
     notice = logger.notice
     logger.finish()
     (run,) = runs_in(tmp_path / "2026-11-22" / "10-00-00")
-    assert notice == f"offline (no credentials found); upload later with: wandb sync {os.path.relpath(run)}"
+    assert notice == f"offline (no credentials found); upload later with: wandb sync {run.relative_to(tmp_path)}"
     assert inspect(run, "--summary")[0]["name"] == "2026-11-22/10-00-00"
     assert capfd.readouterr() == ("", "")
 
@@ -263,13 +258,11 @@ def test_a_server_that_does_not_answer_means_offline(tmp_path, monkeypatch, capf
     logger.finish()
     assert notice.startswith("offline (")
     assert "\n" not in notice
-    assert read_back(tmp_path)[0]["summary"]["AR_100"] == 0.5
+    assert summary_page(tmp_path)["summary"]["AR_100"] == 0.5
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(
-    ("asked", "begins"), [("offline", "offline (WANDB_MODE"), ("disabled", "disabled (")]
-)
+@pytest.mark.parametrize(("asked", "begins"), [("offline", "offline (WANDB_MODE"), ("disabled", "disabled (")])
 def test_the_environment_goes_before_auto(tmp_path, monkeypatch, asked, begins):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_MODE", asked)

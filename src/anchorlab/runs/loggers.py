@@ -185,9 +185,7 @@ class WandbLogger(LightningWandbLogger):
         super().log_metrics({re.sub(r"[^\w/]", "_", key, flags=re.ASCII): picture}, step)
 
     @rank_zero_only
-    def log_recall_table(
-        self, recall: np.ndarray, budgets: Sequence[int], thresholds: Sequence[float]
-    ) -> None:
+    def log_recall_table(self, recall: np.ndarray, budgets: Sequence[int], thresholds: Sequence[float]) -> None:
         """The table N x IoU: recall (N, T) from `ProposalRecall.table()`, under the key `recall_table`."""
         columns = ["N", *(f"IoU {threshold:.2f}" for threshold in thresholds)]
         rows = [[int(n), *map(float, row)] for n, row in zip(budgets, recall, strict=True)]
@@ -214,9 +212,8 @@ class WandbLogger(LightningWandbLogger):
         wandb.setup(wandb.Settings(silent=True))
         if wandb.run is not None:
             wandb.run.finish()
-        Path(self._wandb_init["dir"]).mkdir(
-            parents=True, exist_ok=True
-        )  # else W&B writes to a temporary folder
+        # W&B writes to a temporary folder where it finds none.
+        Path(self._wandb_init["dir"]).mkdir(parents=True, exist_ok=True)
         mode, reason = self._settled_mode()
         try:
             run = self._init(mode)
@@ -250,9 +247,7 @@ class WandbLogger(LightningWandbLogger):
         if _has_credentials():
             return "online", ""
         if self.mode == "online":
-            raise ValueError(
-                "logger.mode=online finds no credentials: run `wandb login` or use logger.mode=offline"
-            )
+            raise ValueError("logger.mode=online finds no credentials: run `wandb login` or use logger.mode=offline")
         return "offline", "no credentials found"
 
 
@@ -276,7 +271,9 @@ def _notice(mode: Mode, reason: str, run: Any) -> str:
         return f"disabled ({reason}): nothing is logged"
     if mode == "online":
         return f"online: {run.url}"
-    return f"offline ({reason}); upload later with: wandb sync {os.path.relpath(run.settings.sync_dir)}"
+    folder, here = Path(run.settings.sync_dir).resolve(), Path.cwd()
+    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    return f"offline ({reason.rstrip('.')}); upload later with: wandb sync {shown}"
 
 
 def _layer(boxes: np.ndarray, class_id: int, label: str, scores: np.ndarray | None = None) -> dict[str, Any]:

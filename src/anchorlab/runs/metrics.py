@@ -70,9 +70,7 @@ def read_metrics(path: str | Path) -> dict[str, np.ndarray]:
     """
     columns, rows = _read(Path(path))
     try:
-        return {
-            name: np.array([float(row[name] or "nan") for row in rows], dtype=np.float64) for name in columns
-        }
+        return {name: np.array([float(row[name] or "nan") for row in rows], dtype=np.float64) for name in columns}
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 

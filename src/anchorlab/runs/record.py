@@ -183,9 +183,7 @@ class Run:
             with np.load(path, allow_pickle=False) as saved:
                 return dict(saved)
         except Exception as error:  # numpy raises whatever zip, pickle or struct raise
-            raise ValueError(
-                f"{path} cannot be read ({error}): delete it and evaluate the run again"
-            ) from error
+            raise ValueError(f"{path} cannot be read ({error}): delete it and evaluate the run again") from error
 
 
 def read_run(folder: str | Path) -> Run:
@@ -222,14 +220,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} cannot be read: it holds a {type(content).__name__} instead of named values"
-        )
+        raise ValueError(f"{path} cannot be read: it holds a {type(content).__name__} instead of named values")
     version = content.get("schema_version", SCHEMA_VERSION)
     if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise ValueError(
-            f"{path} has schema version {version}, this AnchorLab reads up to {SCHEMA_VERSION}: update it"
-        )
+        raise ValueError(f"{path} has schema version {version}, this AnchorLab reads up to {SCHEMA_VERSION}: update it")
     return content
 
 
