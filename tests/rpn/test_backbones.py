@@ -99,9 +99,7 @@ def test_frozen_stages_of_names_that_timm_joins() -> None:
 
 def step(backbone: Backbone) -> dict[str, Tensor]:
     """The tensors of the body that a training step changes, by name."""
-    before = {
-        name: tensor.clone() for name, tensor in backbone.state_dict().items() if name.startswith("body")
-    }
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items() if name.startswith("body")}
     backbone.train()
     optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1)
     sum(feature.square().mean() for feature in backbone(torch.randn(2, 3, 64, 64))).backward()  # type: ignore[union-attr]
@@ -248,6 +246,18 @@ def test_cached_weights_need_no_hub(tmp_path: Path) -> None:
     save_file(whole.state_dict(), repository / "snapshots" / "abc" / "model.safetensors")
     loaded = TimmFPN("resnet10t").body.state_dict()
     assert torch.equal(loaded["conv1.0.weight"], whole.state_dict()["conv1.0.weight"])
+
+
+def test_extractors_of_every_kind_of_timm_model() -> None:
+    """Names joined, prefixed or unknown (hrnet), and maps that come with channels last (mambaout)."""
+    for name in ("cspnext_m", "mambaout_femto"):
+        backbone = TimmFPN(name, "none", frozen_stages=1, fpn_channels=16).eval()
+        with torch.no_grad():
+            maps = backbone(torch.randn(1, 3, 64, 96))
+        assert [feature.shape[2:] for feature in maps[:2]] == [(16, 24), (8, 12)]
+        assert not next(backbone.body.parameters()).requires_grad
+    with pytest.raises(ValueError, match="does not name its stages"):
+        TimmFPN("hrnet_w18_small", "none", frozen_stages=1)
 
 
 def test_timm_levels_can_be_chosen() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torchvision
+from timm.layers.format import Format
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FeaturePyramidNetwork
@@ -103,9 +104,7 @@ class ResNetFPN(Backbone):
         self.channels = fpn_channels
         known = [model for model in torchvision.models.list_models(torchvision.models) if "resne" in model]
         if name not in known:
-            raise ValueError(
-                f"backbone.name={name}: torchvision has no such ResNet; {_suggest(name, known)}."
-            )
+            raise ValueError(f"backbone.name={name}: torchvision has no such ResNet; {_suggest(name, known)}.")
         model = _torchvision_model(name, weights, classifier="fc")
         layers = [f"layer{i}" for i in range(1, 5)]
         widths = [model.inplanes // 8, model.inplanes // 4, model.inplanes // 2, model.inplanes]
@@ -124,12 +123,13 @@ class TimmFPN(Backbone):
     Args:
         name: a timm model, e.g. "convnext_tiny" or "resnet50.a1_in1k".
         weights: see Backbone; "imagenet" are the ones timm has for that name.
-        frozen_stages: stages, from the input, that are not trained; one ends at each feature map that timm
-        lists
-            (1 is the stem of a ResNet, but the stem and the first stage of a ConvNeXt).
+        frozen_stages: stages, from the input, that are not trained; timm lists a feature map for the end of
+            each (so 1 is the stem of a ResNet, but the stem and the first stage of a ConvNeXt).
         batch_norm: "frozen" or "trainable".
         fpn_channels: channels of the pyramid.
         out_indices: which of timm's feature maps to use; None: all of stride 4 and more.
+
+    Some models (DLA, HaloNet, TResNet, ...) take only images whose sides are multiples of their strides.
 
     Raises:
         ValueError: the strides do not double from level to level, or the model takes images of one size only.
@@ -152,6 +152,7 @@ class TimmFPN(Backbone):
         self.out_indices = _pyramid(name, info.reduction(), out_indices)
         strides = [info.reduction(i) for i in self.out_indices]
         self.strides = (*strides, 2 * strides[-1])
+        self.channels_come_last = getattr(self.body, "output_fmt", None) == Format.NHWC
         self.fpn = FeaturePyramidNetwork(
             [info.channels(i) for i in self.out_indices], fpn_channels, extra_blocks=LastLevelMaxPool()
         )
@@ -164,21 +165,21 @@ class TimmFPN(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps = self.body(images)
+        if self.channels_come_last:
+            maps = [feature.permute(0, 3, 1, 2) for feature in maps]
         return list(self.fpn({str(index): maps[index] for index in self.out_indices}).values())
 
     @staticmethod
     def _imagenet_body(name: str) -> nn.Module:
         with sources.download(name):
             overlay = sources.timm_source(name)
-            return timm.create_model(
-                name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay
-            )
+            return timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay)
 
 
 class EfficientNetLite0FPN(TimmFPN):
     """TimmFPN on EfficientNet-Lite0, whose ImageNet weights come from a pip package and need no weight hub.
 
-    Args: as TimmFPN; stages 0 to 5 end at strides 2, 4, 8, 16 and 32.
+    Args: as TimmFPN; stages 1 to 5 end at strides 2, 4, 8, 16 and 32.
     """
 
     def __init__(
@@ -195,9 +196,8 @@ class EfficientNetLite0FPN(TimmFPN):
         # The package names its tensors otherwise but has them in timm's order.
         names = timm.create_model(name).state_dict()
         body = timm.create_model(name, features_only=True)
-        sources.fit(
-            body, _as_features(body, dict(zip(names, sources.lite0_state(), strict=True))), "imagenet"
-        )
+        state = dict(zip(names, sources.lite0_state(), strict=True))
+        sources.fit(body, _as_features(body, state), "imagenet")
         return body
 
 
@@ -232,9 +232,7 @@ class Tiny(Backbone):
 def _conv(in_channels: int, channels: int, stride: int = 1) -> nn.Sequential:
     # Groups of 8: batches are too small, and images too alike, for batch norm.
     norm = nn.GroupNorm(channels // 8, channels)
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False), norm, nn.ReLU(inplace=True)
-    )
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False), norm, nn.ReLU(inplace=True))
 
 
 def _torchvision_model(name: str, weights: str, classifier: str) -> Any:
@@ -242,10 +240,9 @@ def _torchvision_model(name: str, weights: str, classifier: str) -> Any:
     model = torchvision.models.get_model(name)
     setattr(model, classifier, nn.Identity())
     if weights == "imagenet":
+        imagenet = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
         with sources.download(name):
-            state = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(
-                check_hash=True
-            )
+            state = imagenet.get_state_dict(check_hash=True)
         sources.fit(model, state, weights)
     elif weights != "none":
         sources.fit(model, sources.read(weights), weights)
@@ -261,15 +258,14 @@ def _timm_body(name: str, weights: str) -> nn.Module:
 
 
 def _as_features(body: nn.Module, state: sources.State) -> sources.State:
-    """The tensors of a whole timm model under the names its feature extractor has for them.
+    """The tensors of a whole timm model under the names its feature extractor has for them."""
+    joined = {_joined(name): tensor for name, tensor in state.items()}
+    return {name: joined[_joined(name)] for name in body.state_dict() if _joined(name) in joined}
 
-    The extractor takes containers apart and joins their names by "_": stages.0.blocks becomes
-    stages_0.blocks.
-    """
-    joined = {name.replace(".", "_"): tensor for name, tensor in state.items()}
-    return {
-        name: joined[name.replace(".", "_")] for name in body.state_dict() if name.replace(".", "_") in joined
-    }
+
+def _joined(name: str) -> str:
+    """One spelling for stages.0.conv of a timm model: its extractors say stages_0.conv or body.stages.0.conv."""
+    return name.removeprefix("model.").removeprefix("body.").replace(".", "_")
 
 
 def _pyramid(name: str, strides: list[int], out_indices: Sequence[int] | None) -> list[int]:
@@ -277,9 +273,7 @@ def _pyramid(name: str, strides: list[int], out_indices: Sequence[int] | None) -
     if out_indices is None:
         out_indices = [index for index, stride in enumerate(strides) if stride >= 4]
     if not out_indices or not all(0 <= index < len(strides) for index in out_indices):
-        raise ValueError(
-            f"backbone.out_indices={list(out_indices)}: {name} has feature maps 0 to {len(strides) - 1}."
-        )
+        raise ValueError(f"backbone.out_indices={list(out_indices)}: {name} has feature maps 0 to {len(strides) - 1}.")
     chosen = [strides[index] for index in out_indices]
     if any(coarse != 2 * fine for fine, coarse in pairwise(chosen)):
         raise ValueError(
@@ -291,9 +285,7 @@ def _pyramid(name: str, strides: list[int], out_indices: Sequence[int] | None) -
 
 def _check_timm_name(name: str) -> None:
     if not timm.is_model(name):
-        raise ValueError(
-            f"backbone.name={name}: timm has no such model; {_suggest(name, timm.list_models())}."
-        )
+        raise ValueError(f"backbone.name={name}: timm has no such model; {_suggest(name, timm.list_models())}.")
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
         raise ValueError(f"backbone.name={name} takes images of one size only: choose a convolutional model.")
@@ -312,14 +304,14 @@ def _is_frozen(module: nn.Module) -> bool:
 def _freeze_stages(body: nn.Module, ends: Sequence[str], frozen_stages: int) -> None:
     """Freezes all from the input to the end of a stage; `ends` names the last module of each stage."""
     if not 0 <= frozen_stages <= len(ends):
-        raise ValueError(
-            f"backbone.frozen_stages={frozen_stages}: give a number from 0 (none) to {len(ends)} (all)."
-        )
+        raise ValueError(f"backbone.frozen_stages={frozen_stages}: give a number from 0 (none) to {len(ends)} (all).")
     if not frozen_stages:
         return
-    end = ends[frozen_stages - 1].replace(".", "_")  # timm's extractors join names, see _as_features
+    end = _joined(ends[frozen_stages - 1] + ".")
     modules = list(body.named_modules())  # in the order of the forward pass, a container before its parts
-    inside = [i for i, (name, _) in enumerate(modules) if f"{name}.".replace(".", "_").startswith(f"{end}_")]
+    inside = [i for i, (name, _) in enumerate(modules) if _joined(name + ".").startswith(end)]
+    if not inside:
+        raise ValueError(f"backbone.frozen_stages={frozen_stages}: this model does not name its stages, use 0.")
     for _, module in modules[: inside[-1] + 1]:
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)

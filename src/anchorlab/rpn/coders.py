@@ -18,9 +18,8 @@ class DeltaCoder:
 
     Args:
         weights: four positive factors; (1, 1, 1, 1) in every published RPN.
-        clip: upper limit of t_w / weights[2] and t_h / weights[3] in `decode`, against overflow in exp: the
-        default
-            lets a box be at most 62.5 times its anchor. None: no limit.
+        clip: upper limit of t_w / weights[2] and t_h / weights[3] in `decode`, against overflow in exp; the
+            default lets a box be at most 62.5 times its anchor. None: no limit.
 
     Anchors and boxes must have positive width and height: otherwise deltas are infinite or NaN, which is
     not hidden. All arithmetic is float32 or better, whatever the precision of the network.

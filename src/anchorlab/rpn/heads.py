@@ -20,8 +20,7 @@ class RPNHead(nn.Module):
 
     Args:
         objectness: "softmax": 2k scores, for each anchor background first and object second (the paper);
-        "sigmoid":
-            k scores (torchvision, Detectron2). The losses and proposals see one logit per anchor either way.
+            "sigmoid": k scores (torchvision, Detectron2). Either way the rest sees one logit per anchor.
         channels: width of the 3x3 convolutions; None: as many as the backbone's.
         convs: number of 3x3 convolutions.
         in_channels: the backbone's channels.

@@ -82,12 +82,10 @@ class ImageTargets(NamedTuple):
 class RegionProposalNetwork(nn.Module):
     """Faster R-CNN's first stage (section 3.1), trained on its own.
 
-    `forward`, `loss` and `propose` are separate calls, and none of them returns anything else in training
-    mode.
+    `forward`, `loss` and `propose` are separate calls, and what they return never depends on training mode.
 
     Raises:
-        ValueError: backbone, anchors and head disagree about levels, strides, channels or anchors per
-        location.
+        ValueError: backbone, anchors and head disagree about strides, channels or anchors per location.
     """
 
     def __init__(
@@ -130,9 +128,7 @@ class RegionProposalNetwork(nn.Module):
     def forward(self, images: Tensor) -> Predictions:
         """Predictions for normalised, padded images (B, 3, H, W) of any height and width."""
         features = self.backbone(images)
-        levels = [
-            LevelPredictions(self.head.logits(scores), deltas) for scores, deltas in self.head(features)
-        ]
+        levels = [LevelPredictions(self.head.logits(scores), deltas) for scores, deltas in self.head(features)]
         height, width = images.shape[-2:]
         grids = [(feature.shape[-2], feature.shape[-1]) for feature in features]
         return Predictions(levels, self.anchors(grids, (height, width), images.device))
@@ -157,9 +153,7 @@ class RegionProposalNetwork(nn.Module):
         targets = [self.targets(predictions.anchors, *image, generator) for image in images]
         logits, labels = _sampled_logits(predictions.logits, targets)
         deltas = torch.cat([predictions.deltas[i, image.positive] for i, image in enumerate(targets)])
-        counts = LossCounts(
-            budget=self.sampler.num * len(targets), locations=predictions.num_locations * len(targets)
-        )
+        counts = LossCounts(budget=self.sampler.num * len(targets), locations=predictions.num_locations * len(targets))
         wanted = torch.cat([image.deltas for image in targets])
         objectness, box = self.criterion(logits, labels, deltas, wanted, counts)
         device = logits.device
@@ -188,17 +182,13 @@ class RegionProposalNetwork(nn.Module):
 
     def propose(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
         """The proposals of each image, best first, clipped to its own (height, width), without gradient."""
-        return self.selector(
-            predictions.logits, predictions.deltas, predictions.anchors, self.coder, _as_pairs(sizes)
-        )
+        return self.selector(predictions.logits, predictions.deltas, predictions.anchors, self.coder, _as_pairs(sizes))
 
 
 def _sampled_logits(logits: Tensor, targets: Sequence[ImageTargets]) -> tuple[Tensor, Tensor]:
     """Of logits (B, A) those of all sampled anchors, and their labels: 1 for object, 0 for background."""
     picked = [logits[i, torch.cat((image.positive, image.negative))] for i, image in enumerate(targets)]
-    labels = [
-        torch.cat((torch.ones_like(image.positive), torch.zeros_like(image.negative))) for image in targets
-    ]
+    labels = [torch.cat((torch.ones_like(image.positive), torch.zeros_like(image.negative))) for image in targets]
     return torch.cat(picked), torch.cat(labels)
 
 

@@ -87,9 +87,8 @@ def timm_source(name: str) -> dict[str, Any]:
     """What to overlay on timm's `pretrained_cfg` so that weights load: nothing, or the file in the cache.
 
     Raises:
-        OSError: they are not in the cache and the hub does not answer. Asked here once, because
-        huggingface_hub
-            retries for most of a minute before it gives up, even to find that it has the file.
+        OSError: they are not in the cache and the hub does not answer. It is asked here once, because
+            huggingface_hub retries for most of a minute, even to find out that it has the file.
     """
     import timm
     from huggingface_hub import constants, try_to_load_from_cache
