@@ -115,7 +115,8 @@ class ProposalRecall(Metric):
             FloatingPointError: for a proposal or score that is NaN or infinite.
         """
         boxes, scores = _float64(boxes).reshape(-1, 4), _float64(scores)
-        assert len(boxes) == len(scores) and len(gt_boxes) == len(gt_area) == len(gt_ignore)
+        assert len(boxes) == len(scores)
+        assert len(gt_boxes) == len(gt_area) == len(gt_ignore)
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise FloatingPointError(f"image {index}: a proposal or its score is NaN or infinite")
         counted = counted_by_area(_float64(gt_area), np.asarray(torch.as_tensor(gt_ignore).cpu(), dtype=bool))
