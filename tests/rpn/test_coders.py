@@ -44,9 +44,7 @@ def test_weights_multiply_the_deltas() -> None:
 def test_decode_inverts_encode(pair: tuple[Tensor, Tensor]) -> None:
     anchors, boxes = pair
     coder = DeltaCoder(clip=None)
-    torch.testing.assert_close(
-        coder.decode(anchors, coder.encode(anchors, boxes)), boxes, rtol=1e-4, atol=2e-3
-    )
+    torch.testing.assert_close(coder.decode(anchors, coder.encode(anchors, boxes)), boxes, rtol=1e-4, atol=2e-3)
 
 
 @settings(max_examples=60, deadline=None)

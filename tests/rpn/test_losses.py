@@ -29,9 +29,7 @@ def cost(loss: RPNLoss, errors: Tensor = ERRORS) -> tuple[float, float]:
 )
 def test_divisors(divisor: str, objectness: float, box: float) -> None:
     assert cost(L1Loss(divisor)) == pytest.approx((objectness, box))
-    assert cost(L1Loss(divisor, box_weight=10, objectness_weight=3)) == pytest.approx(
-        (3 * objectness, 10 * box)
-    )
+    assert cost(L1Loss(divisor, box_weight=10, objectness_weight=3)) == pytest.approx((3 * objectness, 10 * box))
 
 
 @pytest.mark.parametrize("beta", [1 / 9, 1.0])
@@ -63,9 +61,7 @@ def test_nothing_sampled_costs_nothing_and_has_a_gradient(divisor: str) -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_non_finite_values_reach_the_loss(bad: float) -> None:
     assert not math.isfinite(cost(SmoothL1Loss(), torch.tensor([[bad, 0.0, 0.0, 0.0]]))[1])
-    objectness, _ = L1Loss()(
-        torch.tensor([bad]), torch.tensor([0]), torch.zeros(0, 4), torch.zeros(0, 4), COUNTS
-    )
+    objectness, _ = L1Loss()(torch.tensor([bad]), torch.tensor([0]), torch.zeros(0, 4), torch.zeros(0, 4), COUNTS)
     assert not objectness.isfinite()
 
 

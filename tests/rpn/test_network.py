@@ -47,9 +47,7 @@ def build(
 
 
 def batch() -> Tensor:
-    images = torch.randint(
-        1, 256, (2, 3, 70, 101), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+    images = torch.randint(1, 256, (2, 3, 70, 101), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     images[1, :, 53:], images[1, :, :, 90:] = 0, 0
     return images
 
@@ -82,9 +80,7 @@ def test_prepare_normalises_the_content_and_leaves_the_padding_zero() -> None:
     network = build()
     images = batch()
     prepared = network.prepare(images, torch.tensor(SIZES))
-    mean, std = (
-        torch.tensor(values).view(3, 1, 1) for values in (network.backbone.mean, network.backbone.std)
-    )
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (network.backbone.mean, network.backbone.std))
     assert prepared.dtype == torch.float32
     torch.testing.assert_close(prepared[0], (images[0] / 255 - mean) / std)
     torch.testing.assert_close(prepared[1, :, :53, :90], (images[1, :, :53, :90] / 255 - mean) / std)
@@ -128,9 +124,7 @@ def test_nothing_depends_on_training_mode() -> None:
 def test_loss_is_a_function_of_the_generator_and_images_draw_in_turn() -> None:
     network = build()
     predictions = predict(network)
-    first, again, other = (
-        network.loss(predictions, BOXES, IGNORE, SIZES, seeded(s)).total for s in (0, 0, 1)
-    )
+    first, again, other = (network.loss(predictions, BOXES, IGNORE, SIZES, seeded(s)).total for s in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     generator = seeded()

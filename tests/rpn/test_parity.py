@@ -117,9 +117,7 @@ def torchvision_preset(backbone: Backbone, sizes: list[list[int]]) -> RegionProp
         nn.init.normal_(parameter, std=0.05)
     assigner = MaxIoUAssigner(low_quality_floor=None, ignore_iof=None)
     loss, proposals = SmoothL1Loss(), ProposalSelector(300, 100, min_size=1e-3)
-    return RegionProposalNetwork(
-        backbone, anchors, head, DeltaCoder(), assigner, BalancedSampler(), loss, proposals
-    )
+    return RegionProposalNetwork(backbone, anchors, head, DeltaCoder(), assigner, BalancedSampler(), loss, proposals)
 
 
 def torchvision_head(head: RPNHead) -> TorchvisionHead:
@@ -216,10 +214,7 @@ class Silent(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         height, width = images.shape[-2:]
-        return [
-            images.new_zeros(len(images), 1, math.ceil(height / s), math.ceil(width / s))
-            for s in self.strides
-        ]
+        return [images.new_zeros(len(images), 1, math.ceil(height / s), math.ceil(width / s)) for s in self.strides]
 
 
 def silent_network(

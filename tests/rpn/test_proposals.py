@@ -71,9 +71,7 @@ def test_score_threshold_includes_its_value() -> None:
 def test_top_n_before_nms_is_per_level_and_after_it_per_image() -> None:
     apart = [(((20 * i), 0, 20 * i + 10, 10), float(i)) for i in range(4)]
     found = select([apart, apart], pre_nms_top_n=2)
-    assert found.scores.tolist() == sorted(
-        torch.tensor([3.0, 3.0, 2.0, 2.0]).sigmoid().tolist(), reverse=True
-    )
+    assert found.scores.tolist() == sorted(torch.tensor([3.0, 3.0, 2.0, 2.0]).sigmoid().tolist(), reverse=True)
     assert len(select([apart, apart], post_nms_top_n=3).boxes) == 3
 
 
@@ -138,9 +136,7 @@ def torchvision_filter(
     logits: Tensor, deltas: Tensor, anchors: Tensor, num_per_level: list[int], sizes: list[tuple[int, int]]
 ) -> tuple[list[Tensor], list[Tensor]]:
     before, after = ({"training": n, "testing": n} for n in (20, 15))
-    theirs = RegionProposalNetwork(
-        AnchorGenerator(), RPNHead(1, 1), 0.7, 0.3, 256, 0.5, before, after, 0.7, 0.1
-    )
+    theirs = RegionProposalNetwork(AnchorGenerator(), RPNHead(1, 1), 0.7, 0.3, 256, 0.5, before, after, 0.7, 0.1)
     decoded = theirs.box_coder.decode(deltas.reshape(-1, 4), [anchors] * len(logits))
     return theirs.filter_proposals(decoded.view(len(logits), -1, 4), logits, sizes, num_per_level)
 

@@ -25,9 +25,7 @@ class DeltaCoder:
     not hidden. All arithmetic is float32 or better, whatever the precision of the network.
     """
 
-    def __init__(
-        self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0), clip: float | None = math.log(1000 / 16)
-    ):
+    def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0), clip: float | None = math.log(1000 / 16)):
         if len(weights) != 4 or not all(weight > 0 and math.isfinite(weight) for weight in weights):
             raise ValueError(f"coder.weights={list(weights)}: give four positive numbers, for x, y, w and h.")
         if clip is not None and not clip > 0:
@@ -54,8 +52,7 @@ class DeltaCoder:
         """Boxes (..., 4), not clipped to any image, that `deltas` (..., 4) make of `anchors` (..., 4)."""
         x_a, y_a, w_a, h_a = _centre_and_size(_at_least_float32(anchors))
         t_x, t_y, t_w, t_h = (
-            delta / weight
-            for delta, weight in zip(_at_least_float32(deltas).unbind(-1), self.weights, strict=True)
+            delta / weight for delta, weight in zip(_at_least_float32(deltas).unbind(-1), self.weights, strict=True)
         )
         if self.clip is not None:
             t_w, t_h = t_w.clamp(max=self.clip), t_h.clamp(max=self.clip)

@@ -79,15 +79,11 @@ def _check(objectness: str, channels: int | None, convs: int, num_anchors: Seque
     if objectness not in OBJECTNESS:
         raise ValueError(f"head.objectness={objectness}: choose one of {', '.join(OBJECTNESS)}.")
     if channels is not None and channels < 1:
-        raise ValueError(
-            f"head.channels={channels}: give a positive number, or null for the backbone's channels."
-        )
+        raise ValueError(f"head.channels={channels}: give a positive number, or null for the backbone's channels.")
     if convs < 1:
         raise ValueError(f"head.convs={convs}: the head needs at least one 3x3 convolution.")
     if not num_anchors or min(num_anchors) < 1:
-        raise ValueError(
-            f"anchor gives k={list(num_anchors)} anchors per location: every level needs at least one."
-        )
+        raise ValueError(f"anchor gives k={list(num_anchors)} anchors per location: every level needs at least one.")
 
 
 def _init_as_paper(module: nn.Module) -> None:

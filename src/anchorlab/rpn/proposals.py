@@ -75,9 +75,7 @@ class ProposalSelector:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Decoded boxes (B, N, 4), probabilities (B, N) and levels (N,), N = sum of n over the levels."""
         boxes, scores, levels = [], [], []
-        per_level = (
-            part.split(anchors.num_per_level, dim=1) for part in (logits, deltas, anchors.boxes[None])
-        )
+        per_level = (part.split(anchors.num_per_level, dim=1) for part in (logits, deltas, anchors.boxes[None]))
         for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(*per_level, strict=True)):
             n = min(self.pre_nms_top_n, level_logits.shape[1])
             top_logits, top = level_logits.topk(n, dim=1)  # (B, n)
@@ -98,9 +96,7 @@ class ProposalSelector:
         return Proposals(boxes[best], scores[best], levels[best])
 
 
-def _check(
-    pre_nms_top_n: int, post_nms_top_n: int, nms_iou: float, min_size: float, score_threshold: float
-) -> None:
+def _check(pre_nms_top_n: int, post_nms_top_n: int, nms_iou: float, min_size: float, score_threshold: float) -> None:
     for key, count in (("pre_nms_top_n", pre_nms_top_n), ("post_nms_top_n", post_nms_top_n)):
         if count < 1:
             raise ValueError(f"proposals.{key}={count}: give a whole number of at least 1.")
@@ -115,6 +111,4 @@ def _require_finite(level: int, **values: Tensor) -> None:
     finite = torch.stack([value.isfinite().all() for value in values.values()])
     if not finite.all():
         names = " and ".join(name for name, fine in zip(values, finite.tolist(), strict=True) if not fine)
-        raise FloatingPointError(
-            f"Level {level} predicts {names} that are NaN or infinite: the training has diverged."
-        )
+        raise FloatingPointError(f"Level {level} predicts {names} that are NaN or infinite: the training has diverged.")
