@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from anchorlab.data.batch import collate
 from anchorlab.data.dataset import EpochSampler, ImageDataset, LateLoader, single_thread
-from anchorlab.data.sample import Augment, DataError, Problem, Reader, Record
+from anchorlab.data.sample import SPLITS, Augment, DataError, Problem, Reader, Record
 
 
 class DataModule(lightning.LightningDataModule):
@@ -38,6 +38,7 @@ class DataModule(lightning.LightningDataModule):
         on_error: "raise" lists every problem of the data in one `DataError`; "skip" leaves out what is bad.
         limit_train, limit_val: use that many images, None for all; fewer are always a subset of more.
         val_batch_size: images per validation step over all processes; None: as in training.
+        validate_on: the split that is scored.
         augment: applied to training samples before they are resized (`sample.Augment`), None for none.
         seed: of order and augmentation.
 
@@ -60,6 +61,7 @@ class DataModule(lightning.LightningDataModule):
         limit_train: int | None = None,
         limit_val: int | None = None,
         val_batch_size: int | None = None,
+        validate_on: str = "val",
         *,
         augment: Augment | None = None,
         seed: int = 0,
@@ -67,6 +69,8 @@ class DataModule(lightning.LightningDataModule):
         super().__init__()
         if on_error not in ("raise", "skip"):
             raise ValueError(f"data.on_error={on_error!r} must be raise or skip")
+        if validate_on not in SPLITS:
+            raise ValueError(f"data.validate_on={validate_on!r} must be one of {', '.join(SPLITS)}")
         self.reader = reader(root=root)
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
@@ -80,6 +84,7 @@ class DataModule(lightning.LightningDataModule):
         self.on_error = on_error
         self.limits = {"train": limit_train, "val": limit_val}
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
+        self.validate_on = validate_on
         self.augment = augment
         self.seed = seed
         self.problems: list[Problem] = []
@@ -87,7 +92,7 @@ class DataModule(lightning.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read and check the splits of Lightning's `stage` (None: training and validation), each once."""
-        self._require(*{"validate": ["val"], "test": ["test"]}.get(stage or "", ["train", "val"]))
+        self._require(*{"validate": [self.validate_on], "test": ["test"]}.get(stage or "", ["train", self.validate_on]))
 
     @property
     def train_records(self) -> list[Record]:
@@ -95,7 +100,8 @@ class DataModule(lightning.LightningDataModule):
 
     @property
     def val_records(self) -> list[Record]:
-        return self.records("val")
+        """The images that are scored: those of `validate_on`."""
+        return self.records(self.validate_on)
 
     @property
     def category_names(self) -> list[str]:
@@ -160,12 +166,12 @@ class DataModule(lightning.LightningDataModule):
         """Shuffled and augmented; an incomplete last batch is dropped, unless it is the only one."""
         dataset = self.dataset("train", augmented=True)
         rank, world = self._process()
-        batch_size = self._share("batch_size", self.batch_size)
+        batch_size = self._share("batch_size", self.batch_size, world)
         sampler = EpochSampler(len(dataset), rank, world, self.seed)
         return LateLoader(dataset, batch_size, sampler=sampler, drop_last=len(sampler) >= batch_size, **self._loading())
 
     def val_dataloader(self) -> DataLoader:
-        return self.eval_dataloader("val")
+        return self.eval_dataloader(self.validate_on)
 
     def test_dataloader(self) -> DataLoader:
         return self.eval_dataloader("test")
@@ -175,7 +181,7 @@ class DataModule(lightning.LightningDataModule):
         dataset = self.dataset(split)
         rank, world = self._process()
         sampler = DistributedSampler(dataset, num_replicas=world, rank=rank, shuffle=False)
-        batch_size = self._share("val_batch_size", self.val_batch_size)
+        batch_size = self._share("val_batch_size", self.val_batch_size, world)
         return DataLoader(dataset, batch_size, sampler=sampler, **self._loading())
 
     def _loading(self) -> dict:
@@ -193,9 +199,14 @@ class DataModule(lightning.LightningDataModule):
         """(rank, number of processes); without a trainer there is one."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _share(self, key: str, size: int) -> int:
-        """This process's part of a global batch size."""
-        _, world = self._process()
+    def check_processes(self, world: int) -> None:
+        """Raise ValueError where batches cannot be divided among `world` processes."""
+        self._share("batch_size", self.batch_size, world)
+        self._share("val_batch_size", self.val_batch_size, world)
+
+    @staticmethod
+    def _share(key: str, size: int, world: int) -> int:
+        """One process's part of a global batch size."""
         if size % world:
             raise ValueError(
                 f"data.{key}={size} is shared by all processes and cannot be divided among {world}: "

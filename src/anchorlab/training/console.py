@@ -23,10 +23,18 @@ class ConsoleProgress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._console = console()
+        self._enabled = True
         self._bar: Progress | None = None
         self._previous: Mapping[str, float] = {}
         self._losses: list[float] = []
         self._epoch_started = 0.0
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Lightning's call on all processes but the first."""
+        self._enabled = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_started = time.perf_counter()
@@ -48,7 +56,7 @@ class ConsoleProgress(ProgressBar):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
-        if trainer.is_global_zero:
+        if self._enabled:
             figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
             self._console.print(self._epoch_line(trainer, figures), soft_wrap=True)
             self._previous = figures
@@ -75,7 +83,7 @@ class ConsoleProgress(ProgressBar):
 
     def _start(self, trainer: Trainer, description: str, total: float | list[Any]) -> None:
         self._stop()
-        if not (trainer.is_global_zero and self._console.is_terminal):
+        if not (self._enabled and self._console.is_terminal):
             return
         count = sum(total) if isinstance(total, list) else total
         self._bar = Progress(

@@ -62,7 +62,7 @@ class Pictures(Callback):
         data: DataModule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         by_boxes = sorted(enumerate(data.val_records), key=lambda row: len(row[1].boxes) == 0)[: self.images]
         self._pixels = [decode(record).image for _, record in by_boxes]
-        self._batch = collate([data.dataset("val")[row] for row, _ in by_boxes], data.pad_to)
+        self._batch = collate([data.dataset(data.validate_on)[row] for row, _ in by_boxes], data.pad_to)
         figure = anchors_figure(self._pixels[0], predict(pl_module, self._batch).anchors, self._batch)
         save(figure, _folder(trainer) / "anchors.png")
 
@@ -139,8 +139,8 @@ def proposals_figure(scenes: Sequence[Scene], top: int) -> Figure:
     for scene, axis in zip(scenes, axes, strict=False):
         proposals = scene.proposals[:top]
         iou = pairwise_iou(torch.as_tensor(scene.boxes), torch.as_tensor(proposals)).numpy()
-        found: np.ndarray = (iou >= FOUND_IOU).any(axis=1)
-        hits: np.ndarray = (iou >= FOUND_IOU).any(axis=0)
+        found = np.asarray((iou >= FOUND_IOU).any(axis=1))
+        hits = np.asarray((iou >= FOUND_IOU).any(axis=0))
         show(
             axis,
             scene.image,

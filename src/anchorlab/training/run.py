@@ -96,6 +96,7 @@ def _train(config: Mapping[str, Any], record: RunRecord) -> dict[str, float]:
     try:
         with user_errors():
             trainer = settings.trainer(_callbacks(config, record), loggers, record.folder)
+            data.check_processes(trainer.world_size)
         _announce(config, axes, data, module, settings, loggers, record)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint_to_resume(config), weights_only=True)
         return _conclude(trainer, loggers, record)
@@ -130,16 +131,18 @@ def close(loggers: list[Logger]) -> None:
 
 
 def _callbacks(config: Mapping[str, Any], record: RunRecord) -> list[Callback]:
-    checkpoints = ModelCheckpoint(
-        dirpath=record.folder / "checkpoints",
-        filename="best",
-        monitor=f"val/{MONITORED}",
-        mode="max",
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    return [*build_callbacks(config), Recorder(record, config), checkpoints]
+    """The config's callbacks, the record, and both checkpoints.
+
+    `last` is a callback of its own: `save_last` would write it only when a better one is saved too.
+    """
+    common: dict[str, Any] = {
+        "dirpath": record.folder / "checkpoints",
+        "save_on_train_epoch_end": True,
+        "enable_version_counter": False,
+    }
+    best = ModelCheckpoint(filename="best", monitor=f"val/{MONITORED}", mode="max", **common)
+    last = ModelCheckpoint(filename="last", **common)
+    return [*build_callbacks(config), Recorder(record, config), best, last]
 
 
 @rank_zero_only
