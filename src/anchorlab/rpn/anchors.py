@@ -46,8 +46,7 @@ class Anchors:
     @cached_property
     def lattice(self) -> Lattice:
         """The anchors ready for IoU; made when first asked for, as only training compares them with boxes."""
-        with torch.inference_mode(False):
-            return Lattice(self.levels)
+        return Lattice(self.levels)
 
 
 class AnchorGrid:
@@ -159,10 +158,9 @@ class AnchorGrid:
     ) -> Anchors:
         levels = []
         for (rows, columns), declared, half in zip(feature_sizes, self.strides, self._half, strict=True):
-            inferred = self.stride == "inferred"
-            step_y, step_x = (
-                (image_size[0] // rows, image_size[1] // columns) if inferred else (declared, declared)
-            )
+            step_y = step_x = declared
+            if self.stride == "inferred":
+                step_y, step_x = image_size[0] // rows, image_size[1] // columns
             half_width, half_height = half.to(device).unbind(1)  # (k,), (k,)
             x = self._centres(columns, step_x, device)  # (W, 1)
             y = self._centres(rows, step_y, device)  # (H, 1)
@@ -189,6 +187,4 @@ def _check_placement(offset: float, order: str, stride: str) -> None:
 def _refuse_beside_shapes(**settings: Any) -> None:
     for name, value in settings.items():
         if value is not None:
-            raise ValueError(
-                f"anchor.{name}={value} has no meaning beside anchor.shapes: set one of them to null."
-            )
+            raise ValueError(f"anchor.{name}={value} has no meaning beside anchor.shapes: set one of them to null.")

@@ -63,9 +63,7 @@ class MaxIoUAssigner:
             f"above 0 and at most assigner.foreground_iou={foreground_iou}",
         )
         if low_quality_floor is not None:
-            _check_range(
-                "low_quality_floor", low_quality_floor, 0 <= low_quality_floor < 1, "in [0, 1), or null"
-            )
+            _check_range("low_quality_floor", low_quality_floor, 0 <= low_quality_floor < 1, "in [0, 1), or null")
         if ignore_iof is not None:
             _check_range("ignore_iof", ignore_iof, 0 < ignore_iof <= 1, "above 0 and at most 1, or null")
         if border is not None:
@@ -77,14 +75,12 @@ class MaxIoUAssigner:
         self.ignore_iof = ignore_iof
         self.border = border
 
-    def __call__(
-        self, anchors: Anchors, boxes: Tensor, ignore: Tensor, image_size: tuple[int, int]
-    ) -> Assignment:
+    def __call__(self, anchors: Anchors, boxes: Tensor, ignore: Tensor, image_size: tuple[int, int]) -> Assignment:
         """Assigns the anchors of one image.
 
         boxes: (G, 4), pixels of the network's input; ignore: (G,) bool, regions that are neither object nor
-        background; image_size: (height, width) of the image itself, without padding. `box_index` counts all
-        G.
+        background; image_size: (height, width) of the image itself, without padding.
+        `box_index` counts all G boxes.
         """
         boxes = boxes.float()
         objects = (~ignore).nonzero().squeeze(1)

@@ -7,9 +7,8 @@ operations of `torchvision.ops.box_iou` on the coordinates of `Anchors.boxes` an
 bit in float32.
 
 G: boxes, S: shapes (the anchors of one location on every level), M: cells (columns, or rows) of all shapes
-one after the other, D: distinct extents of the shapes, Q: distinct (width, height) of the shapes, n:
-windows,
-m: rows (or columns) of all windows, P: pairs of an anchor and a box.
+one after the other, D: distinct extents of the shapes, Q: distinct (width, height) of the shapes,
+n: windows, m: columns (or rows) of all windows one after the other, P: pairs of an anchor and a box.
 
 Long gathers are `index_select`, which is several times faster on CPU than indexing by a tensor.
 """
@@ -73,9 +72,9 @@ class Lattice:
     def __init__(self, levels: Sequence[LevelGrid]) -> None:
         self._columns, self._rows = _axes(levels)
         shape = torch.repeat_interleave(self._columns.num_extents)  # (D,)
-        self._width, self._height = _ranges(
-            self._rows.first_extent[shape], self._rows.num_extents[shape]
-        )  # (Q,)
+        first, count = self._rows.first_extent[shape], self._rows.num_extents[shape]
+        # Which distinct width and height each of the (Q,) sizes has.
+        self._width, self._height = _ranges(first, count)
 
     def best_iou(self, boxes: Tensor, region: Region | None = None) -> Tensor:
         """The best IoU (G,) of each box over all anchors; 0 where none touches it.
@@ -135,7 +134,7 @@ class Lattice:
         rows = _strip(self._rows, windows.first_row, windows.num_rows, y, down)
         # Each row of a window meets each of its columns.
         count = windows.num_columns
-        row, column = _ranges((count.cumsum(0) - count)[rows.window], count[rows.window])  # (P,) each
+        row, column = _ranges((count.cumsum(0) - count)[rows.window], count[rows.window])  # (P,), (P,)
         return _Contacts(windows.box[rows.window], rows, columns, row, column)
 
 
@@ -220,9 +219,7 @@ def _axis(low: list[Tensor], high: list[Tensor], number: list[Tensor]) -> _Axis:
     counts = [len(level) for level in low for _ in range(level.shape[1])]
     count = torch.tensor(counts, device=low[0].device)
     first = count.cumsum(0) - count
-    lows, highs, numbers = (
-        torch.cat([level.T.flatten() for level in field]) for field in (low, high, number)
-    )
+    lows, highs, numbers = (torch.cat([x.T.flatten() for x in field]) for field in (low, high, number))
     step = (lows[first + count - 1] - lows[first]) / (count - 1).clamp(min=1)
     step = torch.where(count > 1, step, 1.0)  # any length will do for a single cell
     return _Axis(lows, highs, numbers, first, count, step, *_distinct_extents(highs - lows, count))

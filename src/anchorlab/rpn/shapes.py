@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 
-def level_sizes(
-    sizes: Sequence[Any] | None, scale: float | None, strides: Sequence[float]
-) -> list[list[float]]:
+def level_sizes(sizes: Sequence[Any] | None, scale: float | None, strides: Sequence[float]) -> list[list[float]]:
     """The sizes of each level: as given, or `scale` times the level's stride."""
     if sizes is not None and scale is not None:
         raise ValueError(
@@ -81,8 +79,7 @@ def explicit_shapes(shapes: Sequence[Any], num_levels: int) -> list[Tensor]:
         shapes = [shapes]
     if not is_nested(shapes) or not all(is_nested(level) for level in shapes) or len(shapes) != num_levels:
         raise ValueError(
-            f"anchor.shapes={shapes} must hold a list of [width, height] pairs for each of the levels "
-            f"({num_levels})."
+            f"anchor.shapes={shapes} must hold a list of [width, height] pairs for each of the levels ({num_levels})."
         )
     pairs = [[positive("anchor.shapes", pair) for pair in level] for level in shapes]
     if wrong := [pair for level in pairs for pair in level if len(pair) != 2]:

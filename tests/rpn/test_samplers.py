@@ -1,0 +1,92 @@
+"""The balanced sampler: budgets, uniformity, and the same sample from the same generator state."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from anchorlab.rpn.assigners import BACKGROUND, IGNORE, OBJECT
+from anchorlab.rpn.samplers import BalancedSampler, Sampled
+
+
+def labels(positive: int, negative: int, ignored: int) -> Tensor:
+    values = torch.tensor([OBJECT] * positive + [BACKGROUND] * negative + [IGNORE] * ignored, dtype=torch.int8)
+    return values[torch.randperm(len(values), generator=torch.Generator().manual_seed(1))]
+
+
+def sample(sampler: BalancedSampler, label: Tensor, seed: int = 0) -> Sampled:
+    return sampler(label, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("available", "expected"),
+    [
+        ((200, 1000), (128, 128)),  # both budgets full
+        ((128, 128), (128, 128)),
+        ((3, 1000), (3, 253)),  # negatives fill up
+        ((200, 7), (128, 7)),  # positives do not
+        ((0, 1000), (0, 256)),
+        ((5, 0), (5, 0)),
+        ((0, 0), (0, 0)),
+    ],
+)
+def test_budgets(available, expected):
+    positive, negative = sample(BalancedSampler(), labels(*available, ignored=50))
+    assert (len(positive), len(negative)) == expected
+
+
+def test_fraction_is_rounded_down():
+    assert len(sample(BalancedSampler(num=5, positive_fraction=0.5), labels(9, 9, 0)).positive) == 2
+
+
+@given(
+    st.tuples(st.integers(0, 30), st.integers(0, 300), st.integers(0, 30)),
+    st.integers(1, 40),
+    st.floats(0.01, 1),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=100, deadline=None)
+def test_is_a_sample_of_each_kind(counts, num, fraction, seed):
+    label = labels(*counts)
+    sampler = BalancedSampler(num, fraction)
+    found = sample(sampler, label, seed)
+    for indices, kind in zip(found, (OBJECT, BACKGROUND), strict=True):
+        assert indices.dtype == torch.int64
+        assert (label[indices] == kind).all()
+        assert (indices.diff() > 0).all()  # ascending, so none twice
+    assert len(found.positive) == min(counts[0], int(num * fraction))
+    assert len(found.negative) == min(counts[1], num - len(found.positive))
+    assert all(torch.equal(a, b) for a, b in zip(found, sample(sampler, label, seed), strict=True))
+
+
+@pytest.mark.parametrize("negatives", [12, 60])  # few of them are permuted, many are drawn
+def test_every_anchor_is_equally_likely(negatives):
+    label = torch.full((negatives,), BACKGROUND, dtype=torch.int8)
+    sampler, generator = BalancedSampler(num=4), torch.Generator().manual_seed(0)
+    rounds = 3000
+    counts = sum(torch.bincount(sampler(label, generator).negative, minlength=negatives) for _ in range(rounds))
+    share = 4 / negatives
+    deviation = (rounds * share * (1 - share)) ** 0.5
+    assert isinstance(counts, Tensor)
+    assert ((counts - rounds * share).abs() < 4.5 * deviation).all()
+
+
+def test_draws_advance_the_generator():
+    label, generator = labels(0, 10_000, 0), torch.Generator().manual_seed(0)
+    sampler = BalancedSampler()
+    assert not torch.equal(sampler(label, generator).negative, sampler(label, generator).negative)
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"num": 0}, "sampler.num=0"),
+        ({"positive_fraction": 0.0}, "sampler.positive_fraction=0.0"),
+        ({"positive_fraction": 1.01}, "sampler.positive_fraction=1.01"),
+    ],
+)
+def test_settings_out_of_range(settings, key):
+    with pytest.raises(ValueError, match="must be") as error:
+        BalancedSampler(**settings)
+    assert str(error.value).startswith(key)
