@@ -63,7 +63,7 @@ class AnchorGrid:
     Where they lie (a switch for each habit of a reference implementation):
         rounded: round the corners of the cell's anchors to whole pixels (torchvision).
         offset: centre of the first anchor, in strides: 0 (torchvision, Detectron2), 0.5 (centre of the cell).
-        order: "size" (sizes outer, ratios inner: Detectron2) or "ratio" (the other way round: torchvision).
+        order: outer loop over the anchors of a cell: "size" (Detectron2) or "ratio" (torchvision).
         stride: "declared" (`strides`) or "inferred" (image size // grid size: torchvision; on an image that
             is no multiple of the stride this is wrong, 61 instead of 64).
         strides: pixels per cell on each level, from the backbone.

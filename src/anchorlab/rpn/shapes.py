@@ -1,9 +1,9 @@
-"""Anchor settings -> widths and heights of the anchors of each level; where the anchors lie is not decided
-here.
- Every setting comes flat or as one list per level; here each becomes one list per level, or a `ValueError` of
-one sentence that names the setting, its value and the fix.
+"""Anchor settings -> widths and heights of the anchors of each level; where the anchors lie is decided elsewhere.
 
-L: levels, k: anchors per location. Sizes are square roots of areas in pixels; a ratio is height / width.
+Every setting comes flat or as one list per level; here each becomes one list per level, or a `ValueError` of one
+sentence that names the setting, its value and the fix.
+
+k: anchors per location. Sizes are square roots of areas in pixels; a ratio is height / width.
 """
 
 import math
@@ -61,11 +61,9 @@ def with_octaves(
 
 
 def grid_shapes(sizes: Sequence[float], ratios: Sequence[float], order: str) -> Tensor:
-    """Width and height (k, 2), float32, of each size in each ratio: sizes outer for "size", ratios outer for
-    "ratio".
+    """Width and height (k, 2), float32, of each size in each ratio; the outer loop runs over what `order` names.
 
-    Computed as torchvision's `generate_anchors` does, in float32, so that rounding them later goes the same
-    way.
+    Computed in float32 as torchvision's `generate_anchors` does, so that rounding them later goes the same way.
     """
     root = torch.tensor(ratios, dtype=torch.float32).sqrt()
     size = torch.tensor(sizes, dtype=torch.float32)
