@@ -96,7 +96,7 @@ def _check_composed(
     path = [f"hydra.searchpath=[file://{roots[1]}]"] if more_configs else []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir), version_base="1.3"):
-        reference = _compose(config_name, [*path, *map(_text, choices)])
+        reference = _compose(config_name, [*path, *map(_text, choices)], complete=False)
         known = leaf_keys(reference)
         groups = [folder.name for folder in config_dir.iterdir() if folder.is_dir()]
         for override in ours:
@@ -164,10 +164,10 @@ def _check_key(override: Override, known: list[str], groups: list[str]) -> None:
         raise SettingError(unknown_key(key, known if "." in key else [*groups, *known]))
 
 
-def _compose(config_name: str, overrides: list[str], known: Sequence[str] = ()) -> dict[str, Any]:
+def _compose(config_name: str, overrides: list[str], known: Sequence[str] = (), complete: bool = True) -> dict[str, Any]:
     try:
         config = compose(config_name, overrides=overrides)
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(config, resolve=complete, throw_on_missing=complete)
     except MissingConfigException as error:
         raise SettingError(_missing_choice(str(error), error.missing_cfg_file, error.options)) from error
     except (ConfigCompositionException, OmegaConfBaseException) as error:

@@ -167,7 +167,7 @@ def test_losses_and_gradients_of_the_same_sample(pair: Pair, monkeypatch: pytest
     monkeypatch.setattr(pair.theirs, "training", True)
     _, theirs = pair.theirs(pair.images, pair.features, [{"boxes": boxes} for boxes in BOXES])
     monkeypatch.setattr(pair.ours, "sampler", GivenSample(masks[0]))
-    ours = pair.ours.loss(pair.predictions, BOXES, NO_IGNORED, SIZES, torch.Generator())
+    ours = pair.ours.loss(pair.predictions, BOXES, NO_IGNORED, SIZES, [torch.Generator()] * 2)
     torch.testing.assert_close(ours.objectness, theirs["loss_objectness"], rtol=1e-5, atol=0)
     torch.testing.assert_close(ours.box, theirs["loss_rpn_box_reg"], rtol=1e-5, atol=0)
     assert (ours.num_positives + ours.num_negatives).tolist() == [64, 64]
@@ -193,7 +193,7 @@ def test_autocast_leaves_boxes_and_losses_in_float32(pair: Pair) -> None:
     """torchvision builds its anchors in the features' dtype: under bfloat16 they are up to 7 pixels off."""
     with torch.autocast("cpu", torch.bfloat16):
         predictions = pair.ours(pair.images.tensors)
-        losses = pair.ours.loss(predictions, BOXES, NO_IGNORED, SIZES, torch.Generator())
+        losses = pair.ours.loss(predictions, BOXES, NO_IGNORED, SIZES, [torch.Generator()] * 2)
         proposals = pair.ours.propose(predictions, SIZES)
         targets = pair.ours.targets(predictions.anchors, BOXES[0], NO_IGNORED[0], SIZES[0], torch.Generator())
     full = pair.ours.targets(pair.predictions.anchors, BOXES[0], NO_IGNORED[0], SIZES[0], torch.Generator())
@@ -252,7 +252,7 @@ def test_detectron2_losses() -> None:
     boxes = [torch.tensor([[8.0, 4.0, 40.0, 36.0]]), torch.zeros(0, 4)]
     ignore = [torch.zeros(1, dtype=torch.bool), torch.zeros(0, dtype=torch.bool)]
     predictions = network(torch.zeros(2, 3, 64, 64))
-    losses = network.loss(predictions, boxes, ignore, [(64, 64), (64, 64)], torch.Generator())
+    losses = network.loss(predictions, boxes, ignore, [(64, 64), (64, 64)], [torch.Generator()] * 2)
     assert losses.num_positives.tolist() == [1, 0]
     assert losses.num_negatives.tolist() == [3, 4]
     assert losses.objectness.item() == pytest.approx(8 * math.log(2) / 512)
@@ -270,7 +270,7 @@ def test_paper_losses() -> None:
     # is 120 / 136 = 0.88; those a row or a column further have 0.695 and 0.684, other shapes less.
     box = torch.tensor([[336.0 - 64, 200.0 - 64, 336.0 + 64, 200.0 + 64]])
     ignore = torch.zeros(1, dtype=torch.bool)
-    losses = network.loss(predictions, [box], [ignore], [(600, 1000)], torch.Generator())
+    losses = network.loss(predictions, [box], [ignore], [(600, 1000)], [torch.Generator()])
     assert losses.num_positives.tolist() == [2]
     assert losses.num_negatives.tolist() == [254]
     assert losses.objectness.item() == pytest.approx(math.log(2))

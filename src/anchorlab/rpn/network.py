@@ -139,7 +139,7 @@ class RegionProposalNetwork(nn.Module):
         boxes: Sequence[Tensor],
         ignore: Sequence[Tensor],
         sizes: Sizes,
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
     ) -> Losses:
         """Losses of a batch against its boxes.
 
@@ -147,10 +147,11 @@ class RegionProposalNetwork(nn.Module):
             boxes: per image (G, 4), in pixels of the input; G may be 0.
             ignore: per image (G,) bool, regions that are neither object nor background.
             sizes: (height, width) of each image's content, (B, 2).
-            generator: draws the sampled anchors, image after image.
+            generators: one per image; each draws that image's sampled anchors, so that they do not depend on
+                which other images share the batch or the process.
         """
-        images = zip(boxes, ignore, _as_pairs(sizes), strict=True)
-        targets = [self.targets(predictions.anchors, *image, generator) for image in images]
+        images = zip(boxes, ignore, _as_pairs(sizes), generators, strict=True)
+        targets = [self.targets(predictions.anchors, *image) for image in images]
         logits, labels = _sampled_logits(predictions.logits, targets)
         deltas = torch.cat([predictions.deltas[i, image.positive] for i, image in enumerate(targets)])
         counts = LossCounts(budget=self.sampler.num * len(targets), locations=predictions.num_locations * len(targets))

@@ -35,7 +35,7 @@ class RPNModule(LightningModule):
         network: the network to train.
         optimizer: makes an optimizer of parameters.
         scheduler: makes a schedule of (optimizer, total_steps); one step of it is one optimizer step.
-        seed: of the anchors that are sampled; with the step and the rank it fixes them.
+        seed: of the anchors that are sampled; with the epoch and the image it fixes them.
         channels_last: memory layout of weights and images.
     """
 
@@ -64,16 +64,16 @@ class RPNModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         predictions = self(batch)
-        generator = self._generator(TRAIN, self.trainer.fit_loop.total_batch_idx, self.global_rank)
-        losses = self.network.loss(predictions, batch.boxes, batch.ignore, batch.sizes, generator)
+        generators = self._generators(TRAIN, batch)
+        losses = self.network.loss(predictions, batch.boxes, batch.ignore, batch.sizes, generators)
         self._refuse_non_finite(losses, batch)
         self._log_step(losses, len(batch.images))
         return losses.total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         predictions = self(batch)
-        generator = self._generator(VALIDATE, int(batch.index[0]), 0)
-        losses = self.network.loss(predictions, batch.boxes, batch.ignore, batch.sizes, generator)
+        generators = self._generators(VALIDATE, batch)
+        losses = self.network.loss(predictions, batch.boxes, batch.ignore, batch.sizes, generators)
         self._validation.add(_figures(losses), len(batch.images))
         self.score(predictions, batch)
 
@@ -109,10 +109,12 @@ class RPNModule(LightningModule):
         schedule = self._make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _generator(self, *key: int) -> torch.Generator:
-        """Random numbers that are a function of the seed and `key` alone."""
-        state = np.random.SeedSequence((self.seed, *key)).generate_state(1, np.uint64)[0]
-        return torch.Generator(self.device).manual_seed(int(state) >> 1)
+    def _generators(self, stream: int, batch: Batch) -> list[torch.Generator]:
+        """Random numbers for each image, a function of (seed, epoch, its row in the data set) alone."""
+        epoch = self.current_epoch if stream == TRAIN else 0
+        keys = [(self.seed, stream, epoch, int(row)) for row in batch.index]
+        states = [np.random.SeedSequence(key).generate_state(1, np.uint64)[0] for key in keys]
+        return [torch.Generator().manual_seed(int(state) >> 1) for state in states]
 
     def _refuse_non_finite(self, losses: Losses, batch: Batch) -> None:
         if torch.isfinite(losses.total):

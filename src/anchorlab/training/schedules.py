@@ -12,7 +12,9 @@ def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float) -> LRSchedu
     torch's OneCycleLR (Smith and Topin 2017); momentum (Adam's beta1) moves the other way, as it does by default.
     """
     peaks = [group["lr"] for group in optimizer.param_groups]
-    return OneCycleLR(optimizer, max_lr=peaks, total_steps=max(total_steps, 2), pct_start=warmup)
+    # Below four steps, or where the ascent is a single step, OneCycleLR divides by zero.
+    total = max(total_steps, 4)
+    return OneCycleLR(optimizer, max_lr=peaks, total_steps=total, pct_start=max(warmup, 2 / total))
 
 
 def steps(
