@@ -182,7 +182,8 @@ class SyntheticReader:
         coco = _empty_coco(self.recipe)
         indices = range(self.num_images[split])
         note = f"Drawing {len(indices)} synthetic images ({split})"
-        for index in track(indices, note, console=Console(stderr=True), transient=True):
+        console = Console(stderr=True)
+        for index in track(indices, note, console=console, transient=True, disable=not console.is_terminal):
             scene = draw_scene(self.recipe, np.random.default_rng([self.seed, number, index]))
             name = f"{split}/{index:06d}.jpg"
             _write_jpeg(folder / name, scene.image)

@@ -14,7 +14,6 @@ import numpy as np
 # Each covers everything below it. This is their one home.
 IGNORED_KEYS = (
     "seed",
-    "data.seed",
     "data.workers",
     "data.val_batch_size",
     "trainer.accelerator",
@@ -27,16 +26,14 @@ IGNORED_KEYS = (
     "trainer.log_every",
     "callbacks",
     "debug",
-    "experiment",
     "hydra",
     "logger",
-    "paths",
     "resume",
     "sweep",
 )
 
 # What changes figures inside an ignored group after all.
-COUNTED_KEYS = ("callbacks.ema", "callbacks.early_stopping")
+COUNTED_KEYS = ("callbacks.ema",)
 
 # Folders: the same data set lies elsewhere on another machine, so only the folder's own name counts.
 FOLDER_KEYS = ("data.root",)

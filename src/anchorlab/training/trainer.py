@@ -16,6 +16,7 @@ QUIET = (
     ".*Checkpoint directory.*exists.*",
     ".*lower value for log_every_n_steps.*",
     ".*LeafSpec.*",
+    ".*in eval mode at the start of training.*",  # frozen batch norm is meant to be
     ".*sync_dist=True.*",  # every process logs the same figures already
 )
 PRECISIONS = {32: "32-true", 16: "16-mixed", "bf16": "bf16-mixed"}

@@ -1,0 +1,50 @@
+"""A small data set and the command that trains on it: real processes, as people start them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "data.reader.num_train=12",
+    "data.reader.num_val=7",
+    "data.reader.image_size=[64,96]",
+    "data.reader.sizes=[12,40]",
+    "data.reader.boxes_per_image=[1,3]",
+    "data.long=96",
+    "data.batch_size=4",
+    "data.workers=0",
+    "backbone.channels=32",
+    "trainer.epochs=2",
+    "trainer.threads=1",
+    "callbacks.pictures.images=0",
+)
+
+Train = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory) -> tuple[str, ...]:
+    """Overrides for a run of seconds; its data is drawn once for all tests."""
+    return (*SMALL, f"data.root={tmp_path_factory.mktemp('synthetic')}")
+
+
+@pytest.fixture
+def train(tmp_path) -> Train:
+    """Runs train.py in an empty folder, without W&B unless asked for."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            command(*arguments), cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+def command(*arguments: str) -> list[str]:
+    chosen = () if any(argument.startswith("logger=") for argument in arguments) else ("logger=csv",)
+    return [sys.executable, str(ROOT / "train.py"), *arguments, *chosen]

@@ -1,0 +1,34 @@
+"""Every recipe of conf/experiment composes and trains one step (on small images, without downloaded weights)."""
+
+from pathlib import Path
+
+import pytest
+
+from anchorlab.command import check_overrides
+from anchorlab.training.run import train
+
+CONFIGS = Path(__file__).parents[2] / "conf"
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment_trains_one_step(experiment, small, tmp_path, real_data):
+    overrides = [f"experiment={experiment}", "debug=one_step", "logger=none", "trainer.threads=1"]
+    if "real-images" in experiment:
+        root = real_data / ("bccd/BCCD" if "bccd" in experiment else "voc07")
+        overrides += [f"data.root={root}", "data.long=128", "data.on_error=skip"]
+    else:
+        kept = ("data.reader.", "data.root=")
+        overrides += [item for item in small if item.startswith(kept)]
+        # The anchors of these recipes are meant for images of 600 px and more: larger than twice this input.
+        overrides += ["data.short=null", "data.long=256", "backbone.weights=none"]
+    figures = train(check_overrides("train", CONFIGS, overrides), tmp_path)
+    assert 0 <= figures["recall_1000"] <= 1
+
+
+def test_header_of_each_experiment_says_question_and_command():
+    for path in (CONFIGS / "experiment").glob("*-*.yaml"):
+        lines = [line for line in path.read_text().splitlines() if line.startswith("#")]
+        text = "\n".join(lines)
+        assert "@package _global_" in text, path
+        assert f"python train.py experiment={path.stem}" in text, path
