@@ -30,7 +30,9 @@ DERIVED = {
 OTHER = {  # another value where adding or negating gives none
     "anchor.sizes": [16, 24, 48],
     "anchor.shapes": [[[16, 32]], [[32, 64]], [[64, 128]]],
+    "anchor.scale": 3,
     "anchor.scales_per_octave": 2,
+    "anchor.offset": 0.25,
     "anchor.k": 6,
     "anchor.ratios": [1, 3, 4],
     "anchor.order": {"size": "ratio", "ratio": "size"},
@@ -45,6 +47,7 @@ OTHER = {  # another value where adding or negating gives none
     "loss.divisor": {"sampled": "budget", "budget": "locations", "locations": "sampled"},
     "backbone.batch_norm": {"frozen": "trainable", "trainable": "frozen"},
     "backbone.name": {"resnet18": "resnet34", "resnet50": "resnet34"},
+    "backbone.frozen_stages": {0: 1, 2: 3},
     "backbone.out_indices": [2, 3, 4],
     "backbone.channels": 32,
     "backbone.fpn_channels": 64,
@@ -106,7 +109,7 @@ def other_value(key: str, value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)):
-        return value + 1 if isinstance(value, int) and value >= 1 else value / 2 + 0.25
+        return value + 1 if isinstance(value, int) and value >= 1 else value / 2 + 0.13
     raise AssertionError(f"say in OTHER what else {key}={value} could be")
 
 
@@ -129,8 +132,7 @@ PARTS = [
     for group in ("anchor", "head", "coder", "assigner", "sampler", "loss", "proposals", "augment", "backbone")
     for choice in choices(group)
     for key in composed(group, choice)
-    if key not in ("_target_", "weights")
-    and (choice, key) not in {("timm_fpn", "name")}
+    if key not in ("_target_", "weights") and (choice, key) not in {("timm_fpn", "name")}
 ]
 
 

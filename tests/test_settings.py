@@ -22,6 +22,7 @@ from anchorlab.settings import (
         (Number(0, above=True), [1e-9, 3], [0, -1, float("inf")]),
         (Number(1, whole=True), [1, 10**6], [0, 1.5, 1.0, True]),
         (Number(1, whole=True, null=True), [None, 1], [0]),
+        (Number(1, whole=True, auto=True), ["auto", 2], [0, None, "all"]),
         (Choice(("a", 32, None)), ["a", 32, None], ["b", "32", True]),
         (Numbers(), [[1, 2.5], [[1], [2, 3]], None], [[], [0], [-1], [1, [2]], 3, "1", [[[1]]]]),
         (Numbers(depth=(3,)), [[[[16, 32]]], None], [[16, 32], [[16, 32]]]),

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Glob, Override, OverrideType
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -48,7 +48,10 @@ def check_command_line(config_name: str, config_dir: Path) -> None:
     The folder is claimed here (and passed to Hydra as an override) so that two runs started within one second
     do not share one.
     """
-    arguments = get_args_parser().parse_args(sys.argv[1:])
+    arguments = get_args_parser().parse_intermixed_args(sys.argv[1:])
+    # Hydra's parser takes options only before the overrides; people also write them behind.
+    options = [argument for argument in sys.argv[1:] if argument not in arguments.overrides]
+    sys.argv[1:] = [*options, *arguments.overrides]
     if arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
         return
     try:
@@ -77,7 +80,7 @@ def check_overrides(
         SettingError: an override that cannot be read, a key or a choice that does not exist, a wrong value.
     """
     parsed = _parse(overrides)
-    values = [_sweep_values(override) for override in parsed]
+    values = [_sweep_values(override, config_dir) for override in parsed]
     first = _check_composed(config_name, config_dir, [options[0] for options in values], more_configs)
     for at, options in enumerate(values):
         for option in options[1:]:
@@ -135,11 +138,15 @@ def _unreadable(overrides: Sequence[str]) -> str:
     return f"{' '.join(overrides)} cannot be read: overrides are written key=value"
 
 
-def _sweep_values(override: Override) -> list[Override]:
+def _sweep_values(override: Override, config_dir: Path) -> list[Override]:
     """The override for each value of a sweep, in order; itself where it sweeps over none that can be listed."""
     if not override.is_discrete_sweep():
         return [override]
-    values = list(override.sweep_string_iterator())
+    pattern = override.value()
+    if isinstance(pattern, Glob):
+        values = pattern.filter(sorted(path.stem for path in (config_dir / override.key_or_group).glob("*.yaml")))
+    else:
+        values = list(override.sweep_string_iterator())
     if not values:
         raise SettingError(f"{override.input_line} sweeps over nothing: give at least one value")
     return OverridesParser.create().parse_overrides([f"{override.get_key_element()}={value}" for value in values])
@@ -164,7 +171,9 @@ def _check_key(override: Override, known: list[str], groups: list[str]) -> None:
         raise SettingError(unknown_key(key, known if "." in key else [*groups, *known]))
 
 
-def _compose(config_name: str, overrides: list[str], known: Sequence[str] = (), complete: bool = True) -> dict[str, Any]:
+def _compose(
+    config_name: str, overrides: list[str], known: Sequence[str] = (), complete: bool = True
+) -> dict[str, Any]:
     try:
         config = compose(config_name, overrides=overrides)
         plain = OmegaConf.to_container(config, resolve=complete, throw_on_missing=complete)

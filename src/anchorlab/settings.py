@@ -17,17 +17,20 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number in [low, high]; `whole` asks for an integer, `null` admits null, `above` excludes low."""
+    """A finite number in [low, high]; `whole`: an integer, `above`: not low itself, `null`, `auto`: also these."""
 
     low: float = -math.inf
     high: float = math.inf
     whole: bool = False
     null: bool = False
     above: bool = False
+    auto: bool = False
 
     def accepts(self, value: Any) -> bool:
         if value is None:
             return self.null
+        if value == "auto":
+            return self.auto
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
             return False
         return self.low <= value <= self.high and math.isfinite(value) and not (self.above and value == self.low)
@@ -40,7 +43,7 @@ class Number:
             span = f" above {self.low:g}" if self.above else f" of at least {self.low:g}"
         else:
             span = ""
-        return kind + span + (" or null" if self.null else "")
+        return kind + span + (" or null" if self.null else "") + (" or auto" if self.auto else "")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Choice:
         return any(value is word or (type(value) is type(word) and value == word) for word in self.words)
 
     def __str__(self) -> str:
-        return "one of " + ", ".join("null" if word is None else str(word) for word in self.words)
+        return "one of " + ", ".join(_shown(word) for word in self.words)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,11 @@ RULES: dict[str, Rule] = {
     "trainer.gradient_clip": Number(0, above=True, null=True),
     "trainer.val_every": COUNT,
     "trainer.limit_val_batches": COUNT_OR_NULL,
-    "trainer.precision": Choice(("auto", "32", "bf16", "16")),
+    "trainer.accelerator": Choice(("auto", "cpu", "gpu")),
+    "trainer.precision": Choice(("auto", 32, "bf16", 16)),
+    "trainer.channels_last": Choice(("auto", True, False)),
+    "trainer.keep_memory": Choice(("auto", True, False)),
+    "trainer.threads": Number(1, whole=True, auto=True),
     "trainer.log_every": COUNT,
 }
 

@@ -21,6 +21,7 @@ SMALL = (
     "backbone.channels=32",
     "trainer.epochs=2",
     "trainer.threads=1",
+    "trainer.log_every=1",
     "callbacks.pictures.images=0",
 )
 

@@ -16,7 +16,7 @@ def test_experiment_trains_one_step(experiment, small, tmp_path, real_data):
     overrides = [f"experiment={experiment}", "debug=one_step", "logger=none", "trainer.threads=1"]
     if "real-images" in experiment:
         root = real_data / ("bccd/BCCD" if "bccd" in experiment else "voc07")
-        overrides += [f"data.root={root}", "data.long=128", "data.on_error=skip"]
+        overrides += [f"data.root={root}", "data.long=256", "data.on_error=skip"]
     else:
         kept = ("data.reader.", "data.root=")
         overrides += [item for item in small if item.startswith(kept)]

@@ -31,7 +31,8 @@ def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
 def test_run_says_what_happens_and_leaves_its_folder(small, train, tmp_path):
     done = train(*small, "callbacks.pictures.images=2", "anchor.ratios=[0.5,1,2]", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
-    for words in ("12 images", "7 images", "k = 3", "Tiny", "cpu, float32", "2 epochs, 6 steps", "epoch 2/2", "recall@N"):
+    at_the_start = ("12 images", "7 images", "k = 3", "Tiny", "cpu, float32", "2 epochs, 6 steps")
+    for words in (*at_the_start, "epoch 2/2", "recall@N", "pictures", "next"):
         assert words in done.stdout
     assert done.stderr == ""
 
@@ -130,8 +131,15 @@ def test_look_writes_a_sheet_and_trains_nothing(small, train, tmp_path):
     assert [path.name for path in (tmp_path / "run").rglob("*.*")] == ["look.png"]
 
 
+def test_last_step_is_scored_wherever_it_falls(small, train, tmp_path):
+    done = train(*small, "trainer.max_steps=4", "hydra.run.dir=run")  # one step into the second epoch of three steps
+    assert done.returncode == 0, done.stderr
+    assert record(tmp_path / "run")["figures"]["final"]["step"] == 4
+
+
 def test_network_overfits_eight_images(small, train, tmp_path):
-    done = train(*small, "debug=overfit", "anchor.scales_per_octave=2", "optimizer.lr=0.003", "hydra.run.dir=run")
+    settings = ("debug=overfit", "trainer.epochs=150", "anchor.scales_per_octave=2", "optimizer.lr=0.003")
+    done = train(*small, *settings, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     assert record(tmp_path / "run")["figures"]["final"]["recall_100"] > 0.9
 
@@ -159,7 +167,8 @@ def test_wandb_run_of_a_training_holds_everything(small, train, tmp_path):
     (run,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     inspect = ["python", "-m", "wandb", "leet", "inspect", "--json", str(run)]
     read = subprocess.run([command()[0], *inspect[1:]], capture_output=True, text=True, check=True).stdout
-    for words in ("recall_table", "best_AR_100", "val/AR_1000", "anchors_per_image", "ratio_span", "val/image_", "study"):
+    figures = ("recall_table", "best_AR_100", "val/AR_1000", "val/image_")
+    for words in (*figures, "anchors_per_image", "ratio_span", "study"):
         assert words in read, words
 
 
@@ -168,6 +177,6 @@ def test_ema_is_what_is_validated_and_kept(small, train, tmp_path):
         assert train(*small, f"callbacks={callbacks}", f"hydra.run.dir={name}").returncode == 0
     saved = torch.load(tmp_path / "ema" / "checkpoints" / "last.ckpt", weights_only=True)
     current, average, plain = saved["current_model_state"], saved["state_dict"], weights(tmp_path / "plain")
-    key = "network.head.scores.0.weight"
+    key = "network.head.scores.3.weight"
     assert torch.equal(current[key], plain[key])
     assert not torch.equal(average[key], plain[key])

@@ -9,7 +9,7 @@ def records(sweep: Path) -> dict[str, dict]:
 
 
 def test_failing_job_is_recorded_and_the_others_go_on(small, train, tmp_path):
-    done = train(*small, "-m", "anchor.k=3,7,6", "debug=one_step", "hydra.sweep.dir=sweep")
+    done = train("-m", *small, "anchor.k=3,7,6", "debug=one_step", "hydra.sweep.dir=sweep")
     assert done.returncode == 1
     runs = records(tmp_path / "sweep")
     assert {job: run["status"] for job, run in runs.items()} == {"0": "finished", "1": "failed", "2": "finished"}
@@ -21,7 +21,7 @@ def test_failing_job_is_recorded_and_the_others_go_on(small, train, tmp_path):
 
 def test_sweep_of_two_process_jobs_runs_each_job_once(small, train, tmp_path):
     arguments = ("-m", "anchor.k=3,6", "trainer=ddp_cpu", "trainer.threads=1", "trainer.epochs=1")
-    done = train(*small, *arguments, "hydra.sweep.dir=sweep")
+    done = train(*small, *arguments, "hydra.sweep.dir=sweep")  # -m may stand behind overrides
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 1/1") == 2
     assert {job: run["axes"]["k"] for job, run in records(tmp_path / "sweep").items()} == {"0": 3, "1": 6}

@@ -56,6 +56,7 @@ class RunRecord:
         seed: int | None = None,
         shapes: Iterable[Any] | None = None,
         devices: Iterable[str] = (),
+        overrides: Iterable[str] = (),
     ) -> None:
         """Write config.yaml and a run.json of status `running`.
 
@@ -63,6 +64,7 @@ class RunRecord:
             config: the resolved config as plain containers, with fitted shapes and the like filled in.
             shapes: the anchors' width x height, (k, 2) per level, for the anchor hash.
             devices: names of the accelerators in use.
+            overrides: what was typed behind the command.
         """
         before = _read_json(self.folder / "run.json") if (self.folder / "run.json").exists() else {}
         commit, dirty = environment.commit()
@@ -74,6 +76,7 @@ class RunRecord:
             "created": before.get("created") or _now(),
             "updated": _now(),
             "resumed": before["resumed"] + 1 if "resumed" in before else 0,
+            "overrides": list(overrides) or before.get("overrides", []),
             "config_hash": config_hash(dict(config)),
             "anchor_hash": None if shapes is None else anchor_hash(list(shapes)),
             "seed": seed,

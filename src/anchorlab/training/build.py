@@ -11,6 +11,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from anchorlab.data.module import DataModule
 from anchorlab.rpn.network import RegionProposalNetwork
@@ -69,7 +70,7 @@ def build(group: Config, **derived: Any) -> Any:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn the ValueError of a constructor into a SettingError with the same sentence."""
+    """Turn what a constructor, or Lightning's Trainer, refuses into a SettingError with the same sentence."""
     try:
         yield
     except SettingError:
@@ -78,5 +79,5 @@ def user_errors() -> Iterator[None]:
         if isinstance(error.__cause__, ValueError):
             raise SettingError(str(error.__cause__)) from error
         raise
-    except ValueError as error:
+    except (ValueError, MisconfigurationException) as error:
         raise SettingError(str(error)) from error

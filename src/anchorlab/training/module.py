@@ -54,6 +54,7 @@ class RPNModule(LightningModule):
         self.seed = seed
         self._make_optimizer = optimizer
         self._make_schedule = scheduler
+        self.scored_step: int | None = None
         self._validation = _RunningMean()
         self._last_losses: dict[str, float] = {}
         self._step_ended = time.perf_counter()
@@ -92,6 +93,7 @@ class RPNModule(LightningModule):
             )
 
     def on_validation_epoch_end(self) -> None:
+        self.scored_step = self.trainer.global_step
         figures: dict[str, float] = self.recall.compute()
         figures |= self._validation.result(self.trainer.strategy.reduce)
         # Every process logs the same figures: checkpoints are chosen by them on each. Lightning would round to float32.

@@ -26,8 +26,8 @@ class Recorder(Callback):
         self.config = dict(config)
         self._started = time.perf_counter()
         self._images = 0
-        self._training = 0.0
-        self._epoch_started = 0.0
+        self._training = 0.0  # seconds, waiting for data included
+        self._clock = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
@@ -35,28 +35,31 @@ class Recorder(Callback):
                 logger.cut_back(trainer.global_step)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._epoch_started = time.perf_counter()
+        self._clock = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._images += len(batch.images) * trainer.world_size
-        if batch_idx + 1 == trainer.num_training_batches:
-            self._training += time.perf_counter() - self._epoch_started
+        now = time.perf_counter()
+        self._training, self._clock = self._training + now - self._clock, now
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, RPNModule)
         figures = {
             name.removeprefix("val/"): float(value)
             for name, value in trainer.callback_metrics.items()
             if name.startswith("val/")
         }
-        if not figures or not trainer.is_global_zero:
-            return
-        assert isinstance(pl_module, RPNModule)
+        # During a fit, an epoch counts as done only after its validation.
+        epoch = trainer.current_epoch + int(trainer.state.fn == "fit")
+        figures |= {"epoch": epoch, "step": trainer.global_step}
         best = self.record.content["figures"]["best"].get(MONITORED, -np.inf)
         self.record.add(
-            final=figures | {"epoch": trainer.current_epoch + 1},
-            best=figures | {"epoch": trainer.current_epoch + 1} if figures[MONITORED] > best else None,
+            final=figures,
+            best=figures if figures[MONITORED] > best else None,
             timings={
                 "fit_s": round(time.perf_counter() - self._started, 2),
                 "train_s": round(self._training, 2),

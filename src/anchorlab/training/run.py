@@ -1,11 +1,12 @@
 """One run from its config to its folder: build, say what will happen, train, keep and show what came out."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -47,7 +48,7 @@ def run_from_command_line(config: DictConfig) -> None:
     settings = {str(key): value for key, value in plain.items()}
     folder = Path(hydra.runtime.output_dir)
     try:
-        train(resumed_config(settings, hydra.overrides.task), folder)
+        train(resumed_config(settings, hydra.overrides.task), folder, hydra.overrides.task)
     except (SettingError, DataError) as error:
         exit_with(error)
     except NonFiniteLossError as error:
@@ -55,8 +56,8 @@ def run_from_command_line(config: DictConfig) -> None:
         raise SystemExit(FAILED) from error
 
 
-def train(config: Mapping[str, Any], folder: Path) -> dict[str, float]:
-    """Train one RPN into `folder`; the figures of its last validation.
+def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
+    """Train one RPN into `folder`; the figures of its last validation. `overrides` are kept in its record.
 
     Raises:
         SettingError: settings that fit no network, data or machine.
@@ -65,16 +66,16 @@ def train(config: Mapping[str, Any], folder: Path) -> dict[str, float]:
     """
     record = RunRecord(folder)
     try:
-        return _train(config, record)
+        return _train(config, record, overrides)
     except (SettingError, DataError) as error:
         if rank_zero_only.rank == 0 and config["resume"] is None and config["debug"]["look"] == 0:
             if not record.content:
-                record.start(config, config["seed"])
+                record.start(config, config["seed"], overrides=overrides)
             record.fail(str(error).splitlines()[0])
         raise
 
 
-def _train(config: Mapping[str, Any], record: RunRecord) -> dict[str, float]:
+def _train(config: Mapping[str, Any], record: RunRecord, overrides: Sequence[str]) -> dict[str, float]:
     seed_everything(config["seed"], verbose=False)
     network = build_network(config)
     data = build_data(config)
@@ -89,7 +90,8 @@ def _train(config: Mapping[str, Any], record: RunRecord) -> dict[str, float]:
     module = build_module(config, network, settings)
     axes = screens.scalar_axes(network, screens.input_size(data))
     if rank_zero_only.rank == 0:
-        record.start(config, config["seed"], network.anchors.shapes)
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        record.start(config, config["seed"], network.anchors.shapes, gpus, overrides)
         record.add(axes=axes)
         record.write_problems(data.problems)
     loggers = build_loggers(config["logger"], record)
@@ -99,6 +101,8 @@ def _train(config: Mapping[str, Any], record: RunRecord) -> dict[str, float]:
             data.check_processes(trainer.world_size)
         _announce(config, axes, data, module, settings, loggers, record)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint_to_resume(config), weights_only=True)
+        if module.scored_step != trainer.global_step:  # the last step was not the last of an epoch
+            trainer.validate(module, datamodule=data, verbose=False)
         return _conclude(trainer, loggers, record)
     finally:
         close(loggers)
