@@ -39,7 +39,7 @@ def ours(scenes: list[dict[str, np.ndarray]]) -> dict[str, float]:
 
 def theirs(scenes: list[dict[str, np.ndarray]]) -> np.ndarray:
     truth = COCO()
-    truth.dataset = {
+    truth.dataset = {  # pyright: ignore[reportAttributeAccessIssue]
         "images": [{"id": i + 1} for i in range(len(scenes))],
         "categories": [{"id": 1, "name": "object"}],
         "annotations": [annotation(i, g, one) for i, one in enumerate(scenes) for g in range(BOXES)],
@@ -51,7 +51,7 @@ def theirs(scenes: list[dict[str, np.ndarray]]) -> np.ndarray:
     ]
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
+        evaluation = COCOeval(truth, truth.loadRes(found), "bbox")  # pyright: ignore[reportArgumentType]
         evaluation.params.useCats, evaluation.params.maxDets = 0, list(BUDGETS)
         evaluation.evaluate()
         evaluation.accumulate()

@@ -14,9 +14,11 @@ def final(folder: Path) -> dict[str, float]:
 def test_two_processes_give_the_figures_of_one(small, train, tmp_path):
     settings = (*small, "data.reader.num_train=13", "data.val_batch_size=2", "trainer.epochs=1")
     one = train(*settings, "hydra.run.dir=one")
-    two = train(*settings, "trainer=ddp_cpu", "trainer.threads=1", "trainer.epochs=1", "hydra.run.dir=two")
+    processes = ("trainer=ddp_cpu", "trainer.threads=1", "trainer.epochs=1", "logger=wandb")
+    two = train(*settings, *processes, "hydra.run.dir=two", WANDB_MODE="offline")
     assert one.returncode == 0, one.stderr
     assert two.returncode == 0, two.stderr
+    assert len(list((tmp_path / "two" / "wandb").glob("offline-run-*"))) == 1
     with np.load(tmp_path / "two" / "recall.npz") as saved:
         assert saved["index"].tolist() == list(range(7))
         assert len(set(saved["image_ids"].tolist())) == 7

@@ -51,7 +51,7 @@ def run_from_command_line(config: DictConfig) -> None:
         train(resumed_config(settings, hydra.overrides.task), folder, hydra.overrides.task)
     except (SettingError, DataError) as error:
         exit_with(error)
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(FAILED) from error
 
@@ -117,8 +117,8 @@ def look(data: DataModule, count: int, folder: Path) -> None:
 
 
 def build_loggers(group: Mapping[str, Any], record: RunRecord) -> list[Logger]:
-    """The loggers of the choice: none, metrics.csv, or metrics.csv and Weights & Biases."""
-    if group["_target_"] is None:
+    """The loggers of the choice: none, metrics.csv, or metrics.csv and Weights & Biases; on the first process only."""
+    if group["_target_"] is None or rank_zero_only.rank != 0:
         return []
     csv = CSVLogger(save_dir=record.folder)
     if group["_target_"].endswith("CSVLogger"):
