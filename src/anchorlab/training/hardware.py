@@ -63,8 +63,11 @@ def _has_depthwise(network: nn.Module) -> bool:
 
 
 def _processes_here(trainer: Mapping[str, Any]) -> int:
+    """Training processes on this machine, which share its cores: one a device; -1 means all GPUs."""
     devices = trainer["devices"]
-    return devices if trainer["accelerator"] == "cpu" and isinstance(devices, int) and devices > 0 else 1
+    if isinstance(devices, list):
+        return len(devices)
+    return max(1, torch.cuda.device_count() if devices == -1 else devices)
 
 
 def _processor_flags() -> set[str]:

@@ -1,5 +1,6 @@
 """The screen before a run, which says what will happen, and the one after it, which says what came out."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,19 @@ def next_steps(folder: Path, wandb_notice: str | None) -> list[tuple[str, str]]:
     ]
     if wandb_notice:
         rows.append(("W&B", wandb_notice))
+    train = f"{_python()} train.py"
     return [
         *rows,
-        ("next", "python train.py 'anchor.ratios=[0.33,0.5,1,2,3]'        other anchors"),
-        ("", "python train.py -m anchor.k=3,6                        a sweep"),
-        ("", "python train.py data=voc data.root=<folder> backbone=efficientnet_lite0_fpn   your data"),
+        ("next", f"{train} 'anchor.ratios=[0.33,0.5,1,2,3]'   (other anchors)"),
+        ("", f"{train} -m anchor.k=3,6   (a sweep)"),
+        ("", f"{train} data=voc data.root=<folder> backbone=efficientnet_lite0_fpn anchor=fpn   (your data)"),
     ]
+
+
+def _python() -> str:
+    """This interpreter as one types it here: below the working folder by its path, else the one that is active."""
+    path, here = Path(sys.executable), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else "python"
 
 
 def _anchor_rows(network: RegionProposalNetwork, size: tuple[int, int]) -> Iterable[tuple[str, str]]:
@@ -149,7 +157,7 @@ def _device_line(settings: TrainerSettings) -> str:
     layout = ", channels_last" if settings.channels_last else ""
     processes = f"{settings.devices} x " if settings.devices != 1 else ""
     precision = {32: "float32", 16: "float16", "bf16": "bf16"}[settings.precision]
-    return f"{processes}{settings.accelerator}, {precision}{layout}, {settings.threads} threads{kept}"
+    return f"{processes}{settings.accelerator}, {precision}{layout}, {settings.threads} thread{'s' * (settings.threads != 1)}{kept}"
 
 
 def _budget_line(settings: TrainerSettings, data: DataModule) -> str:
