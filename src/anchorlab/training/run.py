@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -18,6 +17,7 @@ from anchorlab.command import exit_with
 from anchorlab.data.look import contact_sheet
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import DataError
+from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.loggers import CSVLogger, WandbLogger
 from anchorlab.runs.record import RunRecord
 from anchorlab.settings import SettingError
@@ -32,7 +32,7 @@ from anchorlab.training.build import (
 )
 from anchorlab.training.console import console
 from anchorlab.training.hardware import decide
-from anchorlab.training.module import NonFiniteLossError, RPNModule
+from anchorlab.training.module import NonFiniteLossError
 from anchorlab.training.recorder import MONITORED, Recorder
 from anchorlab.training.resume import checkpoint_to_resume, resumed_config
 from anchorlab.training.trainer import TrainerSettings
@@ -77,8 +77,7 @@ def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
 
 def _train(config: Mapping[str, Any], record: RunRecord, overrides: Sequence[str]) -> dict[str, float]:
     seed_everything(config["seed"], verbose=False)
-    network = build_network(config)
-    data = build_data(config)
+    network, data = build_network(config), build_data(config)
     with user_errors():
         data.setup()
     if config["debug"]["look"]:
@@ -88,24 +87,33 @@ def _train(config: Mapping[str, Any], record: RunRecord, overrides: Sequence[str
     settings: TrainerSettings = build(config["trainer"])
     settings.prepare_process()
     module = build_module(config, network, settings)
-    axes = screens.scalar_axes(network, screens.input_size(data))
-    if rank_zero_only.rank == 0:
-        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        record.start(config, config["seed"], network.anchors.shapes, gpus, overrides)
-        record.add(axes=axes)
-        record.write_problems(data.problems)
+    _start(record, config, data, network, overrides)
     loggers = build_loggers(config["logger"], record)
     try:
         with user_errors():
             trainer = settings.trainer(_callbacks(config, record), loggers, record.folder)
             data.check_processes(trainer.world_size)
-        _announce(config, axes, data, module, settings, loggers, record)
+        _announce(config, record, data, network, settings, loggers)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint_to_resume(config), weights_only=True)
         if module.scored_step != trainer.global_step:  # the last step was not the last of an epoch
             trainer.validate(module, datamodule=data, verbose=False)
-        return _conclude(trainer, loggers, record)
+        return _conclude(record, data, loggers) or {}  # nothing on other processes than the first
     finally:
         close(loggers)
+
+
+@rank_zero_only
+def _start(
+    record: RunRecord,
+    config: Mapping[str, Any],
+    data: DataModule,
+    network: RegionProposalNetwork,
+    overrides: Sequence[str],
+) -> None:
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    record.start(config, config["seed"], network.anchors.shapes, gpus, overrides)
+    record.add(axes=screens.scalar_axes(network, screens.input_size(data)))
+    record.write_problems(data.problems)
 
 
 def look(data: DataModule, count: int, folder: Path) -> None:
@@ -152,27 +160,27 @@ def _callbacks(config: Mapping[str, Any], record: RunRecord) -> list[Callback]:
 @rank_zero_only
 def _announce(
     config: Mapping[str, Any],
-    axes: Mapping[str, Any],
+    record: RunRecord,
     data: DataModule,
-    module: RPNModule,
+    network: RegionProposalNetwork,
     settings: TrainerSettings,
     loggers: list[Logger],
-    record: RunRecord,
 ) -> None:
+    """The start screen; and what W&B sorts and groups runs by."""
     notices = [("folder", str(record.folder))]
     for logger in loggers:
-        logger.log_hyperparams({**config, **axes})
+        logger.log_hyperparams({**config, **record.content["axes"]})
         if isinstance(logger, WandbLogger):
             notices.append(("W&B", logger.notice))
-    screens.show_start(config, data, module.network, settings, notices)
+    screens.show_start(config, data, network, settings, notices)
 
 
-def _conclude(trainer: Trainer, loggers: list[Logger], record: RunRecord) -> dict[str, float]:
-    if not trainer.is_global_zero:
-        return {}
+@rank_zero_only
+def _conclude(record: RunRecord, data: DataModule, loggers: list[Logger]) -> dict[str, float]:
+    """The end screen, and the figures of the last validation."""
     record.finish()
     figures = record.content["figures"]["final"]
     notice = next((logger.notice for logger in loggers if isinstance(logger, WandbLogger)), None)
-    title = f"{len(trainer.datamodule.val_records):,} validation images, last epoch"  # pyright: ignore[reportAttributeAccessIssue]
+    title = f"{len(data.val_records):,} validation images, last epoch"
     screens.show_end(figures, title, screens.next_steps(record.folder, notice))
-    return {name: value for name, value in figures.items() if not np.isnan(value)}
+    return dict(figures)

@@ -157,7 +157,8 @@ def _device_line(settings: TrainerSettings) -> str:
     layout = ", channels_last" if settings.channels_last else ""
     processes = f"{settings.devices} x " if settings.devices != 1 else ""
     precision = {32: "float32", 16: "float16", "bf16": "bf16"}[settings.precision]
-    return f"{processes}{settings.accelerator}, {precision}{layout}, {settings.threads} thread{'s' * (settings.threads != 1)}{kept}"
+    threads = f"{settings.threads} thread{'s' * (settings.threads != 1)}"
+    return f"{processes}{settings.accelerator}, {precision}{layout}, {threads}{kept}"
 
 
 def _budget_line(settings: TrainerSettings, data: DataModule) -> str:
