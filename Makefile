@@ -12,7 +12,7 @@ help:  ## this list
 
 install: $(VENV)/dev  ## virtual environment with AnchorLab, its tests and its tools
 
-train: $(VENV)/base  ## train on the built-in data (about three minutes); ARGS="anchor.ratios=[0.5,1,2]" changes settings
+train: $(VENV)/base  ## train on the built-in data (three minutes on two cores); ARGS="anchor.ratios=[0.5,1,2]" changes settings
 	$(BIN)/python train.py $(ARGS)
 
 test: $(VENV)/dev  ## run the tests; ARGS="-k recall" picks some

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import ScalarFormatter
 
 from anchorlab.data.batch import Batch, collate
 from anchorlab.data.dataset import decode
@@ -166,6 +167,7 @@ def recall_figure(curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str) 
     for (name, (budgets, recall)), colour in zip(curves.items(), LEVEL_COLOURS, strict=False):
         axis.plot(budgets, recall, label=name, color=colour)
     axis.set(xscale="log", xlabel="proposals per image N", ylabel="recall", ylim=(0, 1), title=title)
+    axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.grid(alpha=0.3)
     axis.legend()
     return figure
