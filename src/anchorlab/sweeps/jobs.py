@@ -14,8 +14,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
+
+from anchorlab.terminal import console
 
 
 def run_job(config: DictConfig) -> None:
@@ -41,13 +42,17 @@ class SweepSummary(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         sweep = Path(config.hydra.sweep.dir)
         runs = [_read(folder) for folder in sorted(sweep.iterdir(), key=_job_number) if folder.is_dir()]
-        Console(highlight=False).print(summary_table(runs, sweep))
-        if any(run.get("status") != "finished" for run in runs):
+        console().print(summary_table(runs, sweep))
+        failed = [run for run in runs if run.get("status") != "finished"]
+        for run in failed:
+            console().print(f"job {run['job']}: {run.get('reason') or 'never came to its first step'}", markup=False)
+        if failed:
             raise SystemExit(1)
 
 
 def summary_table(runs: list[dict[str, Any]], sweep: Path) -> Table:
-    """A row a job: its overrides, anchors per location and image, and what it reached."""
+    """A row a job: the overrides it does not share with all others, its anchors, and what it reached."""
+    everywhere = set.intersection(*(set(run.get("overrides") or []) for run in runs)) if len(runs) > 1 else set()
     table = Table(title=f"{len(runs)} jobs in {sweep}", title_justify="left")
     for name in ("job", "overrides", "k", "anchors per image", "recall@100", "AR@100", "AR@1000", "status"):
         table.add_column(name, justify="left" if name in ("overrides", "status") else "right")
@@ -55,10 +60,10 @@ def summary_table(runs: list[dict[str, Any]], sweep: Path) -> Table:
         axes, figures = run.get("axes") or {}, (run.get("figures") or {}).get("final") or {}
         table.add_row(
             run["job"],
-            " ".join(run.get("overrides") or []),
+            " ".join(override for override in run.get("overrides") or [] if override not in everywhere),
             *(_shown(axes.get(name)) for name in ("k", "anchors_per_image")),
             *(_shown(figures.get(name)) for name in ("recall_100", "AR_100", "AR_1000")),
-            run.get("reason") or run.get("status") or "never started",
+            run.get("status") or "not started",
         )
     return table
 

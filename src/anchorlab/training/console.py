@@ -1,6 +1,5 @@
 """What a person sees while a run goes on: a bar where there is a terminal, and a line an epoch everywhere."""
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +7,9 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-
-def console() -> Console:
-    """A console as wide as the terminal, and 110 columns where the output goes to a file."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 110, soft_wrap=not sys.stdout.isatty())
+from anchorlab.terminal import console
 
 
 class ConsoleProgress(ProgressBar):

@@ -21,6 +21,7 @@ from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.loggers import CSVLogger, WandbLogger
 from anchorlab.runs.record import RunRecord
 from anchorlab.settings import SettingError
+from anchorlab.terminal import console
 from anchorlab.training import screens
 from anchorlab.training.build import (
     build,
@@ -30,7 +31,6 @@ from anchorlab.training.build import (
     build_network,
     user_errors,
 )
-from anchorlab.training.console import console
 from anchorlab.training.hardware import decide
 from anchorlab.training.module import NonFiniteLossError
 from anchorlab.training.recorder import MONITORED, Recorder

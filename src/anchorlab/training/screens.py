@@ -13,7 +13,7 @@ from anchorlab.data.module import DataModule
 from anchorlab.data.resize import target_size
 from anchorlab.data.sample import Record
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.training.console import console
+from anchorlab.terminal import console
 from anchorlab.training.trainer import TrainerSettings
 
 BUDGETS = (10, 50, 100, 300, 1000)
