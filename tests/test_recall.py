@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from pycocotools import mask
 from torch.multiprocessing.spawn import spawn
 
-from anchorlab.recall import (
-    AREA_RANGES,
-    THRESHOLDS,
-    UNMATCHED,
-    ProposalRecall,
-    figures_from_ranks,
-    pairwise_iou,
-    serve_in_order,
-)
+from anchorlab.ranks import AREA_RANGES, THRESHOLDS, UNMATCHED, figures_from_ranks
+from anchorlab.recall import ProposalRecall, pairwise_iou, serve_in_order
 from tests.by_pycocotools import Scored, by_pycocotools, xywh
 
 

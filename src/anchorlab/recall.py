@@ -15,7 +15,7 @@ R  ground-truth boxes of all images
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,30 +23,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-# As pycocotools builds them, so that an IoU on a threshold falls on the same side.
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-AT_50, AT_70 = 0, 4
-
-# Square pixels, both ends included: an area of exactly 32² is small and medium.
-AREA_RANGES = {"all": (0.0, 1e10), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}
-
-UNMATCHED = int(np.iinfo(np.int32).max)
-"""The rank of a box that no proposal found: worse than any budget."""
-
-
-class Ranks(NamedTuple):
-    """The matches of a set of images, ordered by index, each image once.
-
-    index      (I,) int64        the image's row in its split
-    num_boxes  (I,) int32        its boxes, ignored ones included; the rows below follow in this order
-    rank       (R, T, A) int32   position (0 = best score) of the proposal that found the box, or `UNMATCHED`
-    counted    (R, A) bool       whether the area range counts the box; where not, its rank is `UNMATCHED`
-    """
-
-    index: np.ndarray
-    num_boxes: np.ndarray
-    rank: np.ndarray
-    counted: np.ndarray
+from anchorlab.ranks import AREA_RANGES, THRESHOLDS, UNMATCHED, Ranks, figures_from_ranks, recall_from_ranks
 
 
 class ProposalRecall(Metric):
@@ -265,32 +242,6 @@ def merge(index: np.ndarray, num_boxes: np.ndarray, rank: np.ndarray, counted: n
     num_areas = len(AREA_RANGES)
     rank = rank.reshape(-1, len(THRESHOLDS), num_areas)[rows]
     return Ranks(unique, kept, rank, counted.reshape(-1, num_areas)[rows].astype(bool))
-
-
-def recall_from_ranks(rank: np.ndarray, counted: np.ndarray, budgets: Sequence[int]) -> np.ndarray:
-    """(N, T, A) share of the counted boxes that the best N proposals found; -1 where none is counted.
-
-    Args:
-        rank: (R, T, A), and counted (R, A), as in `Ranks`; any rows of them will do (a bootstrap sample,
-        say).
-    """
-    found = np.stack([(rank < n).sum(axis=0) for n in budgets])
-    total = counted.sum(axis=0)
-    return np.where(total > 0, found / np.maximum(total, 1), -1.0)
-
-
-def figures_from_ranks(rank: np.ndarray, counted: np.ndarray, budgets: Sequence[int]) -> dict[str, float]:
-    """Every figure by its key (see `ProposalRecall`) from the arrays of `Ranks`."""
-    figures: dict[str, float] = {}
-    for n, recall in zip(budgets, recall_from_ranks(rank, counted, budgets), strict=True):
-        everything, small, medium, large = recall.mean(axis=0)
-        figures[f"recall_{n}"] = float(recall[AT_50, 0])
-        figures[f"recall_iou70_{n}"] = float(recall[AT_70, 0])
-        figures[f"AR_{n}"] = float(everything)
-        figures[f"AR_s_{n}"] = float(small)
-        figures[f"AR_m_{n}"] = float(medium)
-        figures[f"AR_l_{n}"] = float(large)
-    return figures
 
 
 def _pairs(boxes: np.ndarray, gt_boxes: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from anchorlab.recall import figures_from_ranks
+from anchorlab.ranks import figures_from_ranks
 from tests.training.conftest import command
 
 

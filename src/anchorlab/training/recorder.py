@@ -8,7 +8,7 @@ import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from anchorlab.recall import AT_50, AT_70, THRESHOLDS, recall_from_ranks
+from anchorlab.ranks import AT_50, AT_70, THRESHOLDS, recall_from_ranks
 from anchorlab.runs.loggers import CSVLogger, WandbLogger
 from anchorlab.runs.record import RunRecord
 from anchorlab.training.module import RPNModule
