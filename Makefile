@@ -25,9 +25,8 @@ lint: $(VENV)/dev  ## ruff: style and formatting
 types: $(VENV)/dev  ## pyright
 	$(BIN)/pyright
 
-bench: $(VENV)/dev  ## speed against torchvision and pycocotools, as ratios; results in benchmarks/results
-	$(BIN)/python -m benchmarks.assignment
-	$(BIN)/python -m benchmarks.recall
+bench: $(VENV)/dev  ## speed against torchvision and others, as ratios; ARGS="recall --repeats 9" picks and sets
+	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/base  ## draw the pictures of docs/ anew
 	$(BIN)/python docs/draw.py
