@@ -162,15 +162,17 @@ class AnchorGrid:
             if self.stride == "inferred":
                 step_y, step_x = image_size[0] // rows, image_size[1] // columns
             half_width, half_height = half.to(device).unbind(1)  # (k,), (k,)
-            x = self._centres(columns, step_x, device)  # (W, 1)
-            y = self._centres(rows, step_y, device)  # (H, 1)
+            x = centres(columns, self.offset, step_x, device)[:, None]  # (W, 1)
+            y = centres(rows, self.offset, step_y, device)[:, None]  # (H, 1)
             levels.append(LevelGrid(x - half_width, y - half_height, x + half_width, y + half_height))
         boxes = [level.boxes() for level in levels]
         return Anchors(torch.cat(boxes), tuple(levels), tuple(len(b) for b in boxes))
 
-    def _centres(self, count: int, step: float, device: torch.device) -> Tensor:
-        cells = torch.arange(count, dtype=torch.float32, device=device)
-        return ((cells + self.offset) * step)[:, None]
+
+def centres(count: int, offset: float, step: float, device: torch.device | str) -> Tensor:
+    """Where the anchors of a row of cells are centred (count,), float32 pixels."""
+    cells = torch.arange(count, dtype=torch.float32, device=device)
+    return (cells + offset) * step
 
 
 def _check_placement(offset: float, order: str, stride: str) -> None:
