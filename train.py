@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).resolve().parent / "conf"
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(config: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        run_job(config)
+        run_job(config, CONFIGS.with_name("train.py"))
     else:
         from anchorlab.training.run import (
             run_from_command_line,  # torch and lightning: not for --help or a sweep

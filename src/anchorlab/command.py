@@ -6,7 +6,9 @@ adding a misspelt key with `+`, and then accept it.
 
 import datetime
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,14 +16,14 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, OverrideType
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -38,6 +40,7 @@ from anchorlab.settings import (
     nearest_word,
     unknown_key,
 )
+from anchorlab.sweeps.folder import claim, find, new_folder
 
 USAGE_ERROR = 2
 
@@ -92,20 +95,22 @@ def check_overrides(
 def _check_composed(
     config_name: str, config_dir: Path, overrides: Sequence[Override], more_configs: str | None
 ) -> dict[str, Any]:
-    """Compose once with the choices of files alone, whose keys are all there are, and once with everything."""
-    ours = [override for override in overrides if not override.key_or_group.startswith("hydra.")]
+    """Compose with the choices of files alone, whose keys are all there are; the values are put in afterwards."""
+    ours = [override for override in overrides if not override.is_hydra_override()]
     roots = [config_dir, *([Path(more_configs).absolute()] if more_configs else [])]
     choices = [override for override in ours if _is_choice(override, roots)]
     path = [f"hydra.searchpath=[file://{roots[1]}]"] if more_configs else []
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir), version_base="1.3"):
-        reference = _compose(config_name, [*path, *map(_text, choices)], complete=False)
-        known = leaf_keys(reference)
-        groups = [folder.name for folder in config_dir.iterdir() if folder.is_dir()]
-        for override in ours:
-            if override not in choices:
-                _check_key(override, known, groups)
-        config = _compose(config_name, [*path, *map(_text, ours)], known)
+    base = _composition(config_name, config_dir, (*path, *map(_text, choices)))
+    reference = _plain(base, complete=False)
+    known = leaf_keys(reference)
+    groups = [folder.name for folder in config_dir.iterdir() if folder.is_dir()]
+    values = [override for override in ours if override not in choices]
+    for override in values:
+        _check_key(override, known, groups)
+    if all(override.type == OverrideType.CHANGE for override in values):
+        config = _plain(with_values(base, values, known), known)
+    else:
+        config = _plain(_composition(config_name, config_dir, (*path, *map(_text, ours)), tuple(known)), known)
     check_keys(config, reference)
     check_kinds(config, reference)
     check(config)
@@ -140,9 +145,12 @@ def _unreadable(overrides: Sequence[str]) -> str:
 
 def _sweep_values(override: Override, config_dir: Path) -> list[Override]:
     """The override for each value of a sweep, in order; itself where it sweeps over none that can be listed."""
+    pattern = override.value()
+    if isinstance(pattern, IntervalSweep):
+        values = [pattern.start, pattern.end]
+        return OverridesParser.create().parse_overrides([f"{override.get_key_element()}={value}" for value in values])
     if not override.is_discrete_sweep():
         return [override]
-    pattern = override.value()
     if isinstance(pattern, Glob):
         values = pattern.filter(sorted(path.stem for path in (config_dir / override.key_or_group).glob("*.yaml")))
     else:
@@ -171,15 +179,40 @@ def _check_key(override: Override, known: list[str], groups: list[str]) -> None:
         raise SettingError(unknown_key(key, known if "." in key else [*groups, *known]))
 
 
-def _compose(
-    config_name: str, overrides: list[str], known: Sequence[str] = (), complete: bool = True
-) -> dict[str, Any]:
+def with_values(config: DictConfig, overrides: Iterable[Override], known: Sequence[str] = ()) -> DictConfig:
+    """A copy of a composed config with values (key=value, no group choices) put in, as Hydra puts them in.
+
+    Raises:
+        SettingError: a key that the config does not have.
+    """
+    changed = deepcopy(config)
     try:
-        config = compose(config_name, overrides=overrides)
-        plain = OmegaConf.to_container(config, resolve=complete, throw_on_missing=complete)
+        for override in overrides:
+            OmegaConf.update(changed, override.key_or_group, override.value(), merge=True)
+    except OmegaConfBaseException as error:
+        raise SettingError(_reason(error, known)) from error
+    return changed
+
+
+@cache
+def _composition(
+    config_name: str, config_dir: Path, overrides: tuple[str, ...], known: tuple[str, ...] = ()
+) -> DictConfig:
+    """Hydra's, which takes it half a second: the values of a sweep share those of their group choices."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir), version_base="1.3"):
+            return compose(config_name, overrides=list(overrides))
     except MissingConfigException as error:
         raise SettingError(_missing_choice(str(error), error.missing_cfg_file, error.options)) from error
     except (ConfigCompositionException, OmegaConfBaseException) as error:
+        raise SettingError(_reason(error, known)) from error
+
+
+def _plain(config: DictConfig, known: Sequence[str] = (), complete: bool = True) -> dict[str, Any]:
+    try:
+        plain = OmegaConf.to_container(config, resolve=complete, throw_on_missing=complete)
+    except OmegaConfBaseException as error:
         raise SettingError(_reason(error, known)) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -211,24 +244,13 @@ def _claim_folder(overrides: Sequence[str], multirun: bool, config: dict[str, An
     if any(override.lstrip("+").startswith(key + "=") for override in overrides):
         return
     resumed = config.get("resume")
-    if resumed:
+    if multirun:
+        sweep = config["sweep"]
+        folder = find(overrides) if sweep["dry_run"] else claim(overrides, sweep["again"])
+    elif resumed:
         folder = Path(resumed)
     else:
         now = datetime.datetime.now()
-        day = Path("multirun" if multirun else "outputs") / f"{now:%Y-%m-%d}"
-        folder = _new_folder(day, f"{now:%H-%M-%S}")
-    sys.argv.append(f"{key}='{folder}'")
-
-
-def _new_folder(parent: Path, name: str) -> Path:
-    """`parent/name`, or with a number behind it where another process was first."""
-    parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
+        folder = new_folder(Path("outputs") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}")
+    if folder is not None:
+        sys.argv.append(f"{key}='{folder}'")

@@ -158,6 +158,9 @@ RULES: dict[str, Rule] = {
     "trainer.keep_memory": Choice(("auto", True, False)),
     "trainer.threads": Number(1, whole=True, auto=True),
     "trainer.log_every": COUNT,
+    "callbacks.stop_after.epochs": COUNT_OR_NULL,
+    "sweep.min_coverage": Number(0, 1, null=True),
+    "sweep.at_once": COUNT_OR_NULL,
 }
 
 

@@ -31,14 +31,15 @@ from anchorlab.runs.metrics import read_metrics
 SCHEMA_VERSION = 1
 """Of run.json. Raise it when a key changes its meaning; keys may be added without."""
 
-Status = Literal["running", "finished", "failed"]
+Status = Literal["running", "paused", "finished", "failed"]
+"""Paused: stopped on purpose before the end of its schedule, to be resumed (`callbacks.stop_after`)."""
 
 
 class RunRecord:
     """Writes a run's folder, piece by piece; every file is whole at any moment.
 
-    `start` once, `add` as often as there is news, then `finish` or `fail`. Starting again in the same folder
-    (a resumed run) keeps the id and the time of creation and counts in `resumed`.
+    `start` once, `add` as often as there is news, then `finish`, `pause` or `fail`. Starting again in the same folder
+    (a resumed run) keeps the id, the time of creation and what was typed first, and counts in `resumed`.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -76,7 +77,7 @@ class RunRecord:
             "created": before.get("created") or _now(),
             "updated": _now(),
             "resumed": before["resumed"] + 1 if "resumed" in before else 0,
-            "overrides": list(overrides) or before.get("overrides", []),
+            "overrides": before.get("overrides") or list(overrides),
             "config_hash": config_hash(dict(config)),
             "anchor_hash": None if shapes is None else anchor_hash(list(shapes)),
             "seed": seed,
@@ -119,6 +120,11 @@ class RunRecord:
     def finish(self) -> None:
         """The run came to its end."""
         self.content |= {"status": "finished", "reason": None}
+        self._write()
+
+    def pause(self, reason: str) -> None:
+        """The run stopped where it was told to, short of its end; one sentence where."""
+        self.content |= {"status": "paused", "reason": reason}
         self._write()
 
     def fail(self, reason: str) -> None:

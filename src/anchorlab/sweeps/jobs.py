@@ -1,84 +1,200 @@
 """A sweep's jobs: each is `train.py` started anew, so that one crash ends one job and DDP replays the right command.
 
-Hydra expands the sweep and calls `run_job` for each set of overrides, under whichever launcher; `SweepSummary`, a
-Hydra callback, says at the end what became of them.
+The launcher, whichever it is, calls `run_job` for each job; what became of it is read from the job's folder.
 """
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
-from rich.table import Table
+from omegaconf import DictConfig, OmegaConf
 
-from anchorlab.terminal import console
+from anchorlab.runs.record import RunRecord
+from anchorlab.sweeps.folder import SweepFolder, held_by_job
+
+SWEEP_PID = "ANCHORLAB_SWEEP_PID"
+LAST = Path("checkpoints", "last.ckpt")
+LOG = "log.txt"
+PR_SET_PDEATHSIG = 1
+GRACE_SECONDS = 60
+
+# Lightning would take the launcher's one Slurm task for the job's processes, which the job starts itself.
+NOT_THE_JOBS = ("HYDRA_", "SLURM_NTASKS", SWEEP_PID)
 
 
-def run_job(config: DictConfig) -> None:
-    """Run this job's command line in its own process and folder. A failing job is recorded, and raises nothing:
-    the others go on."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a job's folder says: status `none` (never started), running, paused (at a rung), finished or failed."""
+
+    status: str
+    reason: str | None
+    figures: dict[str, float]
+    axes: dict[str, Any]
+    timings: dict[str, Any]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs behind it, as of its last validation."""
+        return int(self.figures.get("epoch") or 0)
+
+
+def outcome(folder: Path) -> Outcome:
+    """The state of a job's folder; an unreadable one counts as never started."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return Outcome("none", None, {}, {}, {})
+    figures = (record.get("figures") or {}).get("final") or {}
+    axes, timings = record.get("axes") or {}, record.get("timings") or {}
+    return Outcome(record.get("status", "running"), record.get("reason"), figures, axes, timings)
+
+
+def run_job(config: DictConfig, script: Path) -> None:
+    """Run this job's command line in its own process and folder, from its checkpoint where it has one.
+
+    A failing job is recorded and raises nothing: the others go on. Under launchers that run several at once, its
+    output goes to log.txt in its folder.
+
+    Args:
+        script: train.py; a launcher's worker does not know which script the sweep was started with.
+    """
     hydra = HydraConfig.get()
-    folder, sweep = Path(hydra.runtime.output_dir).absolute(), Path(hydra.sweep.dir)
+    folder = Path(hydra.runtime.output_dir).absolute()
+    title = _title(Path(hydra.sweep.dir), folder)
+    with held_by_job(folder, f"{title}: still running from an earlier sweep, waiting for its end") as lock:
+        before = outcome(folder)
+        if before.status == "finished":
+            return
+        command = [sys.executable, str(script), *_arguments(config, hydra, folder)]
+        live = str(hydra.launcher._target_).endswith("BasicLauncher")
+        print(f"\n{title}" if live else f"{title}: started", flush=True)
+        code, last_line = _run(command, Path(hydra.runtime.cwd), lock, None if live else folder / LOG)
+        if code != 0:
+            _note_failure(folder, config, hydra.overrides.task, _reason(code, last_line))
+        after = outcome(folder)
+        if code != 0 or not live:
+            print(f"{title}: {after.status}{': ' + after.reason if after.reason else ''}", flush=True)
+
+
+def _title(sweep: Path, folder: Path) -> str:
+    points = {str(job["number"]): job["point"] for job in SweepFolder(sweep).jobs}
+    return f"job {folder.name} ({' '.join(points.get(folder.name, [])) or 'as it is'})"
+
+
+def _arguments(config: DictConfig, hydra: Any, folder: Path) -> list[str]:
+    """Of train.py: the job's own overrides, or those that resume it, which may not change its experiment."""
+    place = f"hydra.run.dir='{folder}'"
+    stop = config.callbacks.stop_after.epochs if "stop_after" in config.callbacks else None
+    budget = [] if stop is None else [f"callbacks.stop_after.epochs={stop}"]
+    if (folder / LAST).is_file():
+        return [f"resume='{folder}'", *_threads(config, hydra.launcher), *budget, place]
     overrides = list(hydra.overrides.task)
     if "group" in config.logger and config.logger.group is None:
+        sweep = Path(hydra.sweep.dir).absolute()
         overrides.append(f"logger.group='{sweep.parent.name}_{sweep.name}'")
-    print(f"\njob {hydra.job.num}: {' '.join(hydra.overrides.task)}", flush=True)
-    script = Path(hydra.runtime.cwd) / sys.argv[0]
-    command = [sys.executable, str(script), *overrides, f"hydra.run.dir='{folder}'"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HYDRA_")}
-    code = subprocess.run(command, cwd=hydra.runtime.cwd, env=environment, check=False).returncode
-    if code != 0:
-        print(f"job {hydra.job.num} failed with exit code {code}; the others go on", file=sys.stderr)
+    return [*overrides, *_threads(config, hydra.launcher), place]
 
 
-class SweepSummary(Callback):
-    """Prints the table of all jobs after a sweep, and exits with 1 where one failed."""
-
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        sweep = Path(config.hydra.sweep.dir)
-        runs = [_read(folder) for folder in sorted(sweep.iterdir(), key=_job_number) if folder.is_dir()]
-        console().print(summary_table(runs, sweep))
-        failed = [run for run in runs if run.get("status") != "finished"]
-        for run in failed:
-            console().print(f"job {run['job']}: {run.get('reason') or 'never came to its first step'}", markup=False)
-        if failed:
-            raise SystemExit(1)
-
-
-def summary_table(runs: list[dict[str, Any]], sweep: Path) -> Table:
-    """A row a job: the overrides it does not share with all others, its anchors, and what it reached."""
-    everywhere = set.intersection(*(set(run.get("overrides") or []) for run in runs)) if len(runs) > 1 else set()
-    table = Table(title=f"{len(runs)} jobs in {sweep}", title_justify="left")
-    for name in ("job", "overrides", "k", "anchors per image", "recall@100", "AR@100", "AR@1000", "status"):
-        table.add_column(name, justify="left" if name in ("overrides", "status") else "right")
-    for run in runs:
-        axes, figures = run.get("axes") or {}, (run.get("figures") or {}).get("final") or {}
-        table.add_row(
-            run["job"],
-            " ".join(override for override in run.get("overrides") or [] if override not in everywhere),
-            *(_shown(axes.get(name)) for name in ("k", "anchors_per_image")),
-            *(_shown(figures.get(name)) for name in ("recall_100", "AR_100", "AR_1000")),
-            run.get("status") or "not started",
-        )
-    return table
+def _threads(config: DictConfig, launcher: Mapping[str, Any]) -> list[str]:
+    """Jobs side by side share the cores; a number of threads that a person chose stays."""
+    if config.trainer.threads != "auto":
+        return []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if launcher.get("cpus_per_task"):
+        share = int(launcher["cpus_per_task"])
+    elif "n_jobs" in launcher:
+        workers = int(launcher["n_jobs"])
+        share = cores // (workers if workers > 0 else cores)
+    else:
+        return []
+    devices = config.trainer.devices
+    return [f"trainer.threads={max(1, share // (devices if isinstance(devices, int) and devices > 1 else 1))}"]
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
-    record = json.loads(path.read_text()) if path.is_file() else {}
-    return record | {"job": folder.name}
+def _run(command: Sequence[str], cwd: Path, lock: int, log: Path | None) -> tuple[int, str]:
+    """Exit code and last line of standard error, which is shown or logged as it comes."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(NOT_THE_JOBS)}
+    output = None if log is None else log.open("ab")
+    last: deque[str] = deque(maxlen=1)
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=environment,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        pass_fds=(lock,),
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+    )
+    assert process.stderr is not None
+    reader = threading.Thread(target=_pass_on, args=(process.stderr, output or sys.stderr.buffer, last), daemon=True)
+    reader.start()
+    code = _wait(process)
+    reader.join(timeout=GRACE_SECONDS)  # a process it left behind may hold the pipe open
+    if output is not None:
+        output.close()
+    return code, last[0] if last else ""
 
 
-def _job_number(folder: Path) -> tuple[bool, int, str]:
-    return (not folder.name.isdigit(), int(folder.name) if folder.name.isdigit() else 0, folder.name)
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """The exit code. Ctrl-C reaches the job too, which gets time to close its files; a worker whose sweep was
+    killed ends its job."""
+    sweep = int(os.environ.get(SWEEP_PID, 0))
+    is_worker = os.getppid() == sweep
+    while True:
+        try:
+            return process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            if is_worker and os.getppid() != sweep:
+                process.kill()
+        except KeyboardInterrupt:
+            try:
+                process.wait(timeout=GRACE_SECONDS)
+            finally:
+                process.kill()
+            raise
 
 
-def _shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) and not value.is_integer() else f"{value:g}"
+def _end_with_parent() -> None:
+    """In the new process: the kernel is to kill it when the process that waits for it is killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _pass_on(source: IO[bytes], target: IO[bytes], last: deque[str]) -> None:
+    for line in source:
+        target.write(line)
+        target.flush()
+        if line.strip():
+            last.append(line.decode(errors="replace").strip())
+
+
+def _reason(code: int, last_line: str) -> str:
+    if code == -signal.SIGKILL:
+        return "killed from outside (SIGKILL): often the kernel, when memory runs out"
+    if code < 0:
+        return f"ended by signal {-code} ({signal.strsignal(-code)})"
+    return last_line.removeprefix("error: ") or f"ended with exit code {code}"
+
+
+def _note_failure(folder: Path, config: DictConfig, overrides: Sequence[str], reason: str) -> None:
+    """Say in run.json why the job ended, where it could not do so itself."""
+    record = RunRecord(folder)
+    state = outcome(folder)
+    if state.status == "failed" and state.reason:
+        return
+    if state.status == "none":
+        plain = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(plain, dict)
+        record.start({str(key): value for key, value in plain.items()}, config.seed, overrides=list(overrides))
+    else:
+        record.content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    record.fail(reason)

@@ -35,6 +35,7 @@ from anchorlab.training.hardware import decide
 from anchorlab.training.module import NonFiniteLossError
 from anchorlab.training.recorder import MONITORED, Recorder
 from anchorlab.training.resume import checkpoint_to_resume, resumed_config
+from anchorlab.training.rungs import stopped_after
 from anchorlab.training.trainer import TrainerSettings
 
 FAILED = 1
@@ -97,7 +98,8 @@ def _train(config: Mapping[str, Any], record: RunRecord, overrides: Sequence[str
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint_to_resume(config), weights_only=True)
         if module.scored_step != trainer.global_step:  # the last step was not the last of an epoch
             trainer.validate(module, datamodule=data, verbose=False)
-        return _conclude(record, data, loggers) or {}  # nothing on other processes than the first
+        stop = stopped_after(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        return _conclude(record, data, loggers, stop) or {}  # nothing on other processes than the first
     finally:
         close(loggers)
 
@@ -176,11 +178,15 @@ def _announce(
 
 
 @rank_zero_only
-def _conclude(record: RunRecord, data: DataModule, loggers: list[Logger]) -> dict[str, float]:
-    """The end screen, and the figures of the last validation."""
-    record.finish()
+def _conclude(record: RunRecord, data: DataModule, loggers: list[Logger], stop: int | None) -> dict[str, float]:
+    """The end screen, and the figures of the last validation; `stop`: the epoch the run was told to stop after."""
+    if stop is None:
+        record.finish()
+    else:
+        record.pause(f"stopped after epoch {stop}, as callbacks.stop_after.epochs asks")
     figures = record.content["figures"]["final"]
     notice = next((logger.notice for logger in loggers if isinstance(logger, WandbLogger)), None)
-    title = f"{len(data.val_records):,} validation images, last epoch"
+    epoch = "last epoch" if stop is None else f"stopped after epoch {stop}"
+    title = f"{len(data.val_records):,} validation images, {epoch}"
     screens.show_end(figures, title, screens.next_steps(record.folder, notice))
     return dict(figures)

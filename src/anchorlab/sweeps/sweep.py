@@ -1,0 +1,246 @@
+"""One sweep from its command to its table: plan jobs, leave out what need not or cannot run, launch the others.
+
+Which jobs, and in which order, is the strategy's choice; running one is `jobs.run_job`'s work. What is known of a
+job lies in two places only: its plan in sweep.json, its outcome in its own folder.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import InstantiationException
+from hydra.plugins.launcher import Launcher
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from anchorlab.command import exit_with
+from anchorlab.runs import environment
+from anchorlab.runs.files import write_whole
+from anchorlab.runs.record import RunRecord
+from anchorlab.settings import SettingError
+from anchorlab.sweeps import tables
+from anchorlab.sweeps.compose import Composer
+from anchorlab.sweeps.describe import Facts, describe
+from anchorlab.sweeps.folder import SweepFolder, hold
+from anchorlab.sweeps.jobs import SWEEP_PID, Outcome, outcome
+from anchorlab.sweeps.space import Point, Space, read_space
+from anchorlab.sweeps.strategy import Strategy
+from anchorlab.terminal import console
+
+FAILED = 1
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Job:
+    """A point of the space, described.
+
+    number: its folder's name; None where it gets no folder.
+    left_out: why it does not run: the same anchors as another job, or too low a coverage; None: it runs.
+    impossible: why it cannot run; it counts as failed.
+    """
+
+    point: Point
+    overrides: tuple[str, ...]
+    key: str
+    number: int | None = None
+    facts: Facts | None = None
+    left_out: str | None = None
+    impossible: str | None = None
+
+    @property
+    def runs(self) -> bool:
+        return self.left_out is None and self.impossible is None
+
+
+def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: Sequence[str]) -> None:
+    """What `python train.py -m` does; leaves with exit code 1 where a job failed.
+
+    Raises:
+        SystemExit: with 1 for failed jobs, 2 for a wrong setting, 130 after Ctrl-C.
+    """
+    try:
+        strategy = _strategy(config)
+        space = read_space(strategy.params, arguments, loader)
+        sweep = Sweep(config, loader, launcher, space, strategy)
+        if not strategy.dry_run:
+            sweep.start(arguments)
+        strategy.run(sweep)
+    except SettingError as error:
+        exit_with(error)
+    except KeyboardInterrupt:
+        _interrupted(Path(config.hydra.sweep.dir))
+    if not strategy.dry_run:
+        sweep.conclude()
+
+
+class Sweep:
+    """The running sweep: what strategies plan, launch and look up through.
+
+    Attributes:
+        folder: sweep.json and the jobs' folders.
+        total_epochs: of the full schedule; halving divides them.
+    """
+
+    def __init__(
+        self, config: DictConfig, loader: ConfigLoader, launcher: Launcher, space: Space, strategy: Strategy
+    ) -> None:
+        self.space = space
+        self.strategy = strategy
+        self.folder = SweepFolder(Path(config.hydra.sweep.dir))
+        self.total_epochs = int(config.trainer.epochs)
+        self._config = config
+        self._launcher = launcher
+        self._compose = Composer(config, loader)
+        self._jobs: dict[str, Job] = {}
+
+    def start(self, arguments: Sequence[str]) -> None:
+        """Take the folder.
+
+        Raises:
+            SettingError: where another sweep is running in it.
+        """
+        path = self.folder.path
+        if not hold(path):
+            raise SettingError(f"hydra.sweep.dir={path} is in use by a sweep that still runs: choose another folder")
+        commit, _ = environment.commit()
+        earlier = self.folder.content.get("commit")
+        if self.folder.jobs:
+            console().print(f"going on with {path}", soft_wrap=True)
+            if earlier != commit:
+                console().print(f"its finished jobs were trained by commit {earlier}, this is {commit}")
+        self.folder.start([*arguments, *self._config.hydra.overrides.hydra], commit)
+        write_whole(path / "multirun.yaml", OmegaConf.to_yaml(self._config).encode())
+        os.environ[SWEEP_PID] = str(os.getpid())
+
+    def plan(self, points: Iterable[Point]) -> list[Job]:
+        """The jobs of these points, in order; those to run have a number and are listed in sweep.json.
+
+        A configuration that was planned before, here or in an earlier run of the sweep, keeps its number. One
+        that is a planned one in other words is left out.
+        """
+        points = list(points)
+        configs = [self._compose_or_say(point) for point in points]
+        found = iter(describe([config for config in configs if isinstance(config, dict)]))
+        planned = [
+            self._job(point, config, next(found) if isinstance(config, dict) else config)
+            for point, config in zip(points, configs, strict=True)
+        ]
+        if not self.strategy.dry_run:
+            self.folder.write()
+        return planned
+
+    def show(self, jobs: Sequence[Job]) -> None:
+        """The table before the first job."""
+        states = {job.number: self.outcome(job).status for job in jobs if job.number is not None}
+        console().print(tables.plan_table(self.space.axes, jobs, states, self.folder.path))
+        for line in tables.plan_notes(jobs, states):
+            console().print(line, markup=False, soft_wrap=True)
+
+    def launch(self, jobs: Sequence[Job], *more: str) -> None:
+        """Run those of `jobs` that run and are not finished, in order, with `more` overrides; wait for their end."""
+        waiting = [job for job in jobs if job.runs and self.outcome(job).status != "finished"]
+        size = self.strategy.at_once or len(waiting) or 1
+        for start in range(0, len(waiting), size):
+            batch = waiting[start : start + size]
+            commands = [[*job.overrides, *more, f"hydra.sweep.subdir='{job.number}'"] for job in batch]
+            try:
+                returns = self._launcher.launch(commands, initial_job_idx=batch[0].number or 0)
+            except Exception as error:  # whatever a launcher raises where a worker is lost
+                console().print(f"the launcher gave up: {error}", markup=False)
+                continue
+            _show_worker_errors(returns)
+
+    def outcome(self, job: Job) -> Outcome:
+        """What became of a job so far."""
+        if job.number is None:
+            return Outcome("none", None, {}, {}, {})
+        return outcome(self.folder.path / str(job.number))
+
+    def conclude(self) -> None:
+        """The table after the last job.
+
+        Raises:
+            SystemExit: with 1 where a job failed.
+        """
+        jobs = list(self._jobs.values())
+        outcomes = [self.outcome(job) for job in jobs]
+        console().print()
+        console().print(tables.result_table(self.space.axes, jobs, outcomes, self.strategy.monitor, self.folder.path))
+        for line in tables.result_notes(jobs, outcomes):
+            console().print(line, markup=False, soft_wrap=True)
+        failed = [job for job, end in zip(jobs, outcomes, strict=True) if end.status not in ("finished", "paused")]
+        self.folder.content["status"] = "failed" if any(job.runs for job in failed) else "finished"
+        self.folder.write()
+        if failed:
+            raise SystemExit(FAILED)
+
+    def _compose_or_say(self, point: Point) -> dict[str, Any] | SettingError:
+        try:
+            return self._compose(self.space.overrides(point))
+        except SettingError as error:
+            return error
+
+    def _job(self, point: Point, config: dict[str, Any] | SettingError, found: Facts | SettingError) -> Job:
+        overrides = tuple(self.space.overrides(point))
+        if isinstance(found, Facts):
+            job = Job(point, overrides, found.key, facts=found, left_out=self._hopeless(found))
+        else:
+            job = Job(point, overrides, " ".join(overrides), impossible=str(found))
+        twin = self._jobs.get(job.key)
+        if twin is not None:
+            return replace(job, left_out=f"same as job {twin.number}")
+        if job.left_out is not None:
+            return job
+        job = replace(job, number=self._number(job))
+        self._jobs[job.key] = job
+        if job.impossible and not self.strategy.dry_run:
+            self._note_impossible(job, config if isinstance(config, dict) else {})
+        return job
+
+    def _hopeless(self, facts: Facts) -> str | None:
+        least = self.strategy.min_coverage
+        if least is None or facts.coverage is None or facts.coverage >= least:
+            return None
+        return f"coverage below {least:g}"
+
+    def _number(self, job: Job) -> int:
+        """The job's number in sweep.json; listed there if it is new."""
+        for listed in self.folder.jobs:
+            if listed["key"] == job.key:
+                return listed["number"]
+        number = self.folder.free_number()
+        facts = None if job.facts is None else asdict(job.facts)
+        self.folder.jobs.append({"number": number, "key": job.key, "point": list(job.point), "facts": facts})
+        return number
+
+    def _note_impossible(self, job: Job, config: dict[str, Any]) -> None:
+        """A record like any failed run's, so that comparisons know of it."""
+        record = RunRecord(self.folder.path / str(job.number))
+        record.start(config, config.get("seed"), overrides=job.overrides)
+        record.fail(job.impossible or "")
+
+
+def _strategy(config: DictConfig) -> Strategy:
+    """The strategy of the group `sweep`. Not by training/build.py, which imports torch: this process stays small."""
+    try:
+        return instantiate(config.sweep, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError):
+            raise SettingError(str(error.__cause__)) from error
+        raise
+
+
+def _show_worker_errors(returns: Sequence[JobReturn]) -> None:
+    for job in returns:
+        if job.status == JobStatus.FAILED:
+            console().print(f"a worker failed: {job._return_value}", markup=False)
+
+
+def _interrupted(folder: Path) -> NoReturn:
+    console().print(f"\nstopped; the same command goes on in {folder}", soft_wrap=True)
+    raise SystemExit(INTERRUPTED)

@@ -1,0 +1,129 @@
+"""The tables of a sweep: what will run, and what came out."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from anchorlab.sweeps.jobs import Outcome
+from anchorlab.sweeps.space import Axis
+
+if TYPE_CHECKING:
+    from anchorlab.sweeps.sweep import Job
+
+STATES = {
+    "none": "to run",
+    "running": "broke off: to resume",
+    "paused": "to resume",
+    "failed": "failed before: to try again",
+    "finished": "finished before",
+}
+FIGURES = {"recall@100": "recall_100", "AR@100": "AR_100", "AR@1000": "AR_1000"}
+
+
+def plan_table(axes: Sequence[Axis], jobs: Sequence["Job"], states: Mapping[int, str], sweep: Path) -> Table:
+    """A row for every combination, also those that will not run.
+
+    Args:
+        states: number -> the job's status now.
+    """
+    table = _table(axes, jobs, sweep, "anchors per image", "head parameters", "coverage")
+    table.add_column("", overflow="fold")
+    for job in jobs:
+        facts = job.facts
+        numbers = (facts.anchors_per_image, facts.head_parameters, facts.coverage) if facts else (None,) * 3
+        state = job.left_out or ("impossible" if job.impossible else STATES[states[job.number or 0]])
+        table.add_row(*_start(job), *map(_shown, numbers), state)
+    return table
+
+
+def plan_notes(jobs: Sequence["Job"], states: Mapping[int, str]) -> list[str]:
+    """Why jobs are impossible, and how many there are of each kind."""
+    counts = Counter(STATES[states[job.number or 0]] for job in jobs if job.runs)
+    counts["impossible"] = sum(job.impossible is not None and job.left_out is None for job in jobs)
+    counts["left out"] = sum(job.left_out is not None for job in jobs)
+    reasons = _grouped((job.number, job.impossible) for job in jobs if job.impossible and job.left_out is None)
+    return [*reasons, ", ".join(f"{count} {state}" for state, count in counts.items() if count)]
+
+
+def result_table(
+    axes: Sequence[Axis], jobs: Sequence["Job"], outcomes: Sequence[Outcome], monitor: str, sweep: Path
+) -> Table:
+    """A row a job: its anchors, the figures of its last validation, how it ended; the best in `monitor` of those
+    finished is marked."""
+    best = best_job(jobs, outcomes, monitor)
+    figures = FIGURES if monitor in FIGURES.values() else {**FIGURES, monitor: monitor}
+    table = _table(axes, jobs, sweep, "anchors per image", "coverage", *figures)
+    table.add_column("status", overflow="fold")
+    for job, end in zip(jobs, outcomes, strict=True):
+        facts = job.facts
+        numbers = (facts.anchors_per_image, facts.coverage) if facts else (None, None)
+        reached = (end.figures.get(name) for name in figures.values())
+        status = _status(end) + (", best" if job is best else "")
+        table.add_row(*_start(job), *map(_shown, (*numbers, *reached)), status, style="bold" if job is best else None)
+    return table
+
+
+def result_notes(jobs: Sequence["Job"], outcomes: Sequence[Outcome]) -> list[str]:
+    """Why jobs failed, and how many of them ended how."""
+    ends = list(zip(jobs, outcomes, strict=True))
+    reasons = _grouped(
+        (job.number, end.reason or "never came to its first step")
+        for job, end in ends
+        if end.status not in ("finished", "paused")
+    )
+    counts = Counter(_status(end) for _, end in ends)
+    return [*reasons, ", ".join(f"{count} {state}" for state, count in counts.items())]
+
+
+def _grouped(reasons: Iterable[tuple[int | None, str]]) -> list[str]:
+    """A line for each reason, with the jobs it holds for."""
+    jobs: dict[str, list[str]] = {}
+    for number, reason in reasons:
+        jobs.setdefault(reason, []).append(str(number))
+    return [f"job{'s' * (len(who) > 1)} {', '.join(who)}: {reason}" for reason, who in jobs.items()]
+
+
+def best_job(jobs: Sequence["Job"], outcomes: Sequence[Outcome], monitor: str) -> "Job | None":
+    """The finished job with the highest figure; None where none has one."""
+    scored = [
+        (end.figures[monitor], -index, job)
+        for index, (job, end) in enumerate(zip(jobs, outcomes, strict=True))
+        if end.status == "finished" and monitor in end.figures
+    ]
+    return max(scored, key=lambda entry: entry[:2])[2] if scored else None
+
+
+def _status(end: Outcome) -> str:
+    if end.status == "paused":
+        return f"stopped after epoch {end.epochs}"
+    return {"none": "not started", "running": "broke off"}.get(end.status, end.status)
+
+
+def _table(axes: Sequence[Axis], jobs: Sequence["Job"], sweep: Path, *numbers: str) -> Table:
+    """Job, a column for each axis under the last part of its key, k, and the columns `numbers`."""
+    count = sum(job.number is not None for job in jobs)
+    title = f"{count} job{'s' * (count != 1)}" + (f" in {sweep}" if sweep.is_dir() else "")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    names = [axis.key.rpartition(".")[2] for axis in axes]
+    clear = [
+        name if names.count(name) == 1 and name != "k" else axis.key for name, axis in zip(names, axes, strict=True)
+    ]
+    for name in ("job", *clear, "k", *numbers):
+        table.add_column(name, justify="left" if name in clear else "right", overflow="fold")
+    return table
+
+
+def _start(job: "Job") -> list[str]:
+    """The first columns: number, values, k."""
+    number = "-" if job.number is None else str(job.number)
+    return [number, *(override.partition("=")[2] for override in job.point), _shown(job.facts and job.facts.k)]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) and not value.is_integer() else f"{value:,}"

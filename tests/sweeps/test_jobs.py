@@ -1,0 +1,81 @@
+"""A sweep's jobs are processes of their own: one failing job ends itself, a killed sweep is finished by its command."""
+
+import json
+import os
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+from anchorlab.runs.metrics import read_metrics
+from tests.training.conftest import command
+
+
+def records(sweep: Path) -> dict[str, dict]:
+    return {path.parent.name: json.loads(path.read_text()) for path in sweep.glob("*/run.json")}
+
+
+def test_failing_jobs_are_recorded_and_the_others_go_on(small, train, tmp_path):
+    # k=7 cannot be built, lr=1e30 diverges, and the anchors of k=null are those of k=3.
+    lists = ("anchor.k=3,7,null", "optimizer.lr=0.001,1e30")
+    done = train("-m", *small, *lists, "debug=one_step", "hydra.sweep.dir=sweep")
+    assert done.returncode == 1
+    runs = records(tmp_path / "sweep")
+    ends = {job: run["status"] for job, run in runs.items()}
+    assert ends == {"0": "finished", "1": "failed", "2": "failed", "3": "failed"}
+    assert runs["0"]["axes"]["k"] == 3
+    assert "diverged" in runs["1"]["reason"]
+    assert all("anchor.k=7" in runs[job]["reason"] for job in "23")
+    plan, results = done.stdout[: done.stdout.index("job 0 (")], done.stdout[done.stdout.rindex("4 jobs in sweep") :]
+    assert "same as job 0" in plan
+    assert "2 to run, 2 impossible, 2 left out" in plan
+    assert "1 finished, 3 failed" in results
+    assert runs["1"]["reason"] in results
+
+
+def test_same_command_finishes_a_killed_sweep(small, train, tmp_path):
+    arguments = (*small, "-m", "anchor.k=3,6", "trainer.epochs=3", "logger=wandb", "logger.mode=offline")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    process = subprocess.Popen(
+        command(*arguments), cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    in_second_job = False
+    for line in process.stdout:
+        in_second_job |= line.startswith("job 1")
+        if in_second_job and line.startswith("epoch 2/3"):
+            process.send_signal(signal.SIGKILL)  # the job's process dies with it, so the pipe ends
+    assert process.wait() == -signal.SIGKILL
+    sweep = next((tmp_path / "multirun").glob("*/*"))
+    before = records(sweep)
+    assert {job: run["status"] for job, run in before.items()} == {"0": "finished", "1": "running"}
+
+    done = train(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "1 finished before, 1 broke off: to resume" in done.stdout
+    assert "\njob 0 (" not in done.stdout
+    after = records(sweep)
+    assert after["0"] == before["0"]
+    assert (after["1"]["status"], after["1"]["resumed"], after["1"]["id"]) == ("finished", 1, before["1"]["id"])
+    epochs = Counter(read_metrics(sweep / "1" / "metrics.csv")["epoch"][~_empty(sweep / "1", "val/AR_100")].tolist())
+    assert epochs == {0: 1, 1: 1, 2: 1}
+    assert len(list((tmp_path / "multirun").glob("*/*"))) == 1
+
+    dry = train(*arguments, "sweep.dry_run=true")  # the sweep is finished: this would be a new one
+    assert "2 to run" in dry.stdout
+    assert len(list((tmp_path / "multirun").glob("*/*"))) == 1
+
+
+def _empty(folder: Path, column: str):
+    import numpy as np
+
+    return np.isnan(read_metrics(folder / "metrics.csv")[column])
+
+
+def test_sweep_of_two_process_jobs_runs_each_job_once(small, train, tmp_path):
+    arguments = ("-m", "anchor.k=3,6", "trainer=ddp_cpu", "trainer.threads=1", "trainer.epochs=1")
+    done = train(*small, *arguments, "hydra.sweep.dir=sweep")  # -m may stand behind overrides
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 1/1") == 2
+    assert {job: run["axes"]["k"] for job, run in records(tmp_path / "sweep").items()} == {"0": 3, "1": 6}
+    assert {path.name for path in tmp_path.iterdir()} == {"sweep"}
