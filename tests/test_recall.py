@@ -12,7 +12,7 @@ from pycocotools import mask
 from torch.multiprocessing.spawn import spawn
 
 from anchorlab.ranks import AREA_RANGES, THRESHOLDS, UNMATCHED, figures_from_ranks
-from anchorlab.recall import ProposalRecall, pairwise_iou, serve_in_order
+from anchorlab.recall import ProposalRecall, iou_of, pairs_above_half, serve_in_order
 from tests.by_pycocotools import Scored, by_pycocotools, xywh
 
 
@@ -191,13 +191,25 @@ def test_non_finite_proposals_and_shared_indices_are_refused():
 
 @given(sharp_boxes(6), sharp_boxes(6))
 @settings(max_examples=50, deadline=None)
-def test_pairwise_iou_equals_pycocotools_bit_for_bit(a, b):
+def test_iou_equals_pycocotools_bit_for_bit(a, b):
     a, b = (np.array(boxes, dtype=np.float64).reshape(-1, 4) for boxes in (a, b))
     if len(a) and len(b):
         in_xywh = [[xywh(box)["bbox"] for box in boxes] for boxes in (a, b)]
         expected = mask.iou(in_xywh[0], in_xywh[1], [0] * len(b))
-        np.testing.assert_array_equal(pairwise_iou(a, b), expected)
-    assert pairwise_iou(a, b).shape == (len(a), len(b))
+        np.testing.assert_array_equal(iou_of(a[:, None], b), expected)
+    assert iou_of(a[:, None], b).shape == (len(a), len(b))
+
+
+@given(sharp_boxes(8), sharp_boxes(5), st.sampled_from([1e-30, 1e-3, 1.0, 1e4, 1e30]), st.sampled_from([0, 1, 1e4]))
+@settings(max_examples=200, deadline=None)
+def test_the_quick_look_in_float32_loses_no_pair(proposals, gt, scale, shift):
+    """Far from the origin, where float32 has no digits left for a side, and beyond its range."""
+    boxes, gt_boxes = (scale * (np.array(raw, dtype=np.float64).reshape(-1, 4) + shift) for raw in (proposals, gt))
+    iou = iou_of(gt_boxes[:, None], boxes)
+    box, proposal = np.nonzero(iou >= 0.5)
+    found = pairs_above_half(boxes, gt_boxes)
+    for ours, expected in zip(found, (proposal, box, iou[box, proposal]), strict=True):
+        np.testing.assert_array_equal(ours, expected)
 
 
 @given(st.lists(st.permutations(range(5)).flatmap(lambda p: st.integers(0, 5).map(lambda n: p[:n])), max_size=9))

@@ -25,6 +25,11 @@ from torchmetrics.utilities import dim_zero_cat
 
 from anchorlab.ranks import AREA_RANGES, THRESHOLDS, UNMATCHED, Ranks, figures_from_ranks, recall_from_ranks
 
+AREA_LOW, AREA_HIGH = np.array(list(AREA_RANGES.values())).T
+
+# More than float32 loses of coordinates of at most 1 on the way to an area.
+SLACK = 2.0**-20
+
 
 class ProposalRecall(Metric):
     """recall@N and AR@N of class-free proposals: pycocotools' COCOeval with `useCats=0`, `maxDets=budgets`.
@@ -91,14 +96,15 @@ class ProposalRecall(Metric):
         Raises:
             FloatingPointError: for a proposal or score that is NaN or infinite.
         """
-        boxes, scores = _float64(boxes).reshape(-1, 4), _float64(scores)
+        boxes, scores = _numpy(boxes, np.float64).reshape(-1, 4), _numpy(scores, np.float64)
         assert len(boxes) == len(scores)
         assert len(gt_boxes) == len(gt_area) == len(gt_ignore)
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise FloatingPointError(f"image {index}: a proposal or its score is NaN or infinite")
-        counted = counted_by_area(_float64(gt_area), np.asarray(torch.as_tensor(gt_ignore).cpu(), dtype=bool))
-        rank = match(boxes, scores, _float64(gt_boxes).reshape(-1, 4), counted, limit=self.budgets[-1])
-        self._append(index=[index], num_boxes=[len(counted)], rank=rank.ravel(), counted=counted.ravel())
+        counted = counted_by_area(_numpy(gt_area, np.float64), _numpy(gt_ignore, np.bool_))
+        gt_boxes = _numpy(gt_boxes, np.float64).reshape(-1, 4)
+        rank = match(boxes, scores, gt_boxes, counted, limit=self.budgets[-1])
+        self._append(np.array([index]), np.array([len(counted)]), rank.ravel(), counted.ravel())
 
     def compute(self) -> dict[str, float]:
         """Every figure by its key, over the images of all processes."""
@@ -130,9 +136,10 @@ class ProposalRecall(Metric):
         super().reset()
         self._merged = None
 
-    def _append(self, **rows: Any) -> None:
-        for name, values in rows.items():
-            getattr(self, name).append(torch.as_tensor(values, dtype=self._STATES[name], device=self.device))
+    def _append(self, *rows: np.ndarray) -> None:
+        """One image's rows of each state, in the order of `_STATES`."""
+        for (name, dtype), values in zip(self._STATES.items(), rows, strict=True):
+            getattr(self, name).append(torch.from_numpy(values).to(self.device, dtype))
 
     def _state(self, name: str) -> np.ndarray:
         rows = getattr(self, name)
@@ -156,8 +163,7 @@ def check_budgets(budgets: Sequence[int]) -> tuple[int, ...]:
 
 def counted_by_area(area: np.ndarray, ignore: np.ndarray) -> np.ndarray:
     """(G, A) bool: the boxes each area range looks for, from annotated areas (G,) and ignore flags (G,)."""
-    low, high = np.array(list(AREA_RANGES.values())).T
-    return (area[:, None] >= low) & (area[:, None] <= high) & ~ignore[:, None]
+    return (area[:, None] >= AREA_LOW) & (area[:, None] <= AREA_HIGH) & ~ignore[:, None]
 
 
 def match(boxes: np.ndarray, scores: np.ndarray, gt_boxes: np.ndarray, counted: np.ndarray, limit: int) -> np.ndarray:
@@ -172,17 +178,18 @@ def match(boxes: np.ndarray, scores: np.ndarray, gt_boxes: np.ndarray, counted: 
     Returns:
         (G, T, A) int32: position of the matched proposal in order of score, or `UNMATCHED`.
     """
-    num_boxes, num_areas = counted.shape
-    shape = (len(THRESHOLDS), num_areas, num_boxes)
-    best_first = np.argsort(-scores, kind="stable")[:limit]
-    rank, box, iou = _pairs(boxes[best_first], gt_boxes, wanted=np.flatnonzero(counted[:, 0]))
-    # One matching problem per threshold and area range; nonzero lists (T, A, pairs) problem by problem.
-    t, a, pair = np.nonzero((iou >= THRESHOLDS[:, None, None]) & counted[box].T)
-    problem = t * num_areas + a
-    proposer, box_of_problem = problem * limit + rank[pair], problem * num_boxes + box[pair]
-    winner = serve_in_order(proposer, box_of_problem, math.prod(shape)).reshape(shape)
-    found = np.where(winner < 0, UNMATCHED, winner % limit)
-    return found.transpose(2, 0, 1).astype(np.int32)
+    wanted = np.flatnonzero(counted[:, 0])
+    rank, box, iou = pairs_above_half(boxes.take(_best_first(scores)[:limit], axis=0), gt_boxes[wanted])
+    box = wanted[box]
+    found = np.where(counted[:, None], _first_ranks(rank, box, iou, len(counted))[..., None], UNMATCHED)
+    # Boxes share a proposal only where they overlap much themselves: the others have no rival to wait for.
+    contested = np.zeros(len(counted), dtype=bool)
+    contested[box[np.bincount(rank, minlength=1)[rank] > 1]] = True
+    if contested.any():
+        pair = contested[box]
+        settled = _settle(rank[pair], box[pair], iou[pair], counted, limit)
+        found[contested] = settled[contested]
+    return found.astype(np.int32)
 
 
 def serve_in_order(proposer: np.ndarray, box: np.ndarray, num_boxes: int) -> np.ndarray:
@@ -210,20 +217,28 @@ def serve_in_order(proposer: np.ndarray, box: np.ndarray, num_boxes: int) -> np.
         proposer, box = proposer[possible], box[possible]
 
 
-def pairwise_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(N, M) IoU of boxes (N, 4) and (M, 4), float64 xyxy, in the steps of pycocotools' `bbIou`.
+def iou_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of boxes (..., 4) with boxes (..., 4) that broadcast, float64 xyxy, in the steps of pycocotools' `bbIou`.
 
     It works on (x, y, width, height) and gets the right edge back as x + width, which may miss x2 by the last
     bit.
     """
-    ax, ay, aw, ah = _xywh(a[:, None])
-    bx, by, bw, bh = _xywh(b[None])
+    ax, ay, aw, ah = _xywh(a)
+    bx, by, bw, bh = _xywh(b)
     width = np.minimum(aw + ax, bw + bx) - np.maximum(ax, bx)
     height = np.minimum(ah + ay, bh + by) - np.maximum(ay, by)
     inside = (width > 0) & (height > 0)
     intersection = np.where(inside, width * height, 0.0)
     union = aw * ah + bw * bh - intersection
-    return np.divide(intersection, union, out=intersection, where=inside)
+    return intersection / np.where(inside, union, 1.0)
+
+
+def pairs_above_half(boxes: np.ndarray, gt_boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Proposal, box and IoU of all pairs at IoU >= 0.5, box by box, the proposals of each in their order."""
+    box, proposal = np.divmod(np.flatnonzero(_may_overlap(boxes, gt_boxes)), max(len(boxes), 1))
+    iou = iou_of(gt_boxes.take(box, axis=0), boxes.take(proposal, axis=0))
+    reached = iou >= THRESHOLDS[0]
+    return proposal[reached], box[reached], iou[reached]
 
 
 def merge(index: np.ndarray, num_boxes: np.ndarray, rank: np.ndarray, counted: np.ndarray) -> Ranks:
@@ -244,25 +259,70 @@ def merge(index: np.ndarray, num_boxes: np.ndarray, rank: np.ndarray, counted: n
     return Ranks(unique, kept, rank, counted.reshape(-1, num_areas)[rows].astype(bool))
 
 
-def _pairs(boxes: np.ndarray, gt_boxes: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rank, box and IoU of all pairs at IoU >= 0.5, a proposal's pairs together, its best choice first.
+def _best_first(scores: np.ndarray) -> np.ndarray:
+    """The order (P,) of falling scores (P,), equal ones in their own order."""
+    order = np.argsort(-scores)
+    ordered = scores[order]
+    # A stable sort is several times slower, and wanted only where scores are equal.
+    return np.argsort(-scores, kind="stable") if (ordered[1:] == ordered[:-1]).any() else order
+
+
+def _may_overlap(boxes: np.ndarray, gt_boxes: np.ndarray) -> np.ndarray:
+    """(G, P) bool: False only where an IoU of 0.5 is out of the question, judged in float32 with some slack.
+
+    That settles nearly all pairs; the exact IoU is slower and left to the others.
+    """
+    largest = max(np.abs(boxes).max(initial=0.0), np.abs(gt_boxes).max(initial=0.0), np.finfo(np.float64).tiny)
+    x1, y1, x2, y2, third = _in_float32(boxes / largest)
+    gt_x1, gt_y1, gt_x2, gt_y2, gt_third = _in_float32(gt_boxes / largest)[..., None]
+    width = np.minimum(x2, gt_x2)
+    width -= np.maximum(x1, gt_x1)
+    height = np.minimum(y2, gt_y2)
+    height -= np.maximum(y1, gt_y1)
+    intersection = np.maximum(width, 0, out=width)
+    intersection *= height
+    # IoU >= 0.5: the intersection is at least a third of the sum of both areas.
+    return intersection >= np.add(third, gt_third, out=height)
+
+
+def _in_float32(boxes: np.ndarray) -> np.ndarray:
+    """(5, n): x1, y1, x2, y2, the last two with slack, and a third of the area, of boxes (n, 4) of float64."""
+    x1, y1, x2, y2 = boxes.T
+    return np.array([x1, y1, x2 + SLACK, y2 + SLACK, (x2 - x1) * (y2 - y1) / 3], dtype=np.float32)
+
+
+def _first_ranks(rank: np.ndarray, box: np.ndarray, iou: np.ndarray, num_boxes: int) -> np.ndarray:
+    """(G, T): the best proposal that reaches each threshold with each box, or `UNMATCHED`."""
+    highest = np.searchsorted(THRESHOLDS, iou, side="right") - 1
+    first = np.full(num_boxes * len(THRESHOLDS), UNMATCHED)
+    np.minimum.at(first, box * len(THRESHOLDS) + highest, rank)
+    return np.minimum.accumulate(first.reshape(num_boxes, len(THRESHOLDS))[:, ::-1], axis=1)[:, ::-1]
+
+
+def _settle(rank: np.ndarray, box: np.ndarray, iou: np.ndarray, counted: np.ndarray, limit: int) -> np.ndarray:
+    """(G, T, A): the ranks that find boxes which compete for proposals, or `UNMATCHED`.
 
     A proposal prefers the box of highest IoU and, among equals, the later one: pycocotools replaces its
-    candidate whenever the next is no worse. `wanted` are the rows of gt_boxes (G, 4) that take part.
+    candidate whenever the next is no worse.
     """
-    iou = pairwise_iou(gt_boxes[wanted], boxes)
-    box, rank = np.nonzero(iou >= THRESHOLDS[0])
-    value = iou[box, rank]
-    by_choice = np.lexsort((-box, -value, rank))
-    return rank[by_choice], wanted[box[by_choice]], value[by_choice]
+    num_boxes, num_areas = counted.shape
+    shape = (len(THRESHOLDS), num_areas, num_boxes)
+    by_choice = np.lexsort((-box, -iou, rank))
+    rank, box, iou = rank[by_choice], box[by_choice], iou[by_choice]
+    # One matching problem per threshold and area range; nonzero lists (T, A, pairs) problem by problem.
+    t, a, pair = np.nonzero((iou >= THRESHOLDS[:, None, None]) & counted[box].T)
+    problem = t * num_areas + a
+    proposer, box_of_problem = problem * limit + rank[pair], problem * num_boxes + box[pair]
+    winner = serve_in_order(proposer, box_of_problem, math.prod(shape)).reshape(shape)
+    return np.where(winner < 0, UNMATCHED, winner % limit).transpose(2, 0, 1)
 
 
 def _xywh(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    x1, y1, x2, y2 = np.moveaxis(boxes, -1, 0)
+    x1, y1, x2, y2 = (boxes[..., i] for i in range(4))
     return x1, y1, x2 - x1, y2 - y1
 
 
-def _float64(values: Tensor | np.ndarray) -> np.ndarray:
+def _numpy(values: Tensor | np.ndarray, dtype: type[np.generic]) -> np.ndarray:
     if isinstance(values, Tensor):
-        return values.detach().to("cpu", torch.float64).numpy()
-    return np.asarray(values, dtype=np.float64)
+        values = values.detach().cpu().numpy()
+    return np.asarray(values, dtype=dtype)
