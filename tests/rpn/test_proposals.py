@@ -91,6 +91,13 @@ def test_non_finite_predictions_raise_and_name_the_level(bad: float, where: str)
         ProposalSelector()(values["logits"], values["deltas"], anchors, DeltaCoder(), [SIZE])
 
 
+def test_finite_logits_whose_sum_is_not_are_fine() -> None:
+    anchors = Anchors(torch.tensor([[0.0, 0.0, 9.0, 9.0]]).expand(2, 4), levels=(), num_per_level=(2,))
+    logits = torch.full((1, 2), torch.finfo(torch.float32).max)
+    (found,) = ProposalSelector()(logits, torch.zeros(1, 2, 4), anchors, DeltaCoder(), [SIZE])
+    assert found.scores.tolist() == [1.0]
+
+
 def test_overflow_in_decoding_raises() -> None:
     anchors = Anchors(torch.tensor([[0.0, 0.0, 9.0, 9.0]]), levels=(), num_per_level=(1,))
     deltas = torch.tensor([[[0.0, 0.0, 200.0, 0.0]]])

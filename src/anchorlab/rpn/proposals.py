@@ -108,7 +108,9 @@ def _check(pre_nms_top_n: int, post_nms_top_n: int, nms_iou: float, min_size: fl
 
 
 def _require_finite(level: int, **values: Tensor) -> None:
-    finite = torch.stack([value.isfinite().all() for value in values.values()])
-    if not finite.all():
-        names = " and ".join(name for name, fine in zip(values, finite.tolist(), strict=True) if not fine)
+    # A sum is several times faster than a look at each of 800,000 anchors, and NaN or infinity come through it.
+    if torch.stack([value.sum() for value in values.values()]).isfinite().all():
+        return
+    names = " and ".join(name for name, value in values.items() if not value.isfinite().all())
+    if names:
         raise FloatingPointError(f"Level {level} predicts {names} that are NaN or infinite: the training has diverged.")
