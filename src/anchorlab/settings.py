@@ -155,6 +155,7 @@ RULES: dict[str, Rule] = {
     "trainer.accelerator": Choice(("auto", "cpu", "gpu")),
     "trainer.precision": Choice(("auto", 32, "bf16", 16)),
     "trainer.channels_last": Choice(("auto", True, False)),
+    "trainer.sampled_only": Choice(("auto", True, False)),
     "trainer.keep_memory": Choice(("auto", True, False)),
     "trainer.threads": Number(1, whole=True, auto=True),
     "trainer.log_every": COUNT,

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import timm
+import torch.nn.functional as F
 import torchvision
 from timm.layers.format import Format
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from anchorlab.rpn import weights as sources
+from anchorlab.rpn.sparse import PendingMap
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -47,6 +49,10 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) -> one map (B, channels, ~H / stride, ~W / stride) per level."""
         raise NotImplementedError
+
+    def pending(self, images: Tensor) -> list[PendingMap]:
+        """The maps of `forward`, with last convolutions left to be computed where they are looked at."""
+        return [PendingMap(feature) for feature in self(images)]
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
@@ -116,6 +122,9 @@ class ResNetFPN(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         return list(self.body(images).values())
 
+    def pending(self, images: Tensor) -> list[PendingMap]:
+        return _pending_pyramid(self.body.fpn, list(self.body.body(images).values()))
+
 
 class TimmFPN(Backbone):
     """Any timm model that gives a pyramid of features, with an FPN on strides 4 and more and a max-pooled P6.
@@ -164,10 +173,16 @@ class TimmFPN(Backbone):
         self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        return _pyramid_maps(self.fpn, self._stages(images))
+
+    def pending(self, images: Tensor) -> list[PendingMap]:
+        return _pending_pyramid(self.fpn, self._stages(images))
+
+    def _stages(self, images: Tensor) -> list[Tensor]:
         maps = self.body(images)
         if self.channels_come_last:
             maps = [feature.permute(0, 3, 1, 2) for feature in maps]
-        return list(self.fpn({str(index): maps[index] for index in self.out_indices}).values())
+        return [maps[index] for index in self.out_indices]
 
     @staticmethod
     def _imagenet_body(name: str) -> nn.Module:
@@ -223,10 +238,33 @@ class Tiny(Backbone):
         self.fpn = FeaturePyramidNetwork(widths[2:], channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        return _pyramid_maps(self.fpn, self._stages(images))
+
+    def pending(self, images: Tensor) -> list[PendingMap]:
+        return _pending_pyramid(self.fpn, self._stages(images))
+
+    def _stages(self, images: Tensor) -> list[Tensor]:
         maps = [images]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
-        return list(self.fpn({str(level): feature for level, feature in enumerate(maps[3:])}).values())
+        return maps[3:]
+
+
+def _pyramid_maps(fpn: FeaturePyramidNetwork, stages: Sequence[Tensor]) -> list[Tensor]:
+    return list(fpn({str(level): feature for level, feature in enumerate(stages)}).values())
+
+
+def _pending_pyramid(fpn: FeaturePyramidNetwork, stages: Sequence[Tensor]) -> list[PendingMap]:
+    """The pyramid with the 3x3 convolutions of all levels but the coarsest pending, as nearly all their cost is
+    on the finest; what is added above the coarsest is made of its whole map."""
+    lateral = [block(stage) for block, stage in zip(fpn.inner_blocks, stages, strict=True)]
+    merged = lateral[-1:]
+    for finer in reversed(lateral[:-1]):
+        merged.insert(0, finer + F.interpolate(merged[0], size=finer.shape[-2:], mode="nearest"))
+    coarsest = fpn.layer_blocks[-1](merged[-1])
+    levels = [PendingMap(m).then(block) for m, block in zip(merged[:-1], fpn.layer_blocks, strict=False)]
+    above = [] if fpn.extra_blocks is None else fpn.extra_blocks([coarsest], [stages[-1]], ["coarsest"])[0][1:]
+    return [*levels, *map(PendingMap, [coarsest, *above])]
 
 
 def _conv(in_channels: int, channels: int, stride: int = 1) -> nn.Sequential:

@@ -8,6 +8,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from anchorlab.rpn.sparse import PendingMap, linear
+
 OBJECTNESS = ("softmax", "sigmoid")
 
 
@@ -62,8 +64,16 @@ class RPNHead(nn.Module):
             outputs.append((self.scores[str(k)](hidden), self.deltas[str(k)](hidden)))
         return outputs
 
+    def at(self, level: int, feature: PendingMap, locations: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives on a level, at n of its locations: logits (n, k) and deltas (n, k, 4)."""
+        k = str(self.num_anchors[level])
+        hidden = feature.then(self.conv).at(locations)  # (n, width)
+        scores = linear(cast(nn.Conv2d, self.scores[k]), hidden)
+        deltas = linear(cast(nn.Conv2d, self.deltas[k]), hidden)
+        return self.logits(scores), deltas.unflatten(1, (-1, 4))
+
     def logits(self, scores: Tensor) -> Tensor:
-        """One logit per anchor (B, k, H, W) from the scores of a level (B, k or 2k, H, W).
+        """One logit per anchor (B, k, ...) from the scores of a level (B, k or 2k, ...).
 
         Softmax over (background, object) is the sigmoid of their difference, and its cross-entropy the
         binary one of that difference; so with the difference as the logit nothing after the head needs to

@@ -48,7 +48,7 @@ class RPNLoss:
         """Weighted objectness and box loss, two float32 scalars; zero where there is nothing to sum.
 
         Args:
-            logits, labels: (S,), label 1 for object and 0 for background.
+            logits, labels: (S,), label True or 1 for object, False or 0 for background.
             deltas, targets: (P, 4), predicted and wanted deltas of the positives.
         """
         objectness = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="sum")

@@ -2,6 +2,7 @@
 
 B images | A anchors of one image, all levels | k anchors per location | G boxes of one image
 H, W size of an image or of a level's grid | P sampled positives and N sampled negatives of one image
+S = P + N over all images of a batch
 
 The way of an image: backbone -> feature maps -> head -> logits and deltas, one per anchor. Anchors enter at
 exactly two places: the assigner, which says what each should predict, and the coder, which says what its
@@ -24,6 +25,7 @@ from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.losses import LossCounts, RPNLoss
 from anchorlab.rpn.proposals import Proposals, ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
+from anchorlab.rpn.sparse import PendingMap
 
 Sizes = Tensor | Sequence[tuple[int, int]]
 
@@ -57,6 +59,49 @@ class Predictions:
         """Grid cells of all levels, in one image."""
         return sum(level.logits[0, 0].numel() for level in self.levels)
 
+    def sampled(self, targets: Sequence["ImageTargets"]) -> tuple[Tensor, Tensor]:
+        """Logits (S,) and deltas (S, 4) of the sampled anchors: image by image, positives before negatives."""
+        rows = [image.sampled for image in targets]
+        logits = torch.cat([self.logits[i, anchors] for i, anchors in enumerate(rows)])
+        return logits, torch.cat([self.deltas[i, anchors] for i, anchors in enumerate(rows)])
+
+
+@dataclass(frozen=True)
+class PendingPredictions:
+    """Predictions that are computed for sampled anchors alone, for a loss; the same numbers at less cost."""
+
+    features: list[PendingMap]
+    head: RPNHead
+    anchors: Anchors
+
+    @property
+    def num_locations(self) -> int:
+        """Grid cells of all levels, in one image."""
+        return sum(feature.grid[0] * feature.grid[1] for feature in self.features)
+
+    def sampled(self, targets: Sequence["ImageTargets"]) -> tuple[Tensor, Tensor]:
+        """As `Predictions.sampled`."""
+        rows = [image.sampled for image in targets]
+        images = torch.cat([torch.full_like(anchors, i) for i, anchors in enumerate(rows)])
+        anchors = torch.cat(rows)
+        results, order, first = [], [], 0
+        for level, (feature, count) in enumerate(zip(self.features, self.anchors.num_per_level, strict=True)):
+            (here,) = ((anchors >= first) & (anchors < first + count)).nonzero(as_tuple=True)
+            results.append(self._at(level, feature, images[here], anchors[here] - first))
+            order.append(here)
+            first += count
+        back = torch.cat(order).argsort()
+        logits, deltas = (torch.cat(parts)[back] for parts in zip(*results, strict=True))
+        return logits, deltas
+
+    def _at(self, level: int, feature: PendingMap, images: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n,) and deltas (n, 4) of n anchors of one level, given with the image of each."""
+        k = self.head.num_anchors[level]
+        height, width = feature.grid
+        locations, row = (images * (height * width) + anchors // k).unique(return_inverse=True)
+        logits, deltas = self.head.at(level, feature, locations)
+        return logits[row, anchors % k].float(), deltas[row, anchors % k].float()
+
 
 class Losses(NamedTuple):
     """Losses of a batch, weighted, and how many anchors of each image they were taken over."""
@@ -77,6 +122,16 @@ class ImageTargets(NamedTuple):
     positive: Tensor  # (P,) int64, anchors that should say "object"
     negative: Tensor  # (N,) int64, anchors that should say "background"
     deltas: Tensor  # (P, 4) float32, from the positive anchors to their boxes
+
+    @property
+    def sampled(self) -> Tensor:
+        """(P + N,), the positive anchors before the negative ones."""
+        return torch.cat((self.positive, self.negative))
+
+    @property
+    def is_object(self) -> Tensor:
+        """(P + N,) bool, in the order of `sampled`."""
+        return torch.cat((torch.ones_like(self.positive), torch.zeros_like(self.negative))).bool()
 
 
 class RegionProposalNetwork(nn.Module):
@@ -129,13 +184,20 @@ class RegionProposalNetwork(nn.Module):
         """Predictions for normalised, padded images (B, 3, H, W) of any height and width."""
         features = self.backbone(images)
         levels = [LevelPredictions(self.head.logits(scores), deltas) for scores, deltas in self.head(features)]
-        height, width = images.shape[-2:]
-        grids = [(feature.shape[-2], feature.shape[-1]) for feature in features]
-        return Predictions(levels, self.anchors(grids, (height, width), images.device))
+        return Predictions(levels, self._anchors([level.logits for level in levels], images))
+
+    def pending(self, images: Tensor) -> PendingPredictions:
+        """Predictions for images (B, 3, H, W) that only `loss` can use: it has them computed where it samples.
+
+        The loss and its gradients are those of `forward`, up to the order of floating-point sums. Away from the
+        sampled anchors the head, and the pyramid's last convolutions, are never evaluated.
+        """
+        features = self.backbone.pending(images)
+        return PendingPredictions(features, self.head, self._anchors([f.source for f in features], images))
 
     def loss(
         self,
-        predictions: Predictions,
+        predictions: Predictions | PendingPredictions,
         boxes: Sequence[Tensor],
         ignore: Sequence[Tensor],
         sizes: Sizes,
@@ -152,11 +214,11 @@ class RegionProposalNetwork(nn.Module):
         """
         images = zip(boxes, ignore, _as_pairs(sizes), generators, strict=True)
         targets = [self.targets(predictions.anchors, *image) for image in images]
-        logits, labels = _sampled_logits(predictions.logits, targets)
-        deltas = torch.cat([predictions.deltas[i, image.positive] for i, image in enumerate(targets)])
-        counts = LossCounts(budget=self.sampler.num * len(targets), locations=predictions.num_locations * len(targets))
+        logits, deltas = predictions.sampled(targets)
+        is_object = torch.cat([image.is_object for image in targets])
         wanted = torch.cat([image.deltas for image in targets])
-        objectness, box = self.criterion(logits, labels, deltas, wanted, counts)
+        counts = LossCounts(budget=self.sampler.num * len(targets), locations=predictions.num_locations * len(targets))
+        objectness, box = self.criterion(logits, is_object, deltas[is_object], wanted, counts)
         device = logits.device
         return Losses(
             objectness,
@@ -185,12 +247,10 @@ class RegionProposalNetwork(nn.Module):
         """The proposals of each image, best first, clipped to its own (height, width), without gradient."""
         return self.selector(predictions.logits, predictions.deltas, predictions.anchors, self.coder, _as_pairs(sizes))
 
-
-def _sampled_logits(logits: Tensor, targets: Sequence[ImageTargets]) -> tuple[Tensor, Tensor]:
-    """Of logits (B, A) those of all sampled anchors, and their labels: 1 for object, 0 for background."""
-    picked = [logits[i, torch.cat((image.positive, image.negative))] for i, image in enumerate(targets)]
-    labels = [torch.cat((torch.ones_like(image.positive), torch.zeros_like(image.negative))) for image in targets]
-    return torch.cat(picked), torch.cat(labels)
+    def _anchors(self, maps: Sequence[Tensor], images: Tensor) -> Anchors:
+        """The anchors of maps (B, any, h, w), one per level, of images (B, 3, H, W)."""
+        grids = [(feature.shape[-2], feature.shape[-1]) for feature in maps]
+        return self.anchors(grids, (images.shape[-2], images.shape[-1]), images.device)
 
 
 def _flatten(maps: Tensor, per_anchor: int) -> Tensor:

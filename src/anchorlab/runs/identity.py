@@ -22,6 +22,7 @@ IGNORED_KEYS = (
     "trainer.strategy",
     "trainer.threads",
     "trainer.channels_last",
+    "trainer.sampled_only",
     "trainer.keep_memory",
     "trainer.log_every",
     "callbacks",

@@ -55,6 +55,7 @@ def build_module(config: Config, network: RegionProposalNetwork, trainer: Traine
         scheduler=build(config["scheduler"]),
         seed=config["seed"],
         channels_last=trainer.channels_last,
+        sampled_only=trainer.sampled_only,
     )
 
 

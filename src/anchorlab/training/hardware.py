@@ -19,7 +19,8 @@ def decide(trainer: Mapping[str, Any], network: nn.Module) -> dict[str, Any]:
     """The trainer's settings with every "auto" replaced by what this machine and network call for.
 
     Precision: bf16 where a GPU or the processor has the instructions (AMX, AVX512-BF16), but 32 bits on the CPU
-    for networks with depthwise convolutions, which bf16 makes slower there.
+    for networks with depthwise convolutions, which bf16 makes slower there. Predictions for sampled anchors alone
+    save a CPU most of its work; a GPU would wait for their indices.
     """
     decided = dict(trainer)
     on_gpu = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
@@ -29,6 +30,8 @@ def decide(trainer: Mapping[str, Any], network: nn.Module) -> dict[str, Any]:
         decided["precision"] = "bf16" if _bf16_pays(on_gpu, network) else 32
     if trainer["channels_last"] == "auto":
         decided["channels_last"] = True
+    if trainer["sampled_only"] == "auto":
+        decided["sampled_only"] = not on_gpu
     if trainer["keep_memory"] == "auto":
         decided["keep_memory"] = not on_gpu and platform.libc_ver()[0] == "glibc"
     if trainer["threads"] == "auto":

@@ -37,6 +37,7 @@ class RPNModule(LightningModule):
         scheduler: makes a schedule of (optimizer, total_steps); one step of it is one optimizer step.
         seed: of the anchors that are sampled; with the epoch and the image it fixes them.
         channels_last: memory layout of weights and images.
+        sampled_only: train on predictions that are computed for sampled anchors alone; the same loss for less.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class RPNModule(LightningModule):
         scheduler: Callable[..., LRScheduler],
         seed: int = 0,
         channels_last: bool = False,
+        sampled_only: bool = True,
     ) -> None:
         super().__init__()
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
         self.recall = ProposalRecall()
         self.seed = seed
+        self.sampled_only = sampled_only
         self._make_optimizer = optimizer
         self._make_schedule = scheduler
         self.scored_step: int | None = None
@@ -60,11 +63,11 @@ class RPNModule(LightningModule):
         self._step_ended = time.perf_counter()
 
     def forward(self, batch: Batch) -> Predictions:
-        images = self.network.prepare(batch.images, batch.sizes)
-        return self.network(images.contiguous(memory_format=self.layout))
+        return self.network(self._images(batch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        predictions = self(batch)
+        images = self._images(batch)
+        predictions = self.network.pending(images) if self.sampled_only else self.network(images)
         generators = self._generators(TRAIN, batch)
         losses = self.network.loss(predictions, batch.boxes, batch.ignore, batch.sizes, generators)
         self._refuse_non_finite(losses, batch)
@@ -110,6 +113,10 @@ class RPNModule(LightningModule):
         optimizer = self._make_optimizer([p for p in self.network.parameters() if p.requires_grad])
         schedule = self._make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _images(self, batch: Batch) -> Tensor:
+        images = self.network.prepare(batch.images, batch.sizes)
+        return images.contiguous(memory_format=self.layout)
 
     def _generators(self, stream: int, batch: Batch) -> list[torch.Generator]:
         """Random numbers for each image, a function of (seed, epoch, its row in the data set) alone."""

@@ -34,6 +34,7 @@ class TrainerSettings:
     strategy: str
     precision: int | str
     channels_last: bool
+    sampled_only: bool
     keep_memory: bool
     threads: int
     gradient_clip: float | None
