@@ -124,7 +124,7 @@ RULES: dict[str, Rule] = {
     "proposals.min_size": Number(0),
     "proposals.score_threshold": SHARE,
     "backbone.frozen_stages": Number(0, 5, whole=True),
-    "backbone.batch_norm": Choice(("frozen", "trainable")),
+    "backbone.batch_norm": Choice(("frozen", "affine", "trainable")),
     "backbone.fpn_channels": COUNT,
     "backbone.channels": COUNT,
     "data.batch_size": COUNT,

@@ -116,6 +116,14 @@ def test_frozen_batch_norm_keeps_statistics_and_weights_in_training(make: Callab
     assert not [name for name in changed if "conv1.weight" in name and "layer" not in name]
 
 
+@pytest.mark.parametrize("make", [ResNetFPN, TimmFPN])
+def test_affine_batch_norm_learns_scale_and_shift_and_keeps_statistics(make: Callable[..., Backbone]) -> None:
+    changed = step(make("resnet18", "none", frozen_stages=2, batch_norm="affine"))
+    assert [name for name in changed if name.endswith("bn2.weight")]
+    assert [name for name in changed if name.endswith("bn2.bias")]
+    assert not [name for name in changed if "running" in name or "tracked" in name]
+
+
 def test_trainable_batch_norm_learns_but_not_in_frozen_stages() -> None:
     changed = step(ResNetFPN("resnet18", "none", frozen_stages=2, batch_norm="trainable"))
     assert "body.body.layer2.0.bn1.running_mean" in changed

@@ -215,3 +215,24 @@ def test_state_holds_tensors_only_and_a_copy_answers_alike() -> None:
     copied.load_state_dict(network.state_dict())
     assert all(isinstance(value, Tensor) for value in network.state_dict().values())
     assert torch.equal(predict(network).logits, predict(copied).logits)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "head"),
+    [
+        ((0.5, 1.0, 2.0), {}),
+        ((0.5, 1.0, 2.0), {"objectness": "sigmoid", "channels": 24, "convs": 2}),
+        ([[1.0], [0.5, 1.0, 2.0], [0.5, 1.0]], {}),  # k differs by level
+    ],
+)
+def test_pending_predictions_give_the_loss_and_the_gradients_of_all_of_them(ratios: Any, head: dict[str, Any]) -> None:
+    anchors = AnchorGrid((16, 32, 64), ratios, strides=Tiny.strides)
+    parts = {"anchors": anchors, "head": RPNHead(**head, in_channels=32, num_anchors=anchors.num_anchors)}
+    network = build(**parts)
+    images = network.prepare(batch(), torch.tensor(SIZES))
+    found = []
+    for predictions in (network(images), network.pending(images)):
+        assert predictions.num_locations == 9 * 13 + 5 * 7 + 3 * 4
+        losses = network.loss(predictions, BOXES, IGNORE, SIZES, seeded(3, 4))
+        found.append((losses, torch.autograd.grad(losses.total, list(network.parameters()))))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-7)

@@ -17,12 +17,13 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from anchorlab.rpn import folding
 from anchorlab.rpn import weights as sources
 from anchorlab.rpn.sparse import PendingMap
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-BATCH_NORM = ("frozen", "trainable")
+BATCH_NORM = ("frozen", "affine", "trainable")
 
 
 class Backbone(nn.Module):
@@ -37,14 +38,18 @@ class Backbone(nn.Module):
     `weights`, where a class has them, is "imagenet", "none" (random) or a file (.pt, .pth, .safetensors) with
     the state_dict of the library's whole model, whose classifier is not needed.
 
-    A module whose parameters are all frozen stays in eval mode whatever `train()` says: a batch norm that
-    only stopped learning would still normalise by, and average, the statistics of small detection batches.
+    `batch_norm`, where a class has it, is "frozen" (statistics, scale and shift stay as loaded), "affine" (the
+    statistics stay, scale and shift are trained) or "trainable".
+
+    A norm whose statistics stay, and a module whose parameters are all frozen, is in eval mode whatever `train()`
+    says: it would else normalise by, and average, the statistics of small detection batches.
     """
 
     channels: int
     strides: tuple[int, ...]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    batch_norm: str = "frozen"
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) -> one map (B, channels, ~H / stride, ~W / stride) per level."""
@@ -57,7 +62,8 @@ class Backbone(nn.Module):
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
         for module in self.modules():
-            if module is not self and _is_frozen(module):
+            fixed = isinstance(module, nn.BatchNorm2d) and self.batch_norm != "trainable"
+            if fixed or (module is not self and _is_frozen(module)):
                 module.eval()
         return self
 
@@ -92,7 +98,7 @@ class ResNetFPN(Backbone):
         name: any ResNet, ResNeXt or wide ResNet of torchvision.
         weights: see Backbone; "imagenet" are torchvision's IMAGENET1K_V1, which its detectors start from.
         frozen_stages: 0 none, 1 the stem, 2 the stem and layer1, ... 5 all.
-        batch_norm: "frozen" or "trainable".
+        batch_norm: see Backbone.
         fpn_channels: channels of the pyramid.
     """
 
@@ -116,14 +122,18 @@ class ResNetFPN(Backbone):
         widths = [model.inplanes // 8, model.inplanes // 4, model.inplanes // 2, model.inplanes]
         self.body = BackboneWithFPN(model, {layer: layer for layer in layers}, widths, fpn_channels)
         _freeze_stages(self.body.body, ["maxpool", *layers], frozen_stages)
-        _freeze_batch_norm(self.body.body, batch_norm)
+        self.batch_norm = batch_norm
+        self.folded = _fix_batch_norm(self.body.body, batch_norm)
         self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return list(self.body(images).values())
+        return _pyramid_maps(self.body.fpn, self._stages(images))
 
     def pending(self, images: Tensor) -> list[PendingMap]:
-        return _pending_pyramid(self.body.fpn, list(self.body.body(images).values()))
+        return _pending_pyramid(self.body.fpn, self._stages(images))
+
+    def _stages(self, images: Tensor) -> list[Tensor]:
+        return list(folding.run(self.body.body, self.folded, images).values())
 
 
 class TimmFPN(Backbone):
@@ -134,7 +144,7 @@ class TimmFPN(Backbone):
         weights: see Backbone; "imagenet" are the ones timm has for that name.
         frozen_stages: stages, from the input, that are not trained; timm lists a feature map for the end of
             each (so 1 is the stem of a ResNet, but the stem and the first stage of a ConvNeXt).
-        batch_norm: "frozen" or "trainable".
+        batch_norm: see Backbone.
         fpn_channels: channels of the pyramid.
         out_indices: which of timm's feature maps to use; None: all of stride 4 and more.
 
@@ -169,7 +179,8 @@ class TimmFPN(Backbone):
         if config is not None:
             self.mean, self.std = tuple(config.mean), tuple(config.std)
         _freeze_stages(self.body, [stage["module"] for stage in info.info], frozen_stages)
-        _freeze_batch_norm(self.body, batch_norm)
+        self.batch_norm = batch_norm
+        self.folded = _fix_batch_norm(self.body, batch_norm)
         self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -179,7 +190,7 @@ class TimmFPN(Backbone):
         return _pending_pyramid(self.fpn, self._stages(images))
 
     def _stages(self, images: Tensor) -> list[Tensor]:
-        maps = self.body(images)
+        maps = folding.run(self.body, self.folded, images)
         if self.channels_come_last:
             maps = [feature.permute(0, 3, 1, 2) for feature in maps]
         return [maps[index] for index in self.out_indices]
@@ -355,10 +366,14 @@ def _freeze_stages(body: nn.Module, ends: Sequence[str], frozen_stages: int) -> 
             parameter.requires_grad_(False)
 
 
-def _freeze_batch_norm(body: nn.Module, batch_norm: str) -> None:
+def _fix_batch_norm(body: nn.Module, batch_norm: str) -> dict[str, str]:
+    """Freezes what `batch_norm` says, and folds norms of fixed statistics: convolution -> norm, for `folding.run`."""
     if batch_norm not in BATCH_NORM:
         raise ValueError(f"backbone.batch_norm={batch_norm}: choose one of {', '.join(BATCH_NORM)}.")
+    if batch_norm == "trainable":
+        return {}
     if batch_norm == "frozen":
         for module in body.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.requires_grad_(False)
+    return folding.fold(body)

@@ -8,6 +8,7 @@ B images | C channels | H, W the level's grid | n chosen locations, as ascending
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 # From this share of a map's locations on (each with its neighbours) computing the whole map is cheaper.
 DENSE_SHARE = 0.1
+OUTSIDE = -1
 
 
 @dataclass(frozen=True)
@@ -58,37 +60,48 @@ def linear(layer: nn.Conv2d, rows: Tensor) -> Tensor:
 def _at(source: Tensor, layers: Sequence[nn.Module], locations: Tensor) -> Tensor:
     """The values (n, C') after all layers, each computed where the next one looks."""
     if not layers:
-        return F.embedding(locations, _rows(source))
+        return _Gather.apply(_rows(source), locations)
     *before, last = layers
     if not isinstance(last, nn.Conv2d):
         return last(_at(source, before, locations))
     if last.kernel_size == (1, 1):
         return linear(last, _at(source, before, locations))
-    near, outside = _neighbours(locations, (source.shape[-2], source.shape[-1]))
+    near = _neighbours(locations, (source.shape[-2], source.shape[-1]))  # (n, 9)
     if before:
-        needed, near = near.unique(return_inverse=True)
-        values = _at(source, before, needed)
+        needed, index = near[near != OUTSIDE].unique(return_inverse=True)
+        values, near = _at(source, before, needed), near.masked_scatter(near != OUTSIDE, index)
     else:
         values = _rows(source)
-    # The backward pass of `embedding` adds up rows in parallel; that of indexing does not.
-    patches = F.embedding(near, values).masked_fill_(outside[..., None], 0)  # (n, 9, C)
+    patches = _Gather.apply(values, near.flatten()).view(len(near), 9 * values.shape[1])
     weight = last.weight.permute(0, 2, 3, 1).flatten(1)  # (C', 9C), a view where the layer is channels_last
-    return F.linear(patches.flatten(1), weight, last.bias)
+    return F.linear(patches, weight, last.bias)
 
 
-def _neighbours(locations: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The 3x3 cells around each location, row by row (n, 9), and which of them lie outside of the map.
+class _Gather(torch.autograd.Function):
+    """The rows (N, C) at an index (m,), zeros where it is OUTSIDE: (m, C)."""
 
-    Those outside are given as the location itself, so that every index is one of the same image.
-    """
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.num_rows = len(rows)
+        return rows.index_select(0, index.clamp(min=0)).index_fill_(0, (index == OUTSIDE).nonzero().squeeze(1), 0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        # The only backward pass of a gather that adds up rows with all threads on a CPU; it skips those OUTSIDE.
+        return torch.ops.aten.embedding_dense_backward(grads[0], index, ctx.num_rows, OUTSIDE, False), None
+
+
+def _neighbours(locations: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The 3x3 cells around each location, row by row (n, 9); OUTSIDE where they are not of the image."""
     height, width = grid
     row, column = locations % (height * width) // width, locations % width
     step = torch.arange(-1, 2, device=locations.device)
     rows, columns = row[:, None] + step, column[:, None] + step  # (n, 3) each
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     offset = (step[:, None] * width + step).flatten()  # (9,)
-    inside = inside.flatten(1)
-    return locations[:, None] + offset * inside, ~inside
+    return (locations[:, None] + offset).where(inside.flatten(1), OUTSIDE)
 
 
 def _rows(maps: Tensor) -> Tensor:
@@ -102,7 +115,8 @@ def _flat(layers: nn.Module) -> list[nn.Module]:
         return [layer for part in layers for layer in _flat(part)]
     if isinstance(layers, nn.Conv2d):
         same = {(1, 1): (0, 0), (3, 3): (1, 1)}.get(tuple(layers.kernel_size))
-        assert same == layers.padding and layers.stride == layers.dilation == (1, 1) and layers.groups == 1, layers
+        assert same == layers.padding, layers
+        assert (layers.stride, layers.dilation, layers.groups) == ((1, 1), (1, 1), 1), layers
     else:
         assert isinstance(layers, nn.ReLU), layers
     return [layers]
