@@ -154,11 +154,12 @@ def _backbone_line(backbone: Mapping[str, Any], network: RegionProposalNetwork) 
 
 def _device_line(settings: TrainerSettings) -> str:
     kept = ", freed memory kept" if settings.keep_memory else ""
+    sampled = ", head at sampled anchors alone" if settings.sampled_only else ""
     layout = ", channels_last" if settings.channels_last else ""
     processes = f"{settings.devices} x " if settings.devices != 1 else ""
     precision = {32: "float32", 16: "float16", "bf16": "bf16"}[settings.precision]
     threads = f"{settings.threads} thread{'s' * (settings.threads != 1)}"
-    return f"{processes}{settings.accelerator}, {precision}{layout}, {threads}{kept}"
+    return f"{processes}{settings.accelerator}, {precision}{layout}, {threads}{kept}{sampled}"
 
 
 def _budget_line(settings: TrainerSettings, data: DataModule) -> str:
