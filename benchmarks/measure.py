@@ -127,6 +127,11 @@ def peak_memory(build: Callable[..., Callable[[], Any]], *arguments: Any) -> Mem
         return pool.apply(_measure_memory, (torch.get_num_threads(), build, arguments))
 
 
+def peak_of_process() -> float:
+    """Peak memory of this process so far, MiB; NaN where there is no /proc."""
+    return _status_mib("VmHWM") if STATUS.exists() else float("nan")
+
+
 def report(
     name: str, claim: str, rows: Sequence[Row], setting: Row, options: Options, notes: Sequence[str] = ()
 ) -> None:
