@@ -56,7 +56,11 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def pending(self, images: Tensor) -> list[PendingMap]:
-        """The maps of `forward`, with last convolutions left to be computed where they are looked at."""
+        """The maps of `forward`, with last convolutions left to be computed where they are looked at.
+
+        Equal up to rounding: what takes fewer passes over the activations (see `folding`) is done here, while
+        `forward` is the library's own model, operation by operation.
+        """
         return [PendingMap(feature) for feature in self(images)]
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -127,13 +131,11 @@ class ResNetFPN(Backbone):
         self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return _pyramid_maps(self.body.fpn, self._stages(images))
+        return list(self.body(images).values())
 
     def pending(self, images: Tensor) -> list[PendingMap]:
-        return _pending_pyramid(self.body.fpn, self._stages(images))
-
-    def _stages(self, images: Tensor) -> list[Tensor]:
-        return list(folding.run(self.body.body, self.folded, images).values())
+        stages = folding.run(self.body.body, self.folded, images)
+        return _pending_pyramid(self.body.fpn, list(stages.values()))
 
 
 class TimmFPN(Backbone):
@@ -184,16 +186,15 @@ class TimmFPN(Backbone):
         self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return _pyramid_maps(self.fpn, self._stages(images))
+        return _pyramid_maps(self.fpn, self._chosen(self.body(images)))
 
     def pending(self, images: Tensor) -> list[PendingMap]:
-        return _pending_pyramid(self.fpn, self._stages(images))
+        return _pending_pyramid(self.fpn, self._chosen(folding.run(self.body, self.folded, images)))
 
-    def _stages(self, images: Tensor) -> list[Tensor]:
-        maps = folding.run(self.body, self.folded, images)
-        if self.channels_come_last:
-            maps = [feature.permute(0, 3, 1, 2) for feature in maps]
-        return [maps[index] for index in self.out_indices]
+    def _chosen(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Of all maps that the model gives those of the pyramid, with their channels first."""
+        chosen = [maps[index] for index in self.out_indices]
+        return [feature.permute(0, 3, 1, 2) for feature in chosen] if self.channels_come_last else chosen
 
     @staticmethod
     def _imagenet_body(name: str) -> nn.Module:

@@ -3,6 +3,7 @@
 B images, G ground-truth boxes of one image, P proposals of one image.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,6 +20,7 @@ from anchorlab.recall import ProposalRecall
 from anchorlab.rpn.network import Losses, Predictions, RegionProposalNetwork
 
 TRAIN, VALIDATE = 0, 1  # streams of random numbers
+LOSSES = ("loss", "objectness", "box")
 
 
 class NonFiniteLossError(RuntimeError):
@@ -70,15 +72,17 @@ class RPNModule(LightningModule):
         predictions = self.network.pending(images) if self.sampled_only else self.network(images)
         generators = self._generators(TRAIN, batch)
         losses = self.network.loss(predictions, batch.boxes, batch.ignore, batch.sizes, generators)
-        self._refuse_non_finite(losses, batch)
-        self._log_step(losses, len(batch.images))
+        figures = _figures(losses)
+        self._refuse_non_finite(figures, batch)
+        self._log_step(figures, len(batch.images))
         return losses.total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         predictions = self(batch)
         generators = self._generators(VALIDATE, batch)
         losses = self.network.loss(predictions, batch.boxes, batch.ignore, batch.sizes, generators)
-        self._validation.add(_figures(losses), len(batch.images))
+        figures = _figures(losses)
+        self._validation.add({name: figures[name] for name in LOSSES}, len(batch.images))
         self.score(predictions, batch)
 
     def score(self, predictions: Predictions, batch: Batch) -> None:
@@ -125,23 +129,22 @@ class RPNModule(LightningModule):
         states = [np.random.SeedSequence(key).generate_state(1, np.uint64)[0] for key in keys]
         return [torch.Generator().manual_seed(int(state) >> 1) for state in states]
 
-    def _refuse_non_finite(self, losses: Losses, batch: Batch) -> None:
-        if torch.isfinite(losses.total):
+    def _refuse_non_finite(self, figures: dict[str, float], batch: Batch) -> None:
+        if math.isfinite(figures["loss"]):
             return
-        now, before = _figures(losses), self._last_losses
+        now, before = {name: figures[name] for name in LOSSES}, self._last_losses
         raise NonFiniteLossError(
             f"the loss is not finite at step {self.global_step} (epoch {self.current_epoch}): now {_shown(now)}, "
             f"the step before {_shown(before) or 'none'}; images {', '.join(map(str, batch.image_ids))}. "
             f"A lower optimizer.lr, a longer scheduler.warmup or trainer.precision=32 usually helps"
         )
 
-    def _log_step(self, losses: Losses, images: int) -> None:
-        self._last_losses = _figures(losses)
+    def _log_step(self, figures: dict[str, float], images: int) -> None:
+        self._last_losses = {name: figures[name] for name in LOSSES}
         now = time.perf_counter()
         rate = images * self.trainer.world_size / (now - self._step_ended)
         self._step_ended = now
-        figures = self._last_losses | {
-            "positives": float(losses.num_positives.float().mean()),
+        figures = figures | {
             "lr": self.optimizers().param_groups[0]["lr"],  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
             "images_per_s": rate,
         }
@@ -169,11 +172,10 @@ class _RunningMean:
 
 
 def _figures(losses: Losses) -> dict[str, float]:
-    return {
-        "loss": float(losses.total.detach()),
-        "objectness": float(losses.objectness.detach()),
-        "box": float(losses.box.detach()),
-    }
+    """The losses, and the positives per image, in one transfer: a step waits for the device here alone."""
+    positives = losses.num_positives.float().mean()
+    values = torch.stack((losses.total, losses.objectness, losses.box, positives)).tolist()
+    return dict(zip((*LOSSES, "positives"), values, strict=True))
 
 
 def _shown(figures: dict[str, float]) -> str:
