@@ -17,6 +17,7 @@ QUIET = (
     ".*lower value for log_every_n_steps.*",
     ".*LeafSpec.*",
     ".*in eval mode at the start of training.*",  # frozen batch norm is meant to be
+    ".*could not find the monitored key.*",  # an epoch without validation has no best checkpoint
     ".*sync_dist=True.*",  # every process logs the same figures already
 )
 PRECISIONS = {32: "32-true", 16: "16-mixed", "bf16": "bf16-mixed"}
