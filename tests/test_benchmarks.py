@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as runner
-from benchmarks import measure
+from benchmarks import measure, scaling
 
 ROOT = Path(__file__).parents[1]
 SETTING = {"threads", "layout", "precision", "repeats", "commit", "processor", "cores", "versions"}
@@ -62,6 +62,14 @@ def take_mib(num: int, hold: bool):
 @pytest.mark.parametrize("hold", [False, True])
 def test_memory_is_what_the_call_adds(hold):
     assert measure.peak_memory(take_mib, 64, hold).growth == pytest.approx(64, abs=4)
+
+
+@pytest.mark.parametrize(("power", "name"), [(0, "none"), (0.5, "less than linear"), (1, "linear"), (2, "quadratic")])
+def test_growth_is_named_by_the_slope_on_logarithmic_axes(power, name):
+    values = [400, 640, 1600]
+    exponent = scaling.exponent(values, [7 * value**power for value in values])
+    assert exponent == pytest.approx(power, abs=1e-9)
+    assert scaling.growth(exponent) == name
 
 
 def test_runner_refuses_a_name_that_is_none():
