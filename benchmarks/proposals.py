@@ -125,8 +125,8 @@ def _ms_by_operator(call: Callable[[], Any], repeats: int) -> defaultdict[str, f
 def main(options: Options) -> None:
     set_threads(options.threads or 1)
     cases = QUICK_CASES if options.quick else CASES
-    setting = {"layout": "of the head's maps: see the table", "precision": "float32"}
-    setting["repeats"] = options.num_repeats(11)
+    repeats = options.num_repeats(11)
+    setting = {"layout": "of the head's maps: see the table", "precision": "float32", "repeats": repeats}
     rows = [measure(*case, options) for case in cases]
     claim = f"The same {TOP_N} proposals an image as torchvision's preset, from the head's maps on."
     report("proposals", claim, rows, setting, options, ["MiB: what one call adds to the peak of its own process."])

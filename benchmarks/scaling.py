@@ -71,7 +71,7 @@ QUICK_AXES: Axes = {
 
 
 def our_step(point: Point) -> Callable[[], Any]:
-    """channels_last, as AnchorLab trains on a CPU."""
+    """channels_last, and computed where the loss samples, as AnchorLab trains on a CPU."""
     backbone = ResNetFPN("resnet18", "none")
     anchors = AnchorGrid(scale=8, ratios=point.ratios, scales_per_octave=point.octaves, strides=backbone.strides)
     head = RPNHead("sigmoid", in_channels=backbone.channels, num_anchors=anchors.num_anchors)
@@ -85,7 +85,7 @@ def our_step(point: Point) -> Callable[[], Any]:
     def step() -> None:
         network.zero_grad()
         generators = [torch.Generator().manual_seed(i) for i in range(len(boxes))]
-        network.loss(network(images), boxes, ignore, sizes, generators).total.backward()
+        network.loss(network.pending(images), boxes, ignore, sizes, generators).total.backward()
 
     return step
 
