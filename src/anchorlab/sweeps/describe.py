@@ -8,8 +8,9 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from anchorlab.runs.identity import anchor_hash, config_hash
@@ -17,9 +18,13 @@ from anchorlab.settings import SettingError
 
 if TYPE_CHECKING:
     from anchorlab.data.module import DataModule
+    from anchorlab.rpn.anchors import AnchorGrid
+    from anchorlab.study.truth import GroundTruth
 
 # What gives an anchor its width and height; where it lies is said by the group's other keys.
 SHAPE_KEYS = ("sizes", "ratios", "scale", "scales_per_octave", "shapes", "k", "order", "rounded")
+
+Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,20 +33,25 @@ class Facts:
 
     key: the experiment's identity: configurations with the same anchors have the same, however they spell them.
     k: anchors per location, the most of any level; anchors_per_image: on the first validation image.
-    train_images, val_images: in the data set, after limits.
+    coverage: share of the training boxes that an anchor overlaps with at least assigner.foreground_iou.
+    mean_best_iou: of the training boxes with their best anchor.
+    seconds: a whole job's, from a few steps timed; None where none were.
     """
 
     key: str
     k: int
     anchors_per_image: int
     head_parameters: int
-    train_images: int
-    val_images: int
-    coverage: float | None = None
+    coverage: float
+    mean_best_iou: float
+    seconds: float | None = None
 
 
-def describe(configs: Sequence[Mapping[str, Any]]) -> list[Facts | SettingError]:
+def describe(configs: Sequence[Config], probe: bool = False) -> list[Facts | SettingError]:
     """Facts of composed configs, in order; for one that fits no network or data, the error that says why.
+
+    Args:
+        probe: time a few steps of each kind of network and input.
 
     Raises:
         RuntimeError: where the process breaks off.
@@ -49,83 +59,14 @@ def describe(configs: Sequence[Mapping[str, Any]]) -> list[Facts | SettingError]
     if not configs:
         return []
     command = [sys.executable, "-m", "anchorlab.sweeps.describe"]
-    done = subprocess.run(command, input=json.dumps(configs), stdout=subprocess.PIPE, text=True, check=False)
+    asked = json.dumps({"configs": configs, "probe": probe})
+    done = subprocess.run(command, input=asked, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} ended with exit code {done.returncode}")
     return [SettingError(found) if isinstance(found, str) else Facts(**found) for found in json.loads(done.stdout)]
 
 
-class Describer:
-    """Config -> Facts. Data sets and backbones that configurations share are read and built once."""
-
-    def __init__(self) -> None:
-        self._backbones: dict[str, Any] = {}
-        self._data: dict[str, DataModule] = {}
-        self._grids: dict[Any, list[tuple[int, int]]] = {}
-
-    def __call__(self, config: Mapping[str, Any]) -> Facts:
-        """Facts of a composed config.
-
-        Raises:
-            SettingError: settings that fit no network.
-            DataError: data that cannot be read.
-        """
-        from anchorlab.training.build import build, user_errors
-
-        backbone, data = self._backbone(config), self._data_of(config)
-        with user_errors():
-            anchors = build(config["anchor"], strides=backbone.strides)
-            head = build(config["head"], in_channels=backbone.channels, num_anchors=anchors.num_anchors)
-        grids = self._feature_grids(config, data)
-        count = sum(k * rows * columns for k, (rows, columns) in zip(anchors.num_anchors, grids, strict=True))
-        return Facts(
-            key=experiment_key(config, [shapes.tolist() for shapes in anchors.shapes]),
-            k=max(anchors.num_anchors),
-            anchors_per_image=count,
-            head_parameters=sum(parameter.numel() for parameter in head.parameters()),
-            train_images=len(data.train_records),
-            val_images=len(data.val_records),
-        )
-
-    def _backbone(self, config: Mapping[str, Any]) -> Any:
-        """Built without its weights: only its strides, channels and map sizes are asked for."""
-        from anchorlab.training.build import build
-
-        key = _text(config["backbone"])
-        if key not in self._backbones:
-            group = dict(config["backbone"])
-            self._backbones[key] = build({**group, "weights": "none"} if "weights" in group else group)
-        return self._backbones[key]
-
-    def _data_of(self, config: Mapping[str, Any]) -> "DataModule":
-        from anchorlab.training.build import build_data, user_errors
-
-        key = _text(config["data"])
-        if key not in self._data:
-            data = build_data(config)
-            with user_errors():
-                data.setup()
-            self._data[key] = data
-        return self._data[key]
-
-    def _feature_grids(self, config: Mapping[str, Any], data: "DataModule") -> list[tuple[int, int]]:
-        """(height, width) of each level's map for the first validation image, from shapes alone."""
-        import torch
-        from torch._subclasses.fake_tensor import FakeTensorMode
-
-        from anchorlab.data.resize import target_size
-
-        record = data.val_records[0]
-        size = target_size(record.height, record.width, data.short, data.long)
-        key = (_text(config["backbone"]), size)
-        if key not in self._grids:
-            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-                features = self._backbone(config)(torch.zeros(1, 3, *size))
-            self._grids[key] = [(int(feature.shape[-2]), int(feature.shape[-1])) for feature in features]
-        return self._grids[key]
-
-
-def experiment_key(config: Mapping[str, Any], shapes: list[Any]) -> str:
+def experiment_key(config: Config, shapes: Sequence[Any]) -> str:
     """Identity of an experiment by its anchors rather than by the settings that ask for them; the seed counts.
 
     Args:
@@ -136,23 +77,130 @@ def experiment_key(config: Mapping[str, Any], shapes: list[Any]) -> str:
     return f"{config_hash(counted)}-{config['seed']}"
 
 
-def _text(group: Any) -> str:
-    return json.dumps(group, sort_keys=True, default=str)
-
-
 def main() -> None:
-    """JSON list of configs on standard input -> JSON list of facts, or sentences, on standard output."""
-    from anchorlab.data.sample import DataError
-
-    describer = Describer()
-    found: list[dict[str, Any] | str] = []
+    """Of the program: JSON on standard input -> JSON list of facts, or sentences, on standard output."""
+    started = time.perf_counter()
+    asked = json.load(sys.stdin)
     with contextlib.redirect_stdout(sys.stderr):
-        for config in json.load(sys.stdin):
+        found = Describer().describe(asked["configs"])
+        if asked["probe"]:
+            found = _with_seconds(asked["configs"], found, started)
+    print(json.dumps([asdict(facts) if isinstance(facts, Facts) else facts for facts in found]))
+
+
+class Describer:
+    """Configs -> Facts. Data sets and backbones that configurations share are read and built once."""
+
+    def __init__(self) -> None:
+        self._backbones: dict[str, Any] = {}
+        self._data: dict[str, DataModule] = {}
+        self._truth: dict[str, GroundTruth] = {}
+
+    def describe(self, configs: Sequence[Config]) -> list[Facts | str]:
+        """Facts of each config, or the sentence that says why it fits no network or data."""
+        from anchorlab.data.sample import DataError
+
+        found: list[Facts | str] = []
+        grids: dict[int, AnchorGrid] = {}
+        for index, config in enumerate(configs):
             try:
-                found.append(asdict(describer(config)))
+                facts, grids[index] = self._facts(config)
+                found.append(facts)
             except (SettingError, DataError) as error:
                 found.append(str(error).splitlines()[0])
-    print(json.dumps(found))
+        for index, figures in self._coverage(configs, grids).items():
+            facts = found[index]
+            assert isinstance(facts, Facts)
+            found[index] = replace(facts, coverage=figures["coverage"], mean_best_iou=figures["mean_best_iou"])
+        return found
+
+    def _facts(self, config: Config) -> tuple[Facts, "AnchorGrid"]:
+        """All but the coverage, and the anchors to find it from."""
+        from anchorlab.training.build import build, user_errors
+
+        backbone, truth = self._backbone(config), self._ground_truth(config)
+        with user_errors():
+            anchors = build(config["anchor"], strides=backbone.strides)
+            head = build(config["head"], in_channels=backbone.channels, num_anchors=anchors.num_anchors)
+        cells = truth.grids[0].prod(1).tolist()  # of each level, on the first training image
+        facts = Facts(
+            key=experiment_key(config, [shapes.tolist() for shapes in anchors.shapes]),
+            k=max(anchors.num_anchors),
+            anchors_per_image=sum(k * count for k, count in zip(anchors.num_anchors, cells, strict=True)),
+            head_parameters=sum(parameter.numel() for parameter in head.parameters()),
+            coverage=float("nan"),
+            mean_best_iou=float("nan"),
+        )
+        return facts, anchors
+
+    def _coverage(self, configs: Sequence[Config], grids: Mapping[int, "AnchorGrid"]) -> dict[int, dict[str, float]]:
+        """The figures of each of `grids`; those of the same boxes and assigner are found together."""
+        from anchorlab.study.coverage import cover_many
+        from anchorlab.training.build import build
+
+        together: dict[str, list[int]] = {}
+        for index in grids:
+            key = _text([configs[index][name] for name in ("backbone", "data", "assigner")])
+            together.setdefault(key, []).append(index)
+        figures: dict[int, dict[str, float]] = {}
+        for indices in together.values():
+            config = configs[indices[0]]
+            of_all = cover_many(
+                self._ground_truth(config), [grids[index] for index in indices], build(config["assigner"])
+            )
+            figures |= dict(zip(indices, of_all, strict=True))
+        return figures
+
+    def _backbone(self, config: Config) -> Any:
+        """Built without its weights: only its strides, channels and map sizes are asked for."""
+        from anchorlab.training.build import build
+
+        key = _text(config["backbone"])
+        if key not in self._backbones:
+            group = dict(config["backbone"])
+            self._backbones[key] = build({**group, "weights": "none"} if "weights" in group else group)
+        return self._backbones[key]
+
+    def _ground_truth(self, config: Config) -> "GroundTruth":
+        """The training boxes as the network gets them."""
+        from anchorlab.study.truth import BackboneGrids, truth_of
+
+        key = _text([config["backbone"], config["data"]])
+        if key not in self._truth:
+            self._truth[key] = truth_of(self._data_of(config), "train", BackboneGrids(self._backbone(config)))
+        return self._truth[key]
+
+    def _data_of(self, config: Config) -> "DataModule":
+        from anchorlab.training.build import build_data, user_errors
+
+        key = _text(config["data"])
+        if key not in self._data:
+            data = build_data(config)
+            with user_errors():
+                data.setup()
+            self._data[key] = data
+        return self._data[key]
+
+
+def _with_seconds(configs: Sequence[Config], found: Sequence[Facts | str], started: float) -> list[Facts | str]:
+    """The facts with times: each kind of network, input and precision is timed once."""
+    from anchorlab.sweeps.stopwatch import Pace, pace_of
+
+    paces: dict[str, Pace | None] = {}
+    timed: list[Facts | str] = []
+    for config, facts in zip(configs, found, strict=True):
+        if isinstance(facts, Facts):
+            key = _text([config[name] for name in ("backbone", "head", "data", "trainer")])
+            if key not in paces:
+                paces[key] = pace_of(config, started)
+            pace = paces[key]
+            facts = facts if pace is None else replace(facts, seconds=pace.seconds(config))
+        timed.append(facts)
+    return timed
+
+
+def _text(group: Any) -> str:
+    return json.dumps(group, sort_keys=True, default=str)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from anchorlab.runs.record import RunRecord
 from anchorlab.sweeps.folder import SweepFolder, held_by_job
+from anchorlab.sweeps.launchers import is_serial, threads_each
+from anchorlab.terminal import SWEEP_JOB
 
 SWEEP_PID = "ANCHORLAB_SWEEP_PID"
 LAST = Path("checkpoints", "last.ckpt")
@@ -46,6 +48,15 @@ class Outcome:
     def epochs(self) -> int:
         """Epochs behind it, as of its last validation."""
         return int(self.figures.get("epoch") or 0)
+
+    def __str__(self) -> str:
+        figure = self.figures.get("AR_100")
+        reached = f", AR@100 {figure:.3f}" if figure is not None else ""
+        return self.status + reached + (f": {self.reason}" if self.reason else "")
+
+    def reached(self, epoch: int) -> bool:
+        """Whether it has come to the end of this epoch, and is in order."""
+        return self.status == "finished" or (self.status == "paused" and self.epochs >= epoch)
 
 
 def outcome(folder: Path) -> Outcome:
@@ -76,14 +87,13 @@ def run_job(config: DictConfig, script: Path) -> None:
         if before.status == "finished":
             return
         command = [sys.executable, str(script), *_arguments(config, hydra, folder)]
-        live = str(hydra.launcher._target_).endswith("BasicLauncher")
+        live = is_serial(hydra.launcher)
         print(f"\n{title}" if live else f"{title}: started", flush=True)
         code, last_line = _run(command, Path(hydra.runtime.cwd), lock, None if live else folder / LOG)
         if code != 0:
             _note_failure(folder, config, hydra.overrides.task, _reason(code, last_line))
         after = outcome(folder)
-        if code != 0 or not live:
-            print(f"{title}: {after.status}{': ' + after.reason if after.reason else ''}", flush=True)
+        print(f"{title}: {after}", flush=True)
 
 
 def _title(sweep: Path, folder: Path) -> str:
@@ -107,23 +117,15 @@ def _arguments(config: DictConfig, hydra: Any, folder: Path) -> list[str]:
 
 def _threads(config: DictConfig, launcher: Mapping[str, Any]) -> list[str]:
     """Jobs side by side share the cores; a number of threads that a person chose stays."""
-    if config.trainer.threads != "auto":
-        return []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if launcher.get("cpus_per_task"):
-        share = int(launcher["cpus_per_task"])
-    elif "n_jobs" in launcher:
-        workers = int(launcher["n_jobs"])
-        share = cores // (workers if workers > 0 else cores)
-    else:
-        return []
     devices = config.trainer.devices
-    return [f"trainer.threads={max(1, share // (devices if isinstance(devices, int) and devices > 1 else 1))}"]
+    share = threads_each(launcher, devices if isinstance(devices, int) and devices > 1 else 1)
+    return [] if share is None or config.trainer.threads != "auto" else [f"trainer.threads={share}"]
 
 
 def _run(command: Sequence[str], cwd: Path, lock: int, log: Path | None) -> tuple[int, str]:
     """Exit code and last line of standard error, which is shown or logged as it comes."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(NOT_THE_JOBS)}
+    environment[SWEEP_JOB] = "1"
     output = None if log is None else log.open("ab")
     last: deque[str] = deque(maxlen=1)
     process = subprocess.Popen(

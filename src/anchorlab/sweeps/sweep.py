@@ -4,6 +4,7 @@ Which jobs, and in which order, is the strategy's choice; running one is `jobs.r
 job lies in two places only: its plan in sweep.json, its outcome in its own folder.
 """
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +28,7 @@ from anchorlab.sweeps.compose import Composer
 from anchorlab.sweeps.describe import Facts, describe
 from anchorlab.sweeps.folder import SweepFolder, hold
 from anchorlab.sweeps.jobs import SWEEP_PID, Outcome, outcome
+from anchorlab.sweeps.launchers import queues, side_by_side
 from anchorlab.sweeps.space import Point, Space, read_space
 from anchorlab.sweeps.strategy import Strategy
 from anchorlab.terminal import console
@@ -42,6 +44,7 @@ class Job:
     number: its folder's name; None where it gets no folder.
     left_out: why it does not run: the same anchors as another job, or too low a coverage; None: it runs.
     impossible: why it cannot run; it counts as failed.
+    twin: the job with the same anchors.
     """
 
     point: Point
@@ -51,6 +54,7 @@ class Job:
     facts: Facts | None = None
     left_out: str | None = None
     impossible: str | None = None
+    twin: "Job | None" = None
 
     @property
     def runs(self) -> bool:
@@ -97,6 +101,12 @@ class Sweep:
         self._launcher = launcher
         self._compose = Composer(config, loader)
         self._jobs: dict[str, Job] = {}
+        self._found: dict[Point, tuple[dict[str, Any], Facts | SettingError]] = {}
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Those with a folder, by number."""
+        return sorted(self._jobs.values(), key=lambda job: job.number or 0)
 
     def start(self, arguments: Sequence[str]) -> None:
         """Take the folder.
@@ -117,34 +127,45 @@ class Sweep:
         write_whole(path / "multirun.yaml", OmegaConf.to_yaml(self._config).encode())
         os.environ[SWEEP_PID] = str(os.getpid())
 
-    def plan(self, points: Iterable[Point]) -> list[Job]:
+    def plan(self, points: Iterable[Point], probe: bool = False) -> list[Job]:
         """The jobs of these points, in order; those to run have a number and are listed in sweep.json.
 
         A configuration that was planned before, here or in an earlier run of the sweep, keeps its number. One
         that is a planned one in other words is left out.
+
+        Args:
+            probe: time steps for those not seen before.
         """
-        points = list(points)
-        configs = [self._compose_or_say(point) for point in points]
-        found = iter(describe([config for config in configs if isinstance(config, dict)]))
-        planned = [
-            self._job(point, config, next(found) if isinstance(config, dict) else config)
-            for point, config in zip(points, configs, strict=True)
-        ]
+        planned = [self._job(point) for point in self._look_at(points, probe)]
         if not self.strategy.dry_run:
             self.folder.write()
         return planned
 
-    def show(self, jobs: Sequence[Job]) -> None:
-        """The table before the first job."""
+    def preview(self, points: Iterable[Point], *notes: str) -> None:
+        """A table of configurations that may become jobs."""
+        seen: dict[str, Job] = {}
+        for point in self._look_at(points, self.strategy.probe):
+            job = self._described(point)
+            twin = seen.get(job.key)
+            seen[" ".join(point)] = job if twin is None else replace(job, left_out=f"same as {' '.join(twin.point)}")
+            seen.setdefault(job.key, job)
+        jobs = [seen[" ".join(point)] for point in points]
+        console().print(tables.plan_table(self.space.axes, jobs, {}, self.folder.path))
+        for line in (*notes, *tables.impossible_notes(jobs)):
+            console().print(line, markup=False, soft_wrap=True)
+
+    def show(self, jobs: Sequence[Job], share: float = 1.0, *notes: str) -> None:
+        """The table before the first job, and `notes` below it; `share` of the jobs' full length will be trained."""
         states = {job.number: self.outcome(job).status for job in jobs if job.number is not None}
         console().print(tables.plan_table(self.space.axes, jobs, states, self.folder.path))
-        for line in tables.plan_notes(jobs, states):
+        for line in (*notes, *tables.plan_notes(jobs, states, share, self.workers)):
             console().print(line, markup=False, soft_wrap=True)
 
     def launch(self, jobs: Sequence[Job], *more: str) -> None:
         """Run those of `jobs` that run and are not finished, in order, with `more` overrides; wait for their end."""
         waiting = [job for job in jobs if job.runs and self.outcome(job).status != "finished"]
-        size = self.strategy.at_once or len(waiting) or 1
+        launcher = self._config.hydra.launcher
+        size = self.strategy.at_once or (len(waiting) if queues(launcher) else side_by_side(launcher)) or 1
         for start in range(0, len(waiting), size):
             batch = waiting[start : start + size]
             commands = [[*job.overrides, *more, f"hydra.sweep.subdir='{job.number}'"] for job in batch]
@@ -161,17 +182,43 @@ class Sweep:
             return Outcome("none", None, {}, {}, {})
         return outcome(self.folder.path / str(job.number))
 
+    @property
+    def workers(self) -> int:
+        """How many jobs the launcher runs at the same time."""
+        return side_by_side(self._config.hydra.launcher)
+
+    def figure(self, job: Job) -> float | None:
+        """The monitored figure of a finished job; None for any other."""
+        end = self.outcome(job)
+        return end.figures.get(self.strategy.monitor) if end.status == "finished" else None
+
+    def note_rung(self, job: Job, epoch: int) -> float | None:
+        """Keep the job's figure after so many epochs, which it has or never will; None for a job that failed."""
+        listed = self._listed(job)
+        kept = listed.setdefault("rungs", {})
+        end = self.outcome(job)
+        if str(epoch) not in kept and end.reached(epoch) and self.strategy.monitor in end.figures:
+            kept[str(epoch)] = end.figures[self.strategy.monitor]
+            self.folder.write()
+        return kept.get(str(epoch))
+
+    def last_rung(self, job: Job, before: int) -> float:
+        """The job's figure at its last rung before an epoch; minus infinity where there is none."""
+        kept = {int(epoch): figure for epoch, figure in self._listed(job).get("rungs", {}).items()}
+        behind = [epoch for epoch in kept if epoch < before]
+        return kept[max(behind)] if behind else -math.inf
+
     def conclude(self) -> None:
         """The table after the last job.
 
         Raises:
             SystemExit: with 1 where a job failed.
         """
-        jobs = list(self._jobs.values())
+        jobs = self.jobs
         outcomes = [self.outcome(job) for job in jobs]
         console().print()
         console().print(tables.result_table(self.space.axes, jobs, outcomes, self.strategy.monitor, self.folder.path))
-        for line in tables.result_notes(jobs, outcomes):
+        for line in (*self.strategy.summary(self), *tables.result_notes(jobs, outcomes)):
             console().print(line, markup=False, soft_wrap=True)
         failed = [job for job, end in zip(jobs, outcomes, strict=True) if end.status not in ("finished", "paused")]
         self.folder.content["status"] = "failed" if any(job.runs for job in failed) else "finished"
@@ -179,32 +226,44 @@ class Sweep:
         if failed:
             raise SystemExit(FAILED)
 
-    def _compose_or_say(self, point: Point) -> dict[str, Any] | SettingError:
-        try:
-            return self._compose(self.space.overrides(point))
-        except SettingError as error:
-            return error
+    def _look_at(self, points: Iterable[Point], probe: bool = False) -> list[Point]:
+        """Compose and describe those not yet known; the points as they came."""
+        asked = list(points)
+        configs: dict[Point, dict[str, Any]] = {}
+        for point in asked:
+            if point not in self._found:
+                try:
+                    configs[point] = self._compose(self.space.overrides(point))
+                except SettingError as error:
+                    self._found[point] = ({}, error)
+        facts = describe(list(configs.values()), probe)
+        self._found |= {point: (config, found) for (point, config), found in zip(configs.items(), facts, strict=True)}
+        return asked
 
-    def _job(self, point: Point, config: dict[str, Any] | SettingError, found: Facts | SettingError) -> Job:
+    def _described(self, point: Point) -> Job:
         overrides = tuple(self.space.overrides(point))
+        _, found = self._found[point]
         if isinstance(found, Facts):
-            job = Job(point, overrides, found.key, facts=found, left_out=self._hopeless(found))
-        else:
-            job = Job(point, overrides, " ".join(overrides), impossible=str(found))
+            return Job(point, overrides, found.key, facts=found, left_out=self._hopeless(found))
+        return Job(point, overrides, " ".join(overrides), impossible=str(found))
+
+    def _job(self, point: Point) -> Job:
+        """The job of a described point, with its number where it gets a folder."""
+        job = self._described(point)
         twin = self._jobs.get(job.key)
         if twin is not None:
-            return replace(job, left_out=f"same as job {twin.number}")
+            return twin if twin.point == point else replace(job, left_out=f"same as job {twin.number}", twin=twin)
         if job.left_out is not None:
             return job
         job = replace(job, number=self._number(job))
         self._jobs[job.key] = job
         if job.impossible and not self.strategy.dry_run:
-            self._note_impossible(job, config if isinstance(config, dict) else {})
+            self._note_impossible(job, self._found[point][0])
         return job
 
     def _hopeless(self, facts: Facts) -> str | None:
         least = self.strategy.min_coverage
-        if least is None or facts.coverage is None or facts.coverage >= least:
+        if least is None or facts.coverage >= least:
             return None
         return f"coverage below {least:g}"
 
@@ -212,11 +271,15 @@ class Sweep:
         """The job's number in sweep.json; listed there if it is new."""
         for listed in self.folder.jobs:
             if listed["key"] == job.key:
+                listed["point"] = list(job.point)
                 return listed["number"]
         number = self.folder.free_number()
         facts = None if job.facts is None else asdict(job.facts)
         self.folder.jobs.append({"number": number, "key": job.key, "point": list(job.point), "facts": facts})
         return number
+
+    def _listed(self, job: Job) -> dict[str, Any]:
+        return next(listed for listed in self.folder.jobs if listed["number"] == job.number)
 
     def _note_impossible(self, job: Job, config: dict[str, Any]) -> None:
         """A record like any failed run's, so that comparisons know of it."""

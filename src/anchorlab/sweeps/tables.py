@@ -28,25 +28,53 @@ def plan_table(axes: Sequence[Axis], jobs: Sequence["Job"], states: Mapping[int,
     """A row for every combination, also those that will not run.
 
     Args:
-        states: number -> the job's status now.
+        states: number -> the job's status now; of jobs without a number, which may run, nothing is said.
     """
-    table = _table(axes, jobs, sweep, "anchors per image", "head parameters", "coverage")
+    table = _table(axes, jobs, sweep, "anchors per image", "head parameters", "coverage", "time")
     table.add_column("", overflow="fold")
     for job in jobs:
         facts = job.facts
         numbers = (facts.anchors_per_image, facts.head_parameters, facts.coverage) if facts else (None,) * 3
-        state = job.left_out or ("impossible" if job.impossible else STATES[states[job.number or 0]])
-        table.add_row(*_start(job), *map(_shown, numbers), state)
+        status = "none" if job.number is None else states[job.number]
+        left = facts.seconds if facts and job.runs and status != "finished" else None
+        state = job.left_out or ("impossible" if job.impossible else "" if job.number is None else STATES[status])
+        table.add_row(*_start(job), *map(_shown, numbers), duration(left), state)
     return table
 
 
-def plan_notes(jobs: Sequence["Job"], states: Mapping[int, str]) -> list[str]:
-    """Why jobs are impossible, and how many there are of each kind."""
+def plan_notes(jobs: Sequence["Job"], states: Mapping[int, str], share: float = 1.0, workers: int = 1) -> list[str]:
+    """Why jobs are impossible, how many there are of each kind, and how long they take together.
+
+    Args:
+        share: of the jobs' full length that will be trained; workers: jobs that run side by side.
+    """
     counts = Counter(STATES[states[job.number or 0]] for job in jobs if job.runs)
     counts["impossible"] = sum(job.impossible is not None and job.left_out is None for job in jobs)
     counts["left out"] = sum(job.left_out is not None for job in jobs)
-    reasons = _grouped((job.number, job.impossible) for job in jobs if job.impossible and job.left_out is None)
-    return [*reasons, ", ".join(f"{count} {state}" for state, count in counts.items() if count)]
+    left = [job.facts.seconds for job in jobs if job.facts and job.runs and states[job.number or 0] != "finished"]
+    known = [seconds for seconds in left if seconds is not None]
+    side = "one after another" if workers == 1 else f"{workers} at a time"
+    total = f"; about {duration(share * sum(known) / min(workers, len(known)))} {side}" if known else ""
+    return [*impossible_notes(jobs), ", ".join(f"{count} {state}" for state, count in counts.items() if count) + total]
+
+
+def impossible_notes(jobs: Sequence["Job"]) -> list[str]:
+    """Why jobs are impossible."""
+    return _grouped(
+        ("-" if job.number is None else str(job.number), job.impossible)
+        for job in jobs
+        if job.impossible and job.left_out is None
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """ "40 s", "12 min", "3 h 05 min"; a dash for None."""
+    if seconds is None:
+        return "-"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
 
 def result_table(
@@ -71,7 +99,7 @@ def result_notes(jobs: Sequence["Job"], outcomes: Sequence[Outcome]) -> list[str
     """Why jobs failed, and how many of them ended how."""
     ends = list(zip(jobs, outcomes, strict=True))
     reasons = _grouped(
-        (job.number, end.reason or "never came to its first step")
+        (str(job.number), end.reason or "never came to its first step")
         for job, end in ends
         if end.status not in ("finished", "paused")
     )
@@ -79,12 +107,15 @@ def result_notes(jobs: Sequence["Job"], outcomes: Sequence[Outcome]) -> list[str
     return [*reasons, ", ".join(f"{count} {state}" for state, count in counts.items())]
 
 
-def _grouped(reasons: Iterable[tuple[int | None, str]]) -> list[str]:
-    """A line for each reason, with the jobs it holds for."""
+def _grouped(reasons: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each reason, with the jobs it holds for ("-": they have no number)."""
     jobs: dict[str, list[str]] = {}
     for number, reason in reasons:
-        jobs.setdefault(reason, []).append(str(number))
-    return [f"job{'s' * (len(who) > 1)} {', '.join(who)}: {reason}" for reason, who in jobs.items()]
+        jobs.setdefault(reason, []).append(number)
+    return [
+        reason if "-" in who else f"job{'s' * (len(who) > 1)} {', '.join(who)}: {reason}"
+        for reason, who in jobs.items()
+    ]
 
 
 def best_job(jobs: Sequence["Job"], outcomes: Sequence[Outcome], monitor: str) -> "Job | None":
@@ -99,14 +130,15 @@ def best_job(jobs: Sequence["Job"], outcomes: Sequence[Outcome], monitor: str) -
 
 def _status(end: Outcome) -> str:
     if end.status == "paused":
-        return f"stopped after epoch {end.epochs}"
+        return f"left at epoch {end.epochs}"
     return {"none": "not started", "running": "broke off"}.get(end.status, end.status)
 
 
 def _table(axes: Sequence[Axis], jobs: Sequence["Job"], sweep: Path, *numbers: str) -> Table:
     """Job, a column for each axis under the last part of its key, k, and the columns `numbers`."""
     count = sum(job.number is not None for job in jobs)
-    title = f"{count} job{'s' * (count != 1)}" + (f" in {sweep}" if sweep.is_dir() else "")
+    what = f"{count} job{'s' * (count != 1)}" if count else f"{len(jobs)} configurations"
+    title = what + (f" in {sweep}" if sweep.is_dir() else "")
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     names = [axis.key.rpartition(".")[2] for axis in axes]
     clear = [
@@ -126,4 +158,4 @@ def _start(job: "Job") -> list[str]:
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) and not value.is_integer() else f"{value:,}"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"

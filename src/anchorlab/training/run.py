@@ -21,7 +21,7 @@ from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.loggers import CSVLogger, WandbLogger
 from anchorlab.runs.record import RunRecord
 from anchorlab.settings import SettingError
-from anchorlab.terminal import console
+from anchorlab.terminal import console, in_sweep
 from anchorlab.training import screens
 from anchorlab.training.build import (
     build,
@@ -174,7 +174,8 @@ def _announce(
         logger.log_hyperparams({**config, **record.content["axes"]})
         if isinstance(logger, WandbLogger):
             notices.append(("W&B", logger.notice))
-    screens.show_start(config, data, network, settings, notices)
+    if not in_sweep():
+        screens.show_start(config, data, network, settings, notices)
 
 
 @rank_zero_only
@@ -188,5 +189,6 @@ def _conclude(record: RunRecord, data: DataModule, loggers: list[Logger], stop: 
     notice = next((logger.notice for logger in loggers if isinstance(logger, WandbLogger)), None)
     epoch = "last epoch" if stop is None else f"stopped after epoch {stop}"
     title = f"{len(data.val_records):,} validation images, {epoch}"
-    screens.show_end(figures, title, screens.next_steps(record.folder, notice))
+    if not in_sweep():
+        screens.show_end(figures, title, screens.next_steps(record.folder, notice))
     return dict(figures)
