@@ -40,6 +40,7 @@ from anchorlab.settings import (
     nearest_word,
     unknown_key,
 )
+from anchorlab.sweeps.extras import check_sweep
 from anchorlab.sweeps.folder import claim, find, new_folder
 
 USAGE_ERROR = 2
@@ -59,6 +60,8 @@ def check_command_line(config_name: str, config_dir: Path) -> None:
         return
     try:
         config = check_overrides(config_name, config_dir, arguments.overrides, arguments.config_dir)
+        if "sweep" in config:
+            check_sweep(config, arguments.overrides, arguments.multirun or arguments.cfg is not None)
     except SettingError as error:
         exit_with(error)
     if arguments.cfg is None:
@@ -244,7 +247,7 @@ def _claim_folder(overrides: Sequence[str], multirun: bool, config: dict[str, An
     if any(override.lstrip("+").startswith(key + "=") for override in overrides):
         return
     resumed = config.get("resume")
-    if multirun:
+    if multirun and "sweep" in config:
         sweep = config["sweep"]
         folder = find(overrides) if sweep["dry_run"] else claim(overrides, sweep["again"])
     elif resumed:

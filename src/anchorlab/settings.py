@@ -162,6 +162,11 @@ RULES: dict[str, Rule] = {
     "callbacks.stop_after.epochs": COUNT_OR_NULL,
     "sweep.min_coverage": Number(0, 1, null=True),
     "sweep.at_once": COUNT_OR_NULL,
+    "sweep.factor": Number(2, whole=True),
+    "sweep.trials": COUNT,
+    "sweep.startup": COUNT,
+    "sweep.seed": Number(0, whole=True),
+    "sweep.sampler": Choice(("tpe", "random")),
 }
 
 

@@ -143,13 +143,12 @@ class Sweep:
 
     def preview(self, points: Iterable[Point], *notes: str) -> None:
         """A table of configurations that may become jobs."""
-        seen: dict[str, Job] = {}
+        jobs: list[Job] = []
+        seen: set[str] = set()
         for point in self._look_at(points, self.strategy.probe):
             job = self._described(point)
-            twin = seen.get(job.key)
-            seen[" ".join(point)] = job if twin is None else replace(job, left_out=f"same as {' '.join(twin.point)}")
-            seen.setdefault(job.key, job)
-        jobs = [seen[" ".join(point)] for point in points]
+            jobs.append(replace(job, left_out="same as one above") if job.key in seen else job)
+            seen.add(job.key)
         console().print(tables.plan_table(self.space.axes, jobs, {}, self.folder.path))
         for line in (*notes, *tables.impossible_notes(jobs)):
             console().print(line, markup=False, soft_wrap=True)

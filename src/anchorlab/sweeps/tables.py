@@ -90,7 +90,7 @@ def result_table(
         facts = job.facts
         numbers = (facts.anchors_per_image, facts.coverage) if facts else (None, None)
         reached = (end.figures.get(name) for name in figures.values())
-        status = _status(end) + (", best" if job is best else "")
+        status = "best" if job is best else _status(end)
         table.add_row(*_start(job), *map(_shown, (*numbers, *reached)), status, style="bold" if job is best else None)
     return table
 
