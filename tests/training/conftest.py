@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,15 +38,13 @@ def small(tmp_path_factory) -> tuple[str, ...]:
 @pytest.fixture
 def train(tmp_path) -> Train:
     """Runs train.py in an empty folder, without W&B unless asked for."""
+    return partial(run_train, tmp_path)
 
-    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess:
-        # Tests of the logger leave the address of a W&B service of this process behind.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | more
-        return subprocess.run(
-            command(*arguments), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
 
-    return run
+def run_train(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess:
+    # Tests of the logger leave the address of a W&B service of this process behind.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")} | more
+    return subprocess.run(command(*arguments), cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def command(*arguments: str) -> list[str]:

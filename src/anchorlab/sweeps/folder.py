@@ -49,6 +49,7 @@ class SweepFolder:
             "status": "running",
             "created": self.content.get("created") or _now(),
             "commit": self.content.get("commit") or commit,
+            "jobs": self.jobs,
         }
         self.write()
 
