@@ -23,9 +23,9 @@ from anchorlab.runs.record import RunRecord
 from anchorlab.sweeps.folder import SweepFolder, held_by_job
 from anchorlab.sweeps.launchers import is_serial, threads_each
 from anchorlab.terminal import SWEEP_JOB
+from anchorlab.training.resume import LAST
 
 SWEEP_PID = "ANCHORLAB_SWEEP_PID"
-LAST = Path("checkpoints", "last.ckpt")
 LOG = "log.txt"
 PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 60

@@ -60,6 +60,7 @@ class Search(Strategy):
         if self.dry_run:
             return
         study = self._open(sweep)
+        sweep.plan_listed()
         self._finish_broken(study, sweep)
         while (left := self.trials - trained(study)) > 0:
             batch = self._ask(study, sweep, min(left, self.at_once or min(sweep.workers, max(1, self.trials // 4))))
@@ -153,8 +154,7 @@ class Search(Strategy):
         here = str(sweep.folder.path.absolute())
         left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         mine = [trial for trial in left if trial.user_attrs.get("folder") == here]
-        jobs = sweep.plan([_point(trial.params, sweep.space.axes) for trial in mine])
-        self._train(study, sweep, list(zip(mine, jobs, strict=True)))
+        self._train(study, sweep, [(trial, sweep.plan([_point(trial.params, sweep.space.axes)])[0]) for trial in mine])
 
     def _enqueue_untried(self, study: "optuna.Study", sweep: "Sweep") -> bool:
         """Have an untried point proposed next; whether there is one."""

@@ -141,6 +141,10 @@ class Sweep:
             self.folder.write()
         return planned
 
+    def plan_listed(self) -> list[Job]:
+        """The jobs of sweep.json, which an earlier run of the sweep planned."""
+        return self.plan(tuple(listed["point"]) for listed in self.folder.jobs)
+
     def preview(self, points: Iterable[Point], *notes: str) -> None:
         """A table of configurations that may become jobs."""
         jobs: list[Job] = []
@@ -189,15 +193,15 @@ class Sweep:
     def figure(self, job: Job) -> float | None:
         """The monitored figure of a finished job; None for any other."""
         end = self.outcome(job)
-        return end.figures.get(self.strategy.monitor) if end.status == "finished" else None
+        return self._monitored(end) if end.status == "finished" else None
 
     def note_rung(self, job: Job, epoch: int) -> float | None:
         """Keep the job's figure after so many epochs, which it has or never will; None for a job that failed."""
         listed = self._listed(job)
         kept = listed.setdefault("rungs", {})
         end = self.outcome(job)
-        if str(epoch) not in kept and end.reached(epoch) and self.strategy.monitor in end.figures:
-            kept[str(epoch)] = end.figures[self.strategy.monitor]
+        if str(epoch) not in kept and end.reached(epoch):
+            kept[str(epoch)] = self._monitored(end)
             self.folder.write()
         return kept.get(str(epoch))
 
@@ -225,9 +229,15 @@ class Sweep:
         if failed:
             raise SystemExit(FAILED)
 
+    def _monitored(self, end: Outcome) -> float:
+        if self.strategy.monitor not in end.figures:
+            names = ", ".join(name for name in end.figures if name not in ("epoch", "step"))
+            raise SettingError(f"sweep.monitor={self.strategy.monitor} is no figure of a run: there are {names}")
+        return end.figures[self.strategy.monitor]
+
     def _look_at(self, points: Iterable[Point], probe: bool = False) -> list[Point]:
-        """Compose and describe those not yet known; the points as they came."""
-        asked = list(points)
+        """Compose and describe those not yet known; the points as they came, each once."""
+        asked = list(dict.fromkeys(points))
         configs: dict[Point, dict[str, Any]] = {}
         for point in asked:
             if point not in self._found:
