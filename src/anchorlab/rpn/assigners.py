@@ -86,11 +86,12 @@ class MaxIoUAssigner:
         objects = (~ignore).nonzero().squeeze(1)
         region = self._region(image_size)
         label, box_index = self._match(anchors, boxes[objects], region)
-        positive = (label == OBJECT).nonzero().squeeze(1)
-        box_index[positive] = objects[box_index[positive]]
-        if self.ignore_iof is not None and len(objects) < len(boxes):
-            label[anchors.lattice.pairs_inside(boxes[ignore], self.ignore_iof).anchor] = IGNORE
-            label[positive] = OBJECT
+        if len(objects) < len(boxes):
+            positive = (label == OBJECT).nonzero().squeeze(1)
+            box_index[positive] = objects[box_index[positive]]
+            if self.ignore_iof is not None:
+                label[anchors.lattice.pairs_inside(boxes[ignore], self.ignore_iof).anchor] = IGNORE
+                label[positive] = OBJECT
         if region is not None:
             label[~_inside(anchors, region)] = IGNORE
         return Assignment(label, box_index)
@@ -113,8 +114,8 @@ class MaxIoUAssigner:
         # Best anchors may lie below the background threshold: the pairs must hold them, too.
         pairs = anchors.lattice.pairs_above(boxes, goal.clamp(max=self.background_iou), region)
         iou = best.new_zeros(num_anchors).scatter_reduce_(0, pairs.anchor, pairs.overlap, "amax")
-        label[iou >= self.background_iou] = IGNORE
-        label[iou >= self.foreground_iou] = OBJECT
+        label[pairs.anchor[pairs.overlap >= self.background_iou]] = IGNORE
+        label[pairs.anchor[pairs.overlap >= self.foreground_iou]] = OBJECT
         tied = pairs.anchor[pairs.overlap >= goal.index_select(0, pairs.box)]
         if self.low_quality and self.low_quality_floor is None and bool((best == 0).any()):
             tied = _inside(anchors, region).nonzero().squeeze(1)
