@@ -65,6 +65,7 @@ class Numbers:
 
     depth: tuple[int, ...] = (1, 2)
     null: bool = True
+    whole: bool = False
 
     def accepts(self, value: Any) -> bool:
         if value is None:
@@ -76,11 +77,13 @@ class Numbers:
             return False
         if depth > 1:
             return all(self._is_list(item, depth - 1) for item in value)
-        return all(Number(0, above=True).accepts(item) for item in value)
+        return all(Number(0, above=True, whole=self.whole).accepts(item) for item in value)
 
     def __str__(self) -> str:
         lists = "[[[16, 32], [24, 24]]] (width, height; a list per level)" if 3 in self.depth else "[0.5,1,2]"
-        return f"a list of positive numbers such as {lists}" + (" or null" if self.null else "")
+        lists = "[3,6,9]" if self.whole else lists
+        kind = "whole" if self.whole else "positive"
+        return f"a list of {kind} numbers such as {lists}" + (" or null" if self.null else "")
 
 
 Rule = Number | Choice | Numbers
@@ -93,6 +96,11 @@ PIXELS_OR_NULL = Number(1, whole=True, null=True)
 
 RULES: dict[str, Rule] = {
     "seed": Number(0, 2**31 - 1, whole=True),
+    "preflight": Choice(("warn", "refuse", "none")),
+    "preflight_least": SHARE,
+    "split": Choice(("train", "val", "test")),
+    "ks": Numbers(depth=(1,), whole=True),
+    "worst": Number(0, whole=True),
     "debug.look": Number(0, whole=True),
     "anchor.sizes": Numbers(),
     "anchor.ratios": Numbers(),
@@ -100,6 +108,10 @@ RULES: dict[str, Rule] = {
     "anchor.scales_per_octave": COUNT_OR_NULL,
     "anchor.shapes": Numbers(depth=(3,)),
     "anchor.k": COUNT_OR_NULL,
+    "anchor.form": Choice(("free", "grid")),
+    "anchor.size_range": Numbers(depth=(1,), null=False),
+    "anchor.boxes": COUNT,
+    "anchor.seed": Number(0, 2**31 - 1, whole=True),
     "anchor.offset": SHARE,
     "anchor.order": Choice(("size", "ratio")),
     "anchor.stride": Choice(("declared", "inferred")),

@@ -39,6 +39,8 @@ def test_run_says_what_happens_and_leaves_its_folder(small, train, tmp_path):
     folder = tmp_path / "run"
     content = record(folder)
     assert content["status"] == "finished"
+    coverage = {name: content["axes"].pop(name) for name in ("coverage", "possible_recall_50", "positives_per_image")}
+    assert 0 < coverage["coverage"] <= coverage["possible_recall_50"] <= 1 < coverage["positives_per_image"]
     assert content["axes"] == {
         "k": 3,
         "smallest_size": 32,
@@ -168,7 +170,7 @@ def test_wandb_run_of_a_training_holds_everything(small, train, tmp_path):
     inspect = ["python", "-m", "wandb", "leet", "inspect", "--json", str(run)]
     read = subprocess.run([command()[0], *inspect[1:]], capture_output=True, text=True, check=True).stdout
     figures = ("recall_table", "best_AR_100", "val/AR_1000", "val/image_")
-    for words in (*figures, "anchors_per_image", "ratio_span", "study"):
+    for words in (*figures, "anchors_per_image", "ratio_span", "possible_recall_50", "study"):
         assert words in read, words
 
 

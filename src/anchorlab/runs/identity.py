@@ -29,6 +29,8 @@ IGNORED_KEYS = (
     "debug",
     "hydra",
     "logger",
+    "preflight",
+    "preflight_least",
     "resume",
     "sweep",
 )

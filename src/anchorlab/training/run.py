@@ -33,6 +33,7 @@ from anchorlab.training.build import (
 )
 from anchorlab.training.hardware import decide
 from anchorlab.training.module import NonFiniteLossError
+from anchorlab.training.preflight import look_ahead, with_fitted_anchors
 from anchorlab.training.recorder import MONITORED, Recorder
 from anchorlab.training.resume import checkpoint_to_resume, resumed_config
 from anchorlab.training.rungs import stopped_after
@@ -78,7 +79,9 @@ def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
 
 def _train(config: Mapping[str, Any], record: RunRecord, overrides: Sequence[str]) -> dict[str, float]:
     seed_everything(config["seed"], verbose=False)
-    network, data = build_network(config), build_data(config)
+    data = build_data(config)
+    config = with_fitted_anchors(config, data)
+    network = build_network(config)
     with user_errors():
         data.setup()
     if config["debug"]["look"]:
@@ -88,13 +91,13 @@ def _train(config: Mapping[str, Any], record: RunRecord, overrides: Sequence[str
     settings: TrainerSettings = build(config["trainer"])
     settings.prepare_process()
     module = build_module(config, network, settings)
-    _start(record, config, data, network, overrides)
+    notices = _start(record, config, data, network, overrides)
     loggers = build_loggers(config["logger"], record)
     try:
         with user_errors():
             trainer = settings.trainer(_callbacks(config, record), loggers, record.folder)
             data.check_processes(trainer.world_size)
-        _announce(config, record, data, network, settings, loggers)
+        _announce(config, record, data, network, settings, loggers, notices or [])
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint_to_resume(config), weights_only=True)
         if module.scored_step != trainer.global_step:  # the last step was not the last of an epoch
             trainer.validate(module, datamodule=data, verbose=False)
@@ -111,11 +114,18 @@ def _start(
     data: DataModule,
     network: RegionProposalNetwork,
     overrides: Sequence[str],
-) -> None:
+) -> list[tuple[str, str]]:
+    """Begin the record; what the start screen says of the anchors before anything is trained."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     record.start(config, config["seed"], network.anchors.shapes, gpus, overrides)
     record.add(axes=screens.scalar_axes(network, screens.input_size(data)))
     record.write_problems(data.problems)
+    found = look_ahead(config, data, network)
+    if found is None:
+        return []
+    record.add(axes=found.axes)
+    warning = [] if found.warning is None else [("warning", found.warning)]
+    return [("coverage", found.line), *warning]
 
 
 def look(data: DataModule, count: int, folder: Path) -> None:
@@ -167,9 +177,10 @@ def _announce(
     network: RegionProposalNetwork,
     settings: TrainerSettings,
     loggers: list[Logger],
+    notices: list[tuple[str, str]],
 ) -> None:
     """The start screen; and what W&B sorts and groups runs by."""
-    notices = [("folder", str(record.folder))]
+    notices = [*notices, ("folder", str(record.folder))]
     for logger in loggers:
         logger.log_hyperparams({**config, **record.content["axes"]})
         if isinstance(logger, WandbLogger):

@@ -1,0 +1,111 @@
+"""Before training: anchors fitted where the config asks for it, and what the anchors cover, before hours are spent.
+
+Training boxes alone are looked at; validation boxes choose nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from anchorlab.data.module import DataModule
+from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.settings import SettingError
+from anchorlab.study.coverage import Coverage, cover
+from anchorlab.study.fitting import AnchorFit
+from anchorlab.study.truth import BackboneGrids, GroundTruth, truth_of
+from anchorlab.training.build import build, user_errors
+
+ADVICE_BOXES = 2000
+"""Enough to name an override that helps: its figure is given without a promise of the third digit."""
+
+WORTH_NAMING = 0.05
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the anchors of a run cover.
+
+    axes: coverage, possible_recall_50 and positives_per_image of the training boxes, for the run's record; empty
+    without boxes. line: the same for people; warning: what to do about it, None where nothing is wrong.
+    """
+
+    axes: dict[str, float]
+    line: str
+    warning: str | None = None
+
+
+def fits_anchors(config: Mapping[str, Any]) -> bool:
+    """Whether the group `anchor` is a fit, and holds no anchors yet."""
+    return config["anchor"]["_target_"].rsplit(".", 1)[-1] == AnchorFit.__name__
+
+
+def with_fitted_anchors(config: Mapping[str, Any], data: DataModule) -> dict[str, Any]:
+    """The config with anchor=fit replaced by what it finds in the training split; any other config as it is.
+
+    Reads the data set where it fits. The same data and settings give the same anchors, so that all processes agree.
+
+    Raises:
+        SettingError: nothing can be fitted.
+        DataError: a data set that cannot be used as it is.
+    """
+    if not fits_anchors(config):
+        return dict(config)
+    group = config["backbone"]
+    backbone = build({**group, "weights": "none"} if "weights" in group else group)
+    fit: AnchorFit = build(config["anchor"], strides=backbone.strides)
+    with user_errors():
+        data.setup()
+        found = fit(truth_of(data, "train", BackboneGrids(backbone)), build(config["assigner"]))
+    return {**config, "anchor": found.group}
+
+
+def look_ahead(config: Mapping[str, Any], data: DataModule, network: RegionProposalNetwork) -> Preflight | None:
+    """What the run's anchors cover of its training boxes; None where `preflight` is none.
+
+    Raises:
+        SettingError: they cover less than `preflight_least`, and `preflight` is refuse.
+    """
+    if config["preflight"] == "none":
+        return None
+    truth = truth_of(data, "train", BackboneGrids(network.backbone))
+    if len(truth) == 0:
+        return Preflight({}, "no boxes in the training split")
+    coverage = cover(truth, network.anchors, network.assigner)
+    axes = {name: coverage.figures[name] for name in ("coverage", "possible_recall_50", "positives_per_image")}
+    line = _line(coverage)
+    if axes["coverage"] >= config["preflight_least"]:
+        return Preflight(axes, line)
+    share, threshold, least = axes["coverage"], network.assigner.foreground_iou, config["preflight_least"]
+    warning = (
+        f"only {share:.2f} of the training boxes have an anchor of IoU >= {threshold:g} (preflight_least={least:g}): "
+        f"{_advice(coverage, truth)}"
+    )
+    if config["preflight"] == "refuse":
+        raise SettingError(f"preflight=refuse: {warning}")
+    return Preflight(axes, line, warning)
+
+
+def _line(coverage: Coverage) -> str:
+    figures, threshold = coverage.figures, coverage.assigner.foreground_iou
+    parts = [
+        f"{figures['coverage']:.3f} of {len(coverage.truth):,} training boxes have an anchor of IoU >= {threshold:g}",
+        f"{figures['possible_recall_50']:.3f} of IoU >= 0.5",
+        f"{figures['positives_per_box']:.1f} positive anchors per box",
+    ]
+    if figures["untouched"] > 0:
+        parts.append(f"{figures['untouched']:.3f} touched by none")
+    return "; ".join(parts)
+
+
+def _advice(coverage: Coverage, truth: GroundTruth) -> str:
+    """The override that would help: fitted anchors, more of them where as many do not."""
+    k = max(coverage.anchors.num_anchors)
+    tried = []
+    for count in (k, 2 * k):
+        fit = AnchorFit(count, boxes=ADVICE_BOXES, strides=coverage.anchors.strides)
+        reached = cover(truth, fit(truth, coverage.assigner).grid(fit.strides), coverage.assigner).figures["coverage"]
+        tried.append((reached, count))
+        if reached >= coverage.figures["coverage"] + WORTH_NAMING:
+            return f"anchor=fit anchor.k={count} would cover {reached:.2f}"
+    reached, count = max(tried)
+    return f"not even anchor=fit anchor.k={count} would cover more than {reached:.2f}; try larger images, data.long"

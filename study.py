@@ -1,0 +1,29 @@
+"""Which anchors fit the data, before training: python study.py data=... [anchor=...], or fit=true anchor.k=3,6,9."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from anchorlab.command import check_command_line, exit_with
+from anchorlab.settings import SettingError
+from anchorlab.study.arguments import unfold
+
+CONFIGS = Path(__file__).resolve().parent / "conf"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="study")
+def main(config: DictConfig) -> None:
+    from anchorlab.training.study import run_from_command_line  # torch: not for --help or a wrong key
+
+    run_from_command_line(config)
+
+
+if __name__ == "__main__":
+    try:
+        sys.argv[1:] = unfold(sys.argv[1:])
+    except SettingError as error:
+        exit_with(error)
+    check_command_line("study", CONFIGS)
+    main()
