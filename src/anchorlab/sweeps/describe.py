@@ -82,16 +82,22 @@ def main() -> None:
     started = time.perf_counter()
     asked = json.load(sys.stdin)
     with contextlib.redirect_stdout(sys.stderr):
-        found = Describer().describe(asked["configs"])
+        describer = Describer()
+        found = describer.describe(asked["configs"])
         if asked["probe"]:
-            found = _with_seconds(asked["configs"], found, started)
+            found = _with_seconds(describer.settled, found, started)
     print(json.dumps([asdict(facts) if isinstance(facts, Facts) else facts for facts in found]))
 
 
 class Describer:
-    """Configs -> Facts. Data sets and backbones that configurations share are read and built once."""
+    """Configs -> Facts. Data sets and backbones that configurations share are read and built once.
+
+    Attributes:
+        settled: by position, the configs that can be built, with fitted anchors in the place of anchor=fit.
+    """
 
     def __init__(self) -> None:
+        self.settled: dict[int, Config] = {}
         self._backbones: dict[str, Any] = {}
         self._data: dict[str, DataModule] = {}
         self._truth: dict[str, GroundTruth] = {}
@@ -99,16 +105,20 @@ class Describer:
     def describe(self, configs: Sequence[Config]) -> list[Facts | str]:
         """Facts of each config, or the sentence that says why it fits no network or data."""
         from anchorlab.data.sample import DataError
+        from anchorlab.training.preflight import with_fitted_anchors
 
         found: list[Facts | str] = []
         grids: dict[int, AnchorGrid] = {}
         for index, config in enumerate(configs):
             try:
-                facts, grids[index] = self._facts(config)
-                found.append(facts)
+                settled = with_fitted_anchors(config, self._data_of(config))
+                facts, grids[index] = self._facts(settled)
             except (SettingError, DataError) as error:
                 found.append(str(error).splitlines()[0])
-        for index, figures in self._coverage(configs, grids).items():
+            else:
+                self.settled[index] = settled
+                found.append(facts)
+        for index, figures in self._coverage(grids).items():
             facts = found[index]
             assert isinstance(facts, Facts)
             found[index] = replace(facts, coverage=figures["coverage"], mean_best_iou=figures["mean_best_iou"])
@@ -133,18 +143,18 @@ class Describer:
         )
         return facts, anchors
 
-    def _coverage(self, configs: Sequence[Config], grids: Mapping[int, "AnchorGrid"]) -> dict[int, dict[str, float]]:
+    def _coverage(self, grids: Mapping[int, "AnchorGrid"]) -> dict[int, dict[str, float]]:
         """The figures of each of `grids`; those of the same boxes and assigner are found together."""
         from anchorlab.study.coverage import cover_many
         from anchorlab.training.build import build
 
         together: dict[str, list[int]] = {}
         for index in grids:
-            key = _text([configs[index][name] for name in ("backbone", "data", "assigner")])
+            key = _text([self.settled[index][name] for name in ("backbone", "data", "assigner")])
             together.setdefault(key, []).append(index)
         figures: dict[int, dict[str, float]] = {}
         for indices in together.values():
-            config = configs[indices[0]]
+            config = self.settled[indices[0]]
             of_all = cover_many(
                 self._ground_truth(config), [grids[index] for index in indices], build(config["assigner"])
             )
@@ -182,20 +192,20 @@ class Describer:
         return self._data[key]
 
 
-def _with_seconds(configs: Sequence[Config], found: Sequence[Facts | str], started: float) -> list[Facts | str]:
+def _with_seconds(configs: Mapping[int, Config], found: Sequence[Facts | str], started: float) -> list[Facts | str]:
     """The facts with times: each kind of network, input and precision is timed once."""
     from anchorlab.sweeps.stopwatch import Pace, pace_of
 
     paces: dict[str, Pace | None] = {}
-    timed: list[Facts | str] = []
-    for config, facts in zip(configs, found, strict=True):
-        if isinstance(facts, Facts):
-            key = _text([config[name] for name in ("backbone", "head", "data", "trainer")])
-            if key not in paces:
-                paces[key] = pace_of(config, started)
-            pace = paces[key]
-            facts = facts if pace is None else replace(facts, seconds=pace.seconds(config))
-        timed.append(facts)
+    timed = list(found)
+    for index, config in configs.items():
+        facts = found[index]
+        key = _text([config[name] for name in ("backbone", "head", "data", "trainer")])
+        if key not in paces:
+            paces[key] = pace_of(config, started)
+        pace = paces[key]
+        if pace is not None and isinstance(facts, Facts):
+            timed[index] = replace(facts, seconds=pace.seconds(config))
     return timed
 
 
