@@ -13,6 +13,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,8 +124,9 @@ def peak_memory(build: Callable[..., Callable[[], Any]], *arguments: Any) -> Mem
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torchvision", "benchmarks.measure"])
-    with context.Pool(1) as pool:
-        return pool.apply(_measure_memory, (torch.get_num_threads(), build, arguments))
+    # Not multiprocessing.Pool: it starts a worker that was killed for its memory anew, for ever.
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_measure_memory, torch.get_num_threads(), build, arguments).result()
 
 
 def peak_of_process() -> float:

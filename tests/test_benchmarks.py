@@ -2,8 +2,11 @@
 
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,17 @@ def take_mib(num: int, hold: bool):
 @pytest.mark.parametrize("hold", [False, True])
 def test_memory_is_what_the_call_adds(hold):
     assert measure.peak_memory(take_mib, 64, hold).growth == pytest.approx(64, abs=4)
+
+
+def killed():
+    """A call that ends as a process does whose memory ran out."""
+    return lambda: os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not measure.CLEAR_REFS.exists(), reason="peak memory is read from Linux's /proc")
+def test_a_side_that_is_killed_ends_the_benchmark():
+    with pytest.raises(BrokenProcessPool):
+        measure.peak_memory(killed)
 
 
 @pytest.mark.parametrize(("power", "name"), [(0, "none"), (0.5, "less than linear"), (1, "linear"), (2, "quadratic")])
