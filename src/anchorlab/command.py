@@ -6,10 +6,11 @@ adding a misspelt key with `+`, and then accept it.
 
 import datetime
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
@@ -46,12 +47,19 @@ from anchorlab.sweeps.folder import claim, find, new_folder
 USAGE_ERROR = 2
 
 
-def check_command_line(config_name: str, config_dir: Path) -> None:
+def check_command_line(
+    config_name: str, config_dir: Path, own_folder: bool = True, short: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Exit with one sentence where the command line is wrong; else give the run a folder of its own.
 
     The folder is claimed here (and passed to Hydra as an override) so that two runs started within one second
     do not share one.
+
+    Args:
+        own_folder: False for a command that leaves no run behind; it does not sweep either.
+        short: overrides that stand for others, such as `wandb=true` for `wandb.save=true`.
     """
+    sys.argv[1:] = [_quoted(short.get(argument, argument)) for argument in sys.argv[1:]]
     arguments = get_args_parser().parse_intermixed_args(sys.argv[1:])
     # Hydra's parser takes options only before the overrides; people also write them behind.
     options = [argument for argument in sys.argv[1:] if argument not in arguments.overrides]
@@ -64,8 +72,19 @@ def check_command_line(config_name: str, config_dir: Path) -> None:
             check_sweep(config, arguments.overrides, arguments.multirun or arguments.cfg is not None)
     except SettingError as error:
         exit_with(error)
-    if arguments.cfg is None:
+    if arguments.multirun and not own_folder:
+        exit_with(SettingError(f"{config_name}.py does not sweep: leave -m out"))
+    if arguments.cfg is None and own_folder:
         _claim_folder(arguments.overrides, arguments.multirun, config)
+
+
+def _quoted(argument: str) -> str:
+    """An override whose value holds a further `=` (a folder's name, a filter), quoted as Hydra's grammar wants it."""
+    key, sign, value = argument.partition("=")
+    if "=" not in value or value[0] in "'\"[{" or "(" in value or key.startswith("-"):
+        return argument
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}{sign}'{escaped}'"
 
 
 def exit_with(error: Exception) -> NoReturn:

@@ -86,7 +86,25 @@ class Numbers:
         return f"a list of {kind} numbers such as {lists}" + (" or null" if self.null else "")
 
 
-Rule = Number | Choice | Numbers
+@dataclass(frozen=True)
+class Texts:
+    """One text or, where `several`, a list of texts."""
+
+    several: bool = False
+    null: bool = False
+
+    def accepts(self, value: Any) -> bool:
+        if value is None:
+            return self.null
+        if self.several and isinstance(value, list):
+            return bool(value) and all(isinstance(item, str) and item for item in value)
+        return isinstance(value, (str, int)) and not isinstance(value, bool) and value != ""
+
+    def __str__(self) -> str:
+        return "text" + (" or a list such as [a,b]" if self.several else "") + (" or null" if self.null else "")
+
+
+Rule = Number | Choice | Numbers | Texts
 
 SHARE = Number(0, 1)
 COUNT = Number(1, whole=True)
@@ -179,6 +197,18 @@ RULES: dict[str, Rule] = {
     "sweep.startup": COUNT,
     "sweep.seed": Number(0, whole=True),
     "sweep.sampler": Choice(("tpe", "random")),
+    # compare.py
+    "runs": Texts(several=True),
+    "baseline": Texts(null=True),
+    "images": Choice(("same", "common")),
+    "rows": COUNT,
+    "gallery": Number(0, whole=True),
+    "output": Texts(null=True),
+    "bootstrap.resamples": Number(100, 1_000_000, whole=True),
+    "bootstrap.confidence": Number(0.5, 0.9999),
+    "bootstrap.seed": Number(0, whole=True),
+    "wandb.entity": Texts(null=True),
+    "wandb.url": Texts(null=True),
 }
 
 

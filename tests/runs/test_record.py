@@ -128,6 +128,13 @@ def test_a_resumed_run_keeps_its_id_and_its_figures(tmp_path):
     assert again.id == first.id
 
 
+def test_an_agent_of_a_wandb_sweep_names_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "given123")
+    assert started(tmp_path / "alone").id != "given123"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep123")
+    assert started(tmp_path / "agent").id == "given123"
+
+
 def test_recall_arrays_are_read_with_their_image_ids(tmp_path):
     record = RunRecord(tmp_path)
     record.start(CONFIG)

@@ -48,12 +48,21 @@ def config_hash(config: dict[str, Any]) -> str:
     `IGNORED_KEYS` are left out, `FOLDER_KEYS` count by their last component, 1 equals 1.0, and the order of
     keys does not matter. Classes (`_target_`) count, and so does the number of epochs.
     """
-    leaves = {
+    return _digest(settings_that_count(config))
+
+
+def settings_that_count(config: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of a resolved config that change the result, by dotted key, as `config_hash` compares them."""
+    return {
         key: _folder_name(value) if _within(key, FOLDER_KEYS) else _plain_number(value)
         for key, value in _leaves(config)
         if _within(key, COUNTED_KEYS) or not _within(key, IGNORED_KEYS)
     }
-    return _digest(leaves)
+
+
+def all_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Every leaf of a config by its dotted key; a list is a leaf."""
+    return dict(_leaves(config)) if config else {}
 
 
 def anchor_hash(shapes: Sequence[Any]) -> str:

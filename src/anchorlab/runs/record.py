@@ -4,6 +4,8 @@
     run.json        identity, status, code, machine, axes, timings, figures
     metrics.csv     the curves (metrics.py)
     recall.npz      the rank that found each box (recall.py)
+    proposals.npz   a few validation images with their boxes and best proposals (gallery.py)
+    diagnosis.json  small tables that explain the figures, where a diagnosis was made (diagnosis.py)
     problems.txt    what the data checks left out, where they left anything out
 
 Checkpoints and figures lie in the same folder and are not this file's job. Under several processes only one
@@ -12,6 +14,7 @@ writes: whoever holds the `RunRecord`.
 
 import json
 import math
+import os
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -263,6 +266,8 @@ def _plain(value: Any) -> Any:
 
 
 def _new_id() -> str:
+    if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
+        return os.environ["WANDB_RUN_ID"]  # an agent of a W&B sweep stops runs early by the id it gave them
     return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz0123456789") for _ in range(8))
 
 

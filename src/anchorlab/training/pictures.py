@@ -20,9 +20,12 @@ from matplotlib.ticker import ScalarFormatter
 from anchorlab.data.batch import Batch, collate
 from anchorlab.data.dataset import decode
 from anchorlab.data.module import DataModule
+from anchorlab.ranks import AT_50
+from anchorlab.recall import match
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.network import Predictions
+from anchorlab.runs import gallery
 from anchorlab.runs.loggers import WandbLogger
 from anchorlab.training.module import RPNModule
 
@@ -43,7 +46,8 @@ class Scene:
 
 
 class Pictures(Callback):
-    """Draws into the run's folder, and into Weights & Biases where that is the logger.
+    """Draws into the run's folder, and into Weights & Biases where that is the logger; keeps in the folder what
+    `compare.py` shows beside other runs.
 
     Args:
         images: validation images that are drawn, those with boxes first; 0 draws nothing.
@@ -73,6 +77,7 @@ class Pictures(Callback):
             return
         assert isinstance(pl_module, RPNModule)
         scenes = self.scenes(pl_module)
+        gallery.write_scenes(trainer.default_root_dir, [kept(scene) for scene in scenes])
         save(proposals_figure(scenes, self.top), _folder(trainer) / f"proposals_epoch_{epoch:03d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -102,6 +107,16 @@ class Pictures(Callback):
             )
             for row, target in enumerate(batch.targets)
         ]
+
+
+def kept(scene: Scene) -> gallery.Scene:
+    """What the run's folder keeps of a scene, for pages that compare runs: with the rank that found each box."""
+    counted = np.ones((len(scene.boxes), 1), dtype=bool)
+    boxes, proposals, scores = (values.astype(np.float64) for values in (scene.boxes, scene.proposals, scene.scores))
+    rank = match(proposals, scores, boxes, counted, limit=max(len(scores), 1))[:, AT_50, 0]
+    height, width = scene.image.shape[:2]
+    image = gallery.thumbnail(scene.image)
+    return gallery.Scene(str(scene.image_id), image, (height, width), scene.boxes, rank, scene.proposals, scene.scores)
 
 
 @torch.no_grad()

@@ -1,0 +1,22 @@
+"""Compare runs: python compare.py runs=<folder> [baseline=<run or filter>]; --cfg job shows all settings."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from anchorlab.command import check_command_line
+
+CONFIGS = Path(__file__).resolve().parent / "conf"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="compare")
+def main(config: DictConfig) -> None:
+    from anchorlab.runs.command import compare_from_command_line  # numpy, scipy, rich: not for --help
+
+    compare_from_command_line(config)
+
+
+if __name__ == "__main__":
+    check_command_line("compare", CONFIGS, own_folder=False, short={"wandb=true": "wandb.save=true"})
+    main()

@@ -1,0 +1,100 @@
+"""proposals.npz: a few validation images of a run with their boxes and best proposals, to be looked at beside another
+run's. It is an illustration; figures come from recall.npz, which holds all images.
+
+G  boxes of one image    P  proposals of one image
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from anchorlab.runs.files import write_whole
+
+NAME = "proposals.npz"
+KEPT = 100
+"""Proposals kept of each image, best first."""
+LONGEST, QUALITY = 480, 80
+"""Long side of the kept pictures in pixels, and their JPEG quality."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image, everything in its own pixels.
+
+    image      JPEG, at most 480 px on its long side     boxes      (G, 4) xyxy, ignored ones left out
+    size       (height, width) of the image as it was    rank       (G,) of the proposal that found each at IoU 0.5
+    """
+
+    image_id: str
+    image: bytes
+    size: tuple[int, int]
+    boxes: np.ndarray
+    rank: np.ndarray
+    proposals: np.ndarray
+    scores: np.ndarray
+
+
+def thumbnail(image: np.ndarray) -> bytes:
+    """JPEG of an (H, W, 3) uint8 RGB image, made smaller where it is large; the same bytes for the same image."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((LONGEST, LONGEST))
+    packed = BytesIO()
+    picture.save(packed, "JPEG", quality=QUALITY)
+    return packed.getvalue()
+
+
+def write_scenes(folder: str | Path, scenes: Sequence[Scene]) -> None:
+    """proposals.npz in a run's folder, with the best `KEPT` proposals of each."""
+    arrays = {
+        "image_ids": np.array([scene.image_id for scene in scenes], dtype=np.str_),
+        "sizes": np.array([scene.size for scene in scenes], dtype=np.int32).reshape(-1, 2),
+        "jpeg": np.frombuffer(b"".join(scene.image for scene in scenes), dtype=np.uint8),
+        "num_bytes": np.array([len(scene.image) for scene in scenes], dtype=np.int64),
+        "boxes": _stack([scene.boxes for scene in scenes], (4,)),
+        "rank": np.concatenate([np.zeros(0, np.int32), *(scene.rank for scene in scenes)]).astype(np.int32),
+        "num_boxes": np.array([len(scene.boxes) for scene in scenes], dtype=np.int32),
+        "proposals": _stack([scene.proposals[:KEPT] for scene in scenes], (4,)),
+        "scores": _stack([scene.scores[:KEPT] for scene in scenes], ()),
+        "num_proposals": np.array([min(KEPT, len(scene.scores)) for scene in scenes], dtype=np.int32),
+    }
+    packed = BytesIO()
+    np.savez_compressed(packed, allow_pickle=False, **arrays)
+    write_whole(Path(folder) / NAME, packed.getvalue())
+
+
+def read_scenes(folder: str | Path) -> list[Scene]:
+    """The scenes of a run; none where it kept none.
+
+    Raises:
+        ValueError: for a file that is no such archive.
+    """
+    path = Path(folder) / NAME
+    if not path.exists():
+        return []
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            kept = dict(saved)
+        images, boxes, ranks, proposals, scores = (
+            np.split(kept[name], np.cumsum(kept[count])[:-1])
+            for name, count in (
+                ("jpeg", "num_bytes"),
+                ("boxes", "num_boxes"),
+                ("rank", "num_boxes"),
+                ("proposals", "num_proposals"),
+                ("scores", "num_proposals"),
+            )
+        )
+        sizes = [(int(height), int(width)) for height, width in kept["sizes"]]
+        names = kept["image_ids"].tolist()
+        jpegs = [image.tobytes() for image in images]
+        return [Scene(*row) for row in zip(names, jpegs, sizes, boxes, ranks, proposals, scores, strict=True)]
+    except Exception as error:  # numpy raises whatever zip, pickle or struct raise
+        raise ValueError(f"{path} cannot be read ({error}): delete it, the page does without") from error
+
+
+def _stack(rows: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    return np.concatenate([np.zeros((0, *shape)), *rows]).astype(np.float32)

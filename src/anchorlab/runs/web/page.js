@@ -1,0 +1,541 @@
+/* The page of a comparison: what stands in the JSON element `content` becomes text, tables and charts.
+ *
+ * Every word that comes from a run is written with textContent or, for Plotly, which reads a few tags, through plain().
+ * Nothing is computed here that somebody would cite: differences, intervals and verdicts come with the JSON. */
+"use strict";
+
+const content = JSON.parse(document.getElementById("content").textContent);
+const byId = (id) => document.getElementById(id);
+
+/* Okabe and Ito's colours, which the colour-blind can tell apart, without those too near to the paper; with the dashes
+ * and symbols, two rows of one colour still differ. */
+const COLOURS = {
+  light: ["#009e73", "#cc79a7", "#8c6d00", "#1a1d21", "#2f9fd0", "#7a4fb5"],
+  dark: ["#2cc79a", "#e29cc4", "#e0c040", "#e8eaed", "#8cc9ff", "#b79cf0"],
+};
+const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
+const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star"];
+const COLOURED = 12; // rows with a colour of their own; the others are thin and grey, and named on hover
+
+const state = { table: null, rows: [], sort: { key: null, descending: true }, a: 0, b: 1, theme: "light" };
+
+/* ---------------------------------------------------------------------------------------------------- helpers */
+
+function element(tag, attributes = {}, ...children) {
+  const node = tag.startsWith("svg:") ? document.createElementNS("http://www.w3.org/2000/svg", tag.slice(4)) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+const fill = (id, ...children) => byId(id).replaceChildren(...children.flat());
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/\n/g, " ");
+const short = (text, length = 44) => (text.length > length ? text.slice(0, length - 1) + "…" : text);
+/* At the commas, on two lines at most, for labels beside an axis. */
+function wrapped(text, length) {
+  const cut = text.length <= length ? -1 : Math.max(text.lastIndexOf(", ", length), -1);
+  return cut < 0 ? plain(short(text, length)) : plain(text.slice(0, cut + 1)) + "<br>" + plain(short(text.slice(cut + 2), length));
+}
+
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const spaced = (key) => key.replaceAll("_", " ");
+const column = (rows, read) => rows.map(read).filter((value) => value !== null && value !== undefined);
+
+function number(value, digits = 3) {
+  if (!isNumber(value)) return value === null || value === undefined ? "–" : String(value);
+  if (Number.isInteger(value)) return value.toLocaleString("en");
+  return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : value.toFixed(digits).replace(/(\.\d*?[1-9])0+$|\.0+$/, "$1");
+}
+const share = (value) => (isNumber(value) ? value.toFixed(3) : "–");
+const signed = (value) => (isNumber(value) ? (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3) : "?");
+const withSpread = ([mean, sd]) => share(mean) + (isNumber(sd) ? " ± " + sd.toFixed(3) : "");
+const interval = (d) => `[${signed(d.low)}, ${signed(d.high)}]`;
+const chance = (p) => (!isNumber(p) ? "–" : p < 0.001 ? "< 0.001" : p > 0.999 ? "> 0.999" : p.toFixed(3));
+const pValue = (p) => (!isNumber(p) ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3));
+
+function duration(seconds) {
+  if (!isNumber(seconds)) return "–";
+  const minutes = Math.floor(seconds / 60);
+  if (minutes >= 60) return `${Math.floor(minutes / 60)} h ${String(minutes % 60).padStart(2, "0")} min`;
+  return minutes ? `${minutes} min ${String(Math.round(seconds % 60)).padStart(2, "0")} s` : `${Math.round(seconds)} s`;
+}
+
+function options(id, choices, chosen) {
+  const select = byId(id);
+  const before = chosen ?? select.value;
+  select.replaceChildren(...choices.map(([value, text]) => element("option", { value }, text)));
+  if (choices.some(([value]) => String(value) === String(before))) select.value = before;
+  return select.value;
+}
+
+/* ------------------------------------------------------------------------------------------------------ table */
+
+/* A column of the table: its heading, what it sorts and filters by, and what it shows. */
+function columns() {
+  const table = state.table;
+  const metric = content.metric;
+  const figures = [metric, ...["AR_100", "AR_1000", "recall_100"].filter((key) => key !== metric && key in table.figures)];
+  const has = (read) => table.rows.some((row) => read(row) !== null && read(row) !== undefined);
+  const all = [
+    { key: "rank", head: "#", read: (row) => row.rank },
+    { key: "run", head: "run", read: (row) => row.label, text: true, show: nameCell },
+    ...figures.map((key) => ({ key, head: table.figures[key], read: (row) => row.figures[key]?.[0], show: (row) => (!row.figures[key] ? "–" : key === metric ? withSpread(row.figures[key]) : share(row.figures[key][0])) })),
+    { key: "difference", head: "difference", read: (row) => row.difference?.estimate, show: (row) => (row.difference ? `${signed(row.difference.estimate)} ${interval(row.difference)}` : "–") },
+    { key: "better", head: "P(better)", read: (row) => row.difference?.better, show: (row) => chance(row.difference?.better) },
+    { key: "p", head: "p (Holm)", read: (row) => row.difference?.p, show: (row) => pValue(row.difference?.p) },
+    { key: "verdict", head: "verdict", read: (row) => row.verdict, text: true, show: (row) => element("span", { class: row.verdict.replace(" ", "-") }, row.verdict) },
+    { key: "seeds", head: "seeds", read: (row) => row.seeds.length },
+    ...table.axes.map((key) => ({ key, head: spaced(key), read: (row) => row.axes[key] })),
+    { key: "time", head: "time", read: (row) => row.time, show: (row) => duration(row.time) },
+    { key: "rate", head: "images/s", read: (row) => row.rate },
+    { key: "status", head: "status", read: (row) => row.status, text: true },
+  ];
+  const single = table.rows.every((row) => row.status === "finished");
+  return all.filter((one) => has(one.read) && !(one.key === "status" && single));
+}
+
+function nameCell(row) {
+  const under = row.label === row.name ? row.runs.map((run) => run.id).join(", ") : row.name;
+  return [row.label, element("span", { class: "small", title: row.runs.map((run) => run.folder).join("\n") }, under + (row.reason ? ` · ${row.reason}` : ""))];
+}
+
+function drawTable() {
+  const all = columns();
+  const head = element("tr", {}, element("th", { class: "text", title: "drawn in blue" }, element("span", { class: "a" }, "A")), element("th", { class: "text" }, element("span", { class: "b" }, "B")),
+    all.map((one) => element("th", { class: one.text ? "text" : null, scope: "col", "aria-sort": sortOf(one) }, element("button", { type: "button", "data-key": one.key, onclick: () => sortBy(one) }, one.head))));
+  const body = state.rows.map((row) => element("tr", { class: row.verdict === "baseline" ? "baseline" : null, "data-row": row.index },
+    ["a", "b"].map((side) => element("td", { class: "pick" }, element("input", { type: "radio", name: `pick-${side}`, class: `pick-${side}`, "aria-label": `${side.toUpperCase()}: ${row.label}`, onchange: () => pick(side, row.index) }))),
+    all.map((one) => element("td", { class: one.key === "run" ? "name" : one.text ? "text" : null }, one.show ? one.show(row) : number(one.read(row))))));
+  fill("table", element("thead", {}, head), element("tbody", {}, body));
+  markPicks();
+  const total = state.table.rows.length;
+  byId("shown").textContent = state.rows.length === total ? `${total} rows` : `${state.rows.length} of ${total} rows`;
+}
+
+const sortOf = (one) => (state.sort.key !== one.key ? "none" : state.sort.descending ? "descending" : "ascending");
+
+function sortBy(one) {
+  const again = state.sort.key === one.key;
+  state.sort = { key: one.key, descending: again ? !state.sort.descending : !(one.text || one.key === "rank") };
+  select();
+  byId("table").querySelector(`button[data-key="${CSS.escape(one.key)}"]`).focus();
+}
+
+/* Words have to stand in the row; `key>=value` compares a column, an axis, a figure or a setting. */
+function wanted(row, text) {
+  return text.trim().split(/\s+/).filter(Boolean).every((term) => {
+    const found = term.match(/^([\w.@]+?)(>=|<=|!=|=|>|<)(.+)$/);
+    if (!found) return searched(row).includes(term.toLowerCase());
+    const value = valueOf(row, found[1].replace("@", "_"));
+    const limit = Number(found[3]);
+    if (!isNumber(value) || Number.isNaN(limit)) {
+      const same = String(value ?? "").toLowerCase() === found[3].toLowerCase();
+      return found[2] === "=" ? same : found[2] === "!=" && !same;
+    }
+    return { ">=": value >= limit, "<=": value <= limit, ">": value > limit, "<": value < limit, "=": value === limit, "!=": value !== limit }[found[2]];
+  });
+}
+
+const searched = (row) => [row.label, row.name, row.status, row.verdict, ...row.runs.flatMap((run) => [run.id, run.folder])].join(" ").toLowerCase();
+
+function valueOf(row, key) {
+  if (key in row.figures) return row.figures[key][0];
+  if (key in row.axes) return row.axes[key];
+  const setting = Object.keys(row.settings).find((name) => name === key || name.endsWith("." + key));
+  if (setting) return row.values[setting] ?? row.settings[setting];
+  return columns().find((one) => one.key === key)?.read(row);
+}
+
+/* The rows that the filter keeps, in the order that was asked for; everything else follows. */
+function select() {
+  const text = byId("filter").value;
+  const rows = state.table.rows.filter((row) => wanted(row, text));
+  const one = columns().find((each) => each.key === state.sort.key);
+  if (one) {
+    const direction = state.sort.descending ? -1 : 1;
+    rows.sort((x, y) => {
+      const [p, q] = [one.read(x), one.read(y)];
+      if (p === q) return x.rank - y.rank;
+      if (p === null || p === undefined) return 1;
+      if (q === null || q === undefined) return -1;
+      return direction * (isNumber(p) && isNumber(q) ? p - q : String(p).localeCompare(String(q), "en", { numeric: true }));
+    });
+  }
+  state.rows = rows;
+  drawTable();
+  drawCharts();
+}
+
+/* ----------------------------------------------------------------------------------------------------- charts */
+
+/* How a row is drawn everywhere: A blue, B orange, the best few with colours of their own, the rest grey. */
+function style(row) {
+  if (row.index === state.a) return { colour: css("--a"), width: 3.2, dash: "solid", symbol: "circle", size: 12, front: 2 };
+  if (row.index === state.b) return { colour: css("--b"), width: 3.2, dash: "solid", symbol: "diamond", size: 13, front: 2 };
+  const palette = COLOURS[state.theme];
+  const at = row.index;
+  if (at >= COLOURED) return { colour: css("--line"), width: 1, dash: "solid", symbol: "circle-open", size: 7, front: 0 };
+  return { colour: palette[at % palette.length], width: 1.6, dash: DASHES[at % DASHES.length], symbol: SYMBOLS[at % SYMBOLS.length], size: 9, front: 1 };
+}
+
+function layout(more = {}) {
+  const axis = { gridcolor: css("--grid"), zerolinecolor: css("--line"), linecolor: css("--line"), tickcolor: css("--line"), automargin: true, title: { standoff: 8 } };
+  const { xaxis = {}, yaxis = {}, ...rest } = more;
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--ink"), size: 13, family: getComputedStyle(document.body).fontFamily },
+    margin: { l: 56, r: 12, t: 12, b: 48 }, height: 380, modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--line"), activecolor: css("--soft") }, hovermode: "closest", showlegend: false,
+    hoverlabel: { bgcolor: css("--panel"), bordercolor: css("--line"), font: { color: css("--ink") }, align: "left", namelength: -1 },
+    xaxis: { ...axis, ...xaxis, title: { ...axis.title, ...xaxis.title } }, yaxis: { ...axis, ...yaxis, title: { ...axis.title, ...yaxis.title } }, ...rest,
+  };
+}
+
+const CONFIG = { responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "", modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"], toImageButtonOptions: { format: "svg", filename: "anchorlab" } };
+
+function draw(id, traces, more, description, config = {}) {
+  const node = byId(id);
+  node.setAttribute("role", "img");
+  node.setAttribute("aria-label", description);
+  if (!traces.length) {
+    Plotly.purge(node);
+    node.classList.add("empty");
+    node.replaceChildren("Nothing to draw: no row shown has these figures.");
+    return;
+  }
+  if (node.classList.contains("empty")) node.replaceChildren();
+  node.classList.remove("empty");
+  Plotly.react(node, traces, layout(more), { ...CONFIG, ...config });
+}
+
+/* A legend only where it can be read: A, B and the coloured rows, at most eight. */
+function legendFor(rows, narrow = window.innerWidth < 560) {
+  const named = [...rows].sort((x, y) => style(y).front - style(x).front || x.rank - y.rank).filter((row) => style(row).front > 0).slice(0, narrow ? 4 : 8);
+  const set = new Set(named.map((row) => row.index));
+  return { set, layout: { showlegend: set.size > 1, legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0, font: { size: 11.5 }, bgcolor: "rgba(0,0,0,0)", itemclick: false, itemdoubleclick: false }, height: 380 + 22 * Math.ceil(set.size / (narrow ? 1 : 2)) } };
+}
+
+const inFront = (rows) => [...rows].sort((x, y) => style(x).front - style(y).front);
+const named = (row) => (row.index === state.a ? "A: " : row.index === state.b ? "B: " : "") + row.label;
+
+function line(row, x, y, legend, more = {}) {
+  const { colour, width, dash } = style(row);
+  return { type: "scatter", mode: "lines", x, y, name: plain(short(named(row))), showlegend: legend.set.has(row.index), legendrank: row.index === state.a ? 1 : row.index === state.b ? 2 : 10 + row.rank,
+    line: { color: colour, width, dash }, text: x.map(() => plain(`${row.rank}. ${named(row)}`)), ...more };
+}
+
+function drawCharts() {
+  drawForest();
+  drawBudgets();
+  drawThresholds();
+  drawParallel();
+  drawPareto();
+  drawSizes();
+  drawLearning();
+}
+
+function drawForest() {
+  const table = state.table;
+  const rows = state.rows.filter((row) => row.difference && isNumber(row.difference.low)).slice(0, 40).reverse();
+  const base = table.baseline === null ? null : table.rows[table.baseline];
+  byId("differences").hidden = base === null || table.rows.length < 2;
+  if (base === null) return;
+  byId("against").textContent = `of ${table.figures[content.metric]} against ${table.chosen ? "the baseline" : "the leader"}, ${base.label}`;
+  const look = { better: ["circle", css("--better")], worse: ["diamond", css("--worse")], "cannot tell": ["circle-open", css("--open")] };
+  const narrow = window.innerWidth < 560;
+  const traces = Object.entries(look).map(([verdict, [symbol, colour]]) => {
+    const mine = rows.filter((row) => row.verdict === verdict);
+    return { type: "scatter", mode: "markers", name: verdict, x: mine.map((row) => row.difference.estimate), y: mine.map((row) => row.index),
+      error_x: { type: "data", symmetric: false, array: mine.map((row) => row.difference.high - row.difference.estimate), arrayminus: mine.map((row) => row.difference.estimate - row.difference.low), color: colour, thickness: 1.6, width: 4 },
+      marker: { symbol, size: 10, color: colour, line: { width: 2, color: colour } }, customdata: mine.map((row) => [plain(row.label), signed(row.difference.estimate), interval(row.difference), chance(row.difference.better), pValue(row.difference.p)]),
+      hovertemplate: "%{customdata[0]}<br>%{customdata[1]} %{customdata[2]}<br>P(better) %{customdata[3]}, p (Holm) %{customdata[4]}<extra></extra>" };
+  }).filter((trace) => trace.x.length);
+  draw("forest", traces, {
+    height: 110 + 30 * rows.length, showlegend: true, legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0, itemclick: false, itemdoubleclick: false },
+    xaxis: { title: { text: "difference" }, zeroline: true, zerolinecolor: css("--ink"), zerolinewidth: 1.4, tickformat: "+.3~f" },
+    yaxis: { type: "category", categoryorder: "array", categoryarray: rows.map((row) => row.index), tickvals: rows.map((row) => row.index), ticktext: rows.map((row) => wrapped(row.label, narrow ? 18 : 52)), showgrid: false },
+  }, "Differences to the baseline with their intervals");
+  const percent = number(100 * content.confidence, 2);
+  byId("forest-caption").textContent = `${percent} % intervals by paired bootstrap over images${table.rows.some((row) => row.seeds.length > 1) ? " and seeds" : ""}, each for its comparison alone; the verdict holds after Holm's correction for all of them.` + (state.rows.length > 41 ? " The first 40 rows are drawn." : "");
+}
+
+function drawBudgets() {
+  const kind = byId("curve").value;
+  const legend = legendFor(state.rows);
+  const traces = inFront(state.rows).map((row) => line(row, state.table.budgets, row.curves[kind], legend, { hovertemplate: "%{text}<br>N = %{x}: %{y:.3f}<extra></extra>" }));
+  const ticks = [1, 10, 100, 1000].filter((n) => n <= Math.max(...state.table.budgets));
+  draw("by-budget", traces, { ...legend.layout, xaxis: { type: "log", title: { text: "proposals per image N" }, range: [-0.03, Math.log10(Math.max(...state.table.budgets)) + 0.03], tickvals: ticks, ticktext: ticks.map(String) }, yaxis: { title: { text: kind === "AR" ? "AR" : "recall" }, rangemode: "tozero" } }, "Recall against the number of proposals");
+}
+
+function drawThresholds() {
+  const budget = byId("budget").value;
+  const legend = legendFor(state.rows);
+  const traces = inFront(state.rows).filter((row) => row.curves.iou[budget]).map((row) => line(row, state.table.thresholds, row.curves.iou[budget], legend, { hovertemplate: "%{text}<br>IoU %{x:.2f}: %{y:.3f}<extra></extra>" }));
+  draw("by-iou", traces, { ...legend.layout, xaxis: { title: { text: "IoU" }, dtick: 0.1, range: [0.49, 0.96] }, yaxis: { title: { text: `recall@${budget}` }, rangemode: "tozero" } }, "Recall against IoU");
+}
+
+/* A scale of its own for every axis, drawn from bottom to top; rows as lines, coloured by the figure at the end. The
+ * lines are ordinary ones, not Plotly's parcoords: those need WebGL, are a pixel thin, and cannot be hovered. */
+function drawParallel() {
+  const rows = state.rows;
+  const table = state.table;
+  const metric = content.metric;
+  const inAxes = (key) => table.axes.includes(key.split(".").pop());
+  const sources = [...table.axes.map((key) => [spaced(key), (row) => row.axes[key]]), ...table.settings.filter((key) => !inAxes(key)).map((key) => [key.replace("._target_", ""), (row) => row.values[key] ?? row.settings[key]])];
+  const axes = sources.map(([label, read]) => scale(label, rows.map(read))).filter((axis) => axis.varied).slice(0, 7);
+  axes.push(scale(table.figures[metric], rows.map((row) => row.figures[metric][0]), share));
+  const scores = rows.map((row) => row.figures[metric][0]);
+  const [low, high] = [Math.min(...scores), Math.max(...scores)];
+  const traces = rows.map((row, at) => {
+    const { front } = style(row);
+    const colour = front === 2 ? style(row).colour : shade(high > low ? (scores[at] - low) / (high - low) : 1);
+    return { type: "scatter", mode: "lines+markers", x: axes.map((_, place) => place), y: axes.map((axis) => axis.places[at]), line: { color: colour, width: front === 2 ? 3.2 : 1.5 }, marker: { color: colour, size: front === 2 ? 8 : 5 }, opacity: front === 2 ? 1 : rows.length > 40 ? 0.45 : 0.8, cliponaxis: false, showlegend: false,
+      text: axes.map((axis) => `${plain(`${row.rank}. ${named(row)}`)}<br>${axis.label}: ${axis.shown[at]}`), hovertemplate: "%{text}<extra></extra>" };
+  });
+  const ticks = axes.flatMap((axis, place) => axis.ticks.map(([y, text]) => ({ x: place, y, text, xanchor: "right", xshift: -6, showarrow: false, font: { size: 11, color: css("--soft") }, bgcolor: css("--paper"), borderpad: 1, opacity: 0.92 })));
+  const heads = axes.map((axis, place) => ({ x: place, y: 1.09, text: `<b>${axis.label}</b>`, showarrow: false, font: { size: 12 } }));
+  const order = traces.map((_, at) => at).sort((x, y) => style(rows[x]).front - style(rows[y]).front || scores[x] - scores[y]);
+  draw("parallel", rows.length && axes.length > 1 ? order.map((at) => traces[at]) : [], { height: 420, margin: { l: 70, r: 46, t: 20, b: 12 }, annotations: [...ticks, ...heads],
+    shapes: axes.map((_, place) => ({ type: "line", x0: place, x1: place, y0: 0, y1: 1, layer: "below", line: { color: css("--soft"), width: 1 } })),
+    xaxis: { visible: false, range: [-0.12, axes.length - 0.94], fixedrange: true }, yaxis: { visible: false, range: [-0.04, 1.14], fixedrange: true } }, "Parallel coordinates of the axes and the figure", { displayModeBar: false });
+  byId("parallel-caption").textContent = `One line a row, from what was set to what came out: ${state.theme === "light" ? "darker" : "brighter"} is higher, A is blue, B orange. A condition in the filter, such as k>=6, keeps a part.`;
+}
+
+/* Where each value stands between 0 and 1: numbers by their size, anything else by its order. */
+function scale(name, values, format = number) {
+  const numeric = values.every((value) => isNumber(value) || value === null || value === undefined);
+  const known = numeric ? [...new Set(values.filter(isNumber))].sort((x, y) => x - y) : [...new Set(values.map(String))].sort((x, y) => x.localeCompare(y, "en", { numeric: true }));
+  const at = (value) => {
+    if (!numeric) return known.length > 1 ? known.indexOf(String(value)) / (known.length - 1) : 0.5;
+    return !isNumber(value) ? null : known.length > 1 ? (value - known[0]) / (known.at(-1) - known[0]) : 0.5;
+  };
+  const few = known.length <= 9 ? known : numeric ? [0, 0.25, 0.5, 0.75, 1].map((part) => known[0] + part * (known.at(-1) - known[0])) : known.filter((_, place) => place % Math.ceil(known.length / 9) === 0);
+  const ticks = [];
+  for (const value of few) {
+    if (!ticks.length || at(value) - ticks.at(-1)[0] > 0.045) ticks.push([at(value), plain(short(numeric ? format(value) : value, 18))]);
+  }
+  return { label: plain(short(name, 22)), varied: known.length > 1, places: values.map(at), shown: values.map((value) => plain(short(isNumber(value) ? format(value) : String(value ?? "–"), 60))), ticks };
+}
+
+/* Viridis, without its ends that are too near to the paper. */
+const VIRIDIS = ["#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39"];
+
+function shade(part) {
+  const stops = state.theme === "light" ? [...VIRIDIS].reverse() : VIRIDIS.slice(1);
+  return stops[Math.min(stops.length - 1, Math.floor(part * stops.length))];
+}
+
+const COSTS = {
+  anchors_per_image: ["anchors per image", (row) => row.axes.anchors_per_image],
+  k: ["k, anchors per location", (row) => row.axes.k],
+  time: ["time of the run in minutes", (row) => (isNumber(row.time) ? row.time / 60 : null)],
+  rate: ["seconds to train on 1,000 images", (row) => (isNumber(row.rate) && row.rate > 0 ? 1000 / row.rate : null)],
+};
+
+function drawPareto() {
+  const [label, read] = COSTS[byId("cost-axis").value] ?? ["", () => null];
+  const metric = content.metric;
+  const rows = state.rows.filter((row) => isNumber(read(row)));
+  const front = [];
+  for (const row of [...rows].sort((x, y) => read(x) - read(y) || y.figures[metric][0] - x.figures[metric][0])) {
+    if (!front.length || row.figures[metric][0] > front.at(-1).figures[metric][0]) front.push(row);
+  }
+  const legend = legendFor(rows);
+  const value = (row) => row.figures[metric][0];
+  const traces = rows.length ? [{ type: "scatter", mode: "lines", x: front.map(read), y: front.map(value), line: { color: css("--soft"), width: 1.4, dash: "dot", shape: "hv" }, hoverinfo: "skip", showlegend: false }] : [];
+  for (const row of inFront(rows)) {
+    const { colour, symbol, size } = style(row);
+    const sd = row.figures[metric][1];
+    traces.push({ type: "scatter", mode: "markers", x: [read(row)], y: [value(row)], name: plain(short(named(row))), showlegend: legend.set.has(row.index), legendrank: row.index === state.a ? 1 : row.index === state.b ? 2 : 10 + row.rank,
+      error_y: isNumber(sd) ? { type: "data", array: [sd], color: colour, thickness: 1.2, width: 3 } : undefined,
+      marker: { color: colour, symbol, size, line: { width: front.includes(row) ? 2 : 1, color: front.includes(row) ? css("--ink") : colour } },
+      customdata: [[plain(`${row.rank}. ${named(row)}`), withSpread(row.figures[metric]), number(read(row), 2)]], hovertemplate: `%{customdata[0]}<br>${plain(state.table.figures[metric])} %{customdata[1]}<br>${label}: %{customdata[2]}<extra></extra>` });
+  }
+  draw("pareto", traces, { ...legend.layout, xaxis: { title: { text: label }, rangemode: "normal" }, yaxis: { title: { text: plain(state.table.figures[metric]) } } }, "Score against cost, with the Pareto front");
+}
+
+function drawSizes() {
+  const budget = byId("size-budget").value;
+  const kinds = [["AR_s", "small"], ["AR_m", "medium"], ["AR_l", "large"]];
+  const legend = legendFor(state.rows);
+  const traces = inFront(state.rows).map((row) => {
+    const values = kinds.map(([key]) => row.figures[`${key}_${budget}`]?.[0] ?? null).map((value) => (value === null || value < 0 ? null : value));
+    const { colour, symbol, size } = style(row);
+    return line(row, kinds.map(([, name]) => name), values, legend, { mode: "lines+markers", marker: { color: colour, symbol, size: size - 1 }, connectgaps: false, hovertemplate: "%{text}<br>%{x}: %{y:.3f}<extra></extra>" });
+  });
+  draw("by-size", traces, { ...legend.layout, xaxis: { type: "category", categoryorder: "array", categoryarray: kinds.map(([, name]) => name), range: [-0.2, 2.2] }, yaxis: { title: { text: `AR@${budget}` }, rangemode: "tozero" } }, "AR by object size");
+}
+
+function drawLearning() {
+  const key = byId("curve-of").value;
+  const legend = legendFor(state.rows.filter((row) => row.learning.some((run) => run[key])));
+  const traces = inFront(state.rows).flatMap((row) => row.learning.filter((run) => run[key]).map((run, at) => line(row, run[key].x, run[key].y, legend,
+    { showlegend: at === 0 && legend.set.has(row.index), mode: run[key].x.length < 15 ? "lines+markers" : "lines", marker: { size: 5, color: style(row).colour, symbol: style(row).symbol }, text: run[key].x.map(() => plain(`${row.rank}. ${named(row)}, seed ${row.seeds[row.learning.indexOf(run)]}`)), hovertemplate: "%{text}<br>step %{x}: %{y:.4f}<extra></extra>" })));
+  draw("curves", traces, { ...legend.layout, xaxis: { title: { text: "optimizer step" } }, yaxis: { title: { text: plain(key) } } }, "Learning curves");
+  byId("learning-caption").textContent = "One line a run, each point the mean of its stretch." + (state.table.detailed ? ` Curves and pictures are those of the ${state.table.detailed} best rows.` : "");
+}
+
+/* ---------------------------------------------------------------------------------------------- A against B */
+
+function pick(side, index) {
+  state[side] = index;
+  markPicks();
+  drawCharts();
+  drawPair();
+}
+
+function markPicks() {
+  for (const side of ["a", "b"]) {
+    byId(side).value = state[side];
+    for (const input of document.querySelectorAll(`input.pick-${side}`)) input.checked = Number(input.closest("tr").dataset.row) === state[side];
+  }
+}
+
+function drawPair() {
+  const [a, b] = [state.table.rows[state.a], state.table.rows[state.b]];
+  const heads = (first, kind, last) => element("thead", {}, element("tr", {}, element("th", { class: "text" }, first), ["A", "B"].map((side) => element("th", { class: kind }, element("span", { class: side.toLowerCase() }, side))), last ? element("th", {}, last) : null));
+  const figures = Object.entries(state.table.figures).filter(([key]) => a.figures[key] && b.figures[key] && a.figures[key][0] >= 0 && (key === content.metric || /_(10|100|1000)$/.test(key)));
+  fill("pair-figures", heads("figure", null, "A − B"), element("tbody", {}, figures.map(([key, name]) => {
+    const difference = a.figures[key][0] - b.figures[key][0];
+    return element("tr", {}, element("th", { class: "text", scope: "row" }, name), element("td", {}, withSpread(a.figures[key])), element("td", {}, withSpread(b.figures[key])), element("td", { class: difference > 0 ? "more" : difference < 0 ? "less" : null }, signed(difference)));
+  })));
+  const keys = [...new Set([...Object.keys(a.settings), ...Object.keys(b.settings)])].filter((key) => a.settings[key] !== b.settings[key]);
+  const rows = keys.map((key) => element("tr", { class: a.counting.includes(key) || b.counting.includes(key) ? null : "aside" }, element("th", { class: "text", scope: "row" }, key), element("td", { class: "name" }, a.settings[key] ?? "–"), element("td", { class: "name" }, b.settings[key] ?? "–")));
+  const about = [["run", (row) => row.name], ["folder", (row) => row.runs.map((run) => run.folder).join("\n")], ["seeds", (row) => row.seeds.join(", ")], ["commit", (row) => [...new Set(row.runs.map((run) => run.commit))].join(", ")], ["epochs", (row) => [...new Set(row.runs.map((run) => run.epoch))].join(", ")]]
+    .filter(([, read]) => read(a) !== read(b)).map(([name, read]) => element("tr", { class: "aside" }, element("th", { class: "text", scope: "row" }, name), element("td", { class: "name" }, read(a)), element("td", { class: "name" }, read(b))));
+  fill("pair-settings", heads("setting", "text"), element("tbody", {}, rows.length || about.length ? [...rows, ...about] : element("tr", {}, element("td", { class: "text", colspan: 3 }, "A and B are the same run."))));
+  drawDiagnosis(a, b);
+  drawGallery(a, b);
+}
+
+/* Tables that a run's own diagnosis left behind, in the order they were written. */
+function drawDiagnosis(a, b) {
+  const titles = [...new Set([...(a.diagnosis ?? []), ...(b.diagnosis ?? [])].map((one) => one.title))];
+  fill("diagnosis", titles.map((title) => element("div", {}, element("h3", {}, title), element("div", { class: "pair" }, [["A", a], ["B", b]].map(([side, row]) => {
+    const found = (row.diagnosis ?? []).find((one) => one.title === title);
+    if (!found) return element("p", { class: "hint" }, `${side}: not recorded`);
+    return element("div", { class: "scroll", role: "region", "aria-label": `${title}, ${side}`, tabindex: 0 }, element("table", {}, element("thead", {}, element("tr", {}, found.heads.map((head, at) => element("th", { class: at ? null : "text" }, (at ? "" : `${side}: `) + head)))),
+      element("tbody", {}, found.rows.map((cells) => element("tr", {}, cells.map((cell, at) => element(at ? "td" : "th", { class: at ? null : "text" }, number(cell))))))));
+  })))));
+}
+
+function drawGallery(a, b) {
+  const best = Number(byId("best").value);
+  const shared = a.scenes.filter((scene) => b.scenes.some((other) => other.image === scene.image)).map((scene) => scene.image);
+  if (!shared.length) {
+    fill("gallery", element("p", { class: "hint" }, "A and B kept no image in common: training keeps a few in proposals.npz (callbacks.pictures.images), and compare.py shows them (gallery)."));
+    return;
+  }
+  fill("gallery", element("div", { class: "shots" }, shared.map((key) => element("div", { class: "shot" }, element("h4", {}, content.images[key].name), element("div", { class: "pair" }, [["A", "a", a], ["B", "b", b]].map(([name, side, row]) => {
+    const scene = row.scenes.find((one) => one.image === key);
+    const found = scene.rank.filter((rank) => rank < best).length;
+    const caption = `${found} of ${scene.boxes.length} found by the best ${Math.min(best, scene.proposals.length)}`;
+    return element("div", {}, picture(content.images[key], scene, best, `${name}: ${caption}`), element("p", {}, element("b", { class: side }, name + " "), caption));
+  }))))));
+}
+
+function picture(image, scene, best, label) {
+  const size = { width: image.width, height: image.height };
+  const box = ([x1, y1, x2, y2], kind) => element("svg:rect", { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1), class: kind });
+  const hits = new Set(scene.rank.filter((rank) => rank < best));
+  const others = byId("unmatched").checked ? scene.proposals.slice(0, best).filter((_, at) => !hits.has(at)) : [];
+  const missed = scene.boxes.filter((_, at) => scene.rank[at] >= best);
+  return element("svg:svg", { viewBox: `0 0 ${size.width} ${size.height}`, role: "img", "aria-label": label }, element("svg:image", { href: image.source, ...size, preserveAspectRatio: "none" }), others.map((one) => box(one, "plain")),
+    scene.boxes.filter((_, at) => scene.rank[at] < best).map((one) => box(one, "found")), [...hits].filter((at) => at < scene.proposals.length).map((at) => box(scene.proposals[at], "hit")), missed.map((one) => box(one, "halo")), missed.map((one) => box(one, "missed")));
+}
+
+/* ------------------------------------------------------------------------------------------- notes and set-up */
+
+function drawNotes() {
+  const percent = number(100 * content.confidence, 2);
+  const methods = [
+    "recall@N is the share of boxes that an image's N best-scored proposals find at IoU 0.5, one to one, as pycocotools counts; AR@N is its mean over IoU 0.50:0.05:0.95.",
+    `Intervals: ${percent} %, from ${content.resamples.toLocaleString("en")} resamples of the images, the same for both sides; where a side has several seeds they are resampled too, and the resamples are spread by Student's t for as few as there are.`,
+    "P(better) is the share of the resamples in which a run is ahead. The verdict is that of p after Holm's correction; “cannot tell” is no proof that two runs are alike.",
+  ];
+  const blocks = [element("ul", {}, [...methods, ...state.table.notes, ...content.notes].map((note) => element("li", {}, note)))];
+  if (content.unscored.length) {
+    blocks.push(element("h3", {}, "Runs without scores"), element("ul", {}, content.unscored.map((run) => element("li", {}, `${run.name}: ${run.status}, ${run.reason ?? "no validation yet"} (${run.folder})`))));
+  }
+  fill("notes", blocks);
+  byId("footer").textContent = `AnchorLab ${content.version}, ${content.created.replace("T", " ").slice(0, 16)} UTC. Self-contained: nothing is loaded, nothing is sent.`;
+}
+
+function openTable(at) {
+  const table = content.tables[at];
+  state.table = table;
+  table.rows.forEach((row, index) => Object.assign(row, { index, rank: index + 1 }));
+  state.sort = { key: null, descending: true };
+  state.a = 0;
+  state.b = Math.min(table.baseline ? table.baseline : 1, table.rows.length - 1);
+  byId("about").textContent = `${table.data}: ${table.images.toLocaleString("en")} images, ${table.boxes.toLocaleString("en")} boxes`;
+  for (const side of ["a", "b"]) options(side, table.rows.map((row) => [row.index, `${row.rank}. ${row.label}`]), state[side]);
+  const budgets = table.atBudgets.map((n) => [n, String(n)]);
+  options("budget", budgets, 100);
+  options("size-budget", budgets, 100);
+  options("cost-axis", Object.entries(COSTS).filter(([, [, read]]) => column(table.rows, read).length).map(([key, [label]]) => [key, label]));
+  const learned = new Set(table.rows.flatMap((row) => row.learning.flatMap(Object.keys)));
+  options("curve-of", [...learned].map((key) => [key, key.replace("_", "@")]));
+  byId("learning").hidden = learned.size === 0;
+  drawNotes();
+  select();
+  drawPair();
+}
+
+function setTheme(theme) {
+  state.theme = theme;
+  document.documentElement.dataset.theme = theme;
+  byId("theme").textContent = theme === "dark" ? "light" : "dark";
+  byId("theme").setAttribute("aria-pressed", String(theme === "dark"));
+  byId("theme").setAttribute("aria-label", `${theme === "dark" ? "light" : "dark"} theme`);
+}
+
+function remembered() {
+  try {
+    return localStorage.getItem("anchorlab-theme");
+  } catch {
+    return null; // some browsers refuse storage to pages from a file
+  }
+}
+
+function start() {
+  setTheme(remembered() ?? (window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
+  byId("answer").textContent = content.answer + ".";
+  byId("theme").addEventListener("click", () => {
+    setTheme(state.theme === "dark" ? "light" : "dark");
+    try {
+      localStorage.setItem("anchorlab-theme", state.theme);
+    } catch {
+      // it lasts as long as the page then
+    }
+    if (state.table) drawCharts();
+  });
+  if (!content.tables.length) {
+    for (const section of document.querySelectorAll("main section:not(#summary):not(#methods), nav")) section.hidden = true;
+    state.table = { notes: [] };
+    drawNotes();
+    state.table = null;
+    return;
+  }
+  options("data", content.tables.map((table, at) => [at, table.data]));
+  byId("data-choice").hidden = content.tables.length < 2;
+  byId("data").addEventListener("change", (event) => openTable(Number(event.target.value)));
+  byId("filter").addEventListener("input", select);
+  for (const [id, redraw] of [["curve", drawBudgets], ["budget", drawThresholds], ["cost-axis", drawPareto], ["size-budget", drawSizes], ["curve-of", drawLearning], ["best", drawPair], ["unmatched", drawPair]]) byId(id).addEventListener("change", redraw);
+  for (const side of ["a", "b"]) byId(side).addEventListener("change", (event) => pick(side, Number(event.target.value)));
+  byId("swap").addEventListener("click", () => {
+    [state.a, state.b] = [state.b, state.a];
+    pick("a", state.a);
+  });
+  let width = window.innerWidth;
+  window.addEventListener("resize", () => {
+    if (state.table && width !== window.innerWidth) drawCharts();
+    width = window.innerWidth;
+  });
+  openTable(0);
+}
+
+start();
