@@ -330,7 +330,7 @@ def _judged(entry: Entry, difference: Difference, p_holm: float, alpha: float) -
 
 def _table_notes(table: Table, images: int) -> Iterable[str]:
     others = len(table.entries) - 1
-    if others and not table.chosen:
+    if others > 1 and not table.chosen:
         yield (
             f"no baseline was given: the leader stands in, found by looking, so p is corrected for all "
             f"{all_pairs(others + 1)} pairs; baseline=<run> tests more sharply"

@@ -91,7 +91,8 @@ def answer(comparison: Comparison) -> str:
         tied = sum(entry.verdict == "cannot tell" for entry in table.entries)
         noise = "noise" if all(len(entry.seeds) > 1 for entry in table.entries) else "the noise of the images"
         if tied:
-            return f"{start}; {tied} of the {others} others cannot be told from it"
+            which = f"{tied} of the {others} others" if others > 1 else "the other"
+            return f"{start}; {which} cannot be told from it"
         return f"{start}; its lead is beyond {noise}"
     return f"{start}, {difference_of(leader)} against the baseline: {leader.verdict}"
 
@@ -132,12 +133,12 @@ def _differences(comparison: Comparison, table: Table, rows: int | None = None) 
     cells = [["#", "<run", "difference", f"{percent} interval", "P(better)", "p (Holm)", "<verdict"]]
     tested = [(rank, entry) for rank, entry in _first(table, rows) if entry.difference is not None]
     paired = any(entry.difference and entry.difference.paired for _, entry in tested)
-    cells[0][5:5] = ["paired t over seeds"] if paired else []
+    cells[0][5:5] = ["t over seeds"] if paired else []
     for rank, entry in tested:
         assert entry.difference is not None
         assert entry.p_holm is not None
         t = entry.difference.paired
-        beside = "-" if t is None else f"{t.estimate:+.3f} {interval(t.low, t.high)}, n={t.seeds}"
+        beside = "-" if t is None else f"{interval(t.low, t.high)} n={t.seeds}"
         cells.append(
             [
                 str(rank),
@@ -209,13 +210,13 @@ def _as_rich(cells: Cells, title: str) -> RichTable:
     )
     for head in cells[0]:
         left = head.startswith("<")
-        width = 24 if head == "<run" else None
+        folded = head in ("<run", "<why")
         table.add_column(
             Text(head.lstrip("<")),
             justify="left" if left else "right",
             overflow="fold",
-            no_wrap=not left,
-            min_width=width,
+            no_wrap=not folded,
+            min_width=24 if folded else None,
         )
     for row in cells[1:]:
         table.add_row(*map(Text, row))

@@ -168,7 +168,9 @@ function select() {
   }
   state.rows = rows;
   drawTable();
-  drawCharts();
+  Object.keys(CHARTS).forEach((id) => stale.add(id));
+  clearTimeout(select.waiting);
+  select.waiting = setTimeout(drawCharts, 120); // not at every letter of a filter
 }
 
 /* ----------------------------------------------------------------------------------------------------- charts */
@@ -179,7 +181,7 @@ function style(row) {
   if (row.index === state.b) return { colour: css("--b"), width: 3.2, dash: "solid", symbol: "diamond", size: 13, front: 2 };
   const palette = COLOURS[state.theme];
   const at = row.index;
-  if (at >= COLOURED) return { colour: css("--line"), width: 1, dash: "solid", symbol: "circle-open", size: 7, front: 0 };
+  if (at >= COLOURED) return { colour: css("--faint"), width: 1, dash: "solid", symbol: "circle", size: 7, front: 0 };
   return { colour: palette[at % palette.length], width: 1.6, dash: DASHES[at % DASHES.length], symbol: SYMBOLS[at % SYMBOLS.length], size: 9, front: 1 };
 }
 
@@ -221,20 +223,37 @@ function legendFor(rows, narrow = window.innerWidth < 560) {
 const inFront = (rows) => [...rows].sort((x, y) => style(x).front - style(y).front);
 const named = (row) => (row.index === state.a ? "A: " : row.index === state.b ? "B: " : "") + row.label;
 
-function line(row, x, y, legend, more = {}) {
-  const { colour, width, dash } = style(row);
-  return { type: "scatter", mode: "lines", x, y, name: plain(short(named(row))), showlegend: legend.set.has(row.index), legendrank: row.index === state.a ? 1 : row.index === state.b ? 2 : 10 + row.rank,
-    line: { color: colour, width, dash }, text: x.map(() => plain(`${row.rank}. ${named(row)}`)), ...more };
+/* One trace for each row that has a colour, and one for all grey rows together: hundreds of traces would be slow.
+ * `read(row)` gives the row's lines as [x, y, what stands behind its name]. */
+function lines(rows, read, legend, hover, more = () => ({})) {
+  const front = inFront(rows).filter((row) => style(row).front > 0).flatMap((row) => read(row).map(([x, y, note = ""], at) => {
+    const { colour, width, dash } = style(row);
+    return { type: "scatter", mode: "lines", x, y, name: plain(short(named(row))), showlegend: at === 0 && legend.set.has(row.index), legendrank: legendRank(row), line: { color: colour, width, dash }, text: x.map(() => title(row) + plain(note)), hovertemplate: hover, ...more(row, x) };
+  }));
+  const rest = rows.filter((row) => style(row).front === 0).flatMap((row) => read(row).map(([x, y, note = ""]) => [x, y, title(row) + plain(note)]));
+  if (!rest.length) return front;
+  const joined = { x: rest.flatMap(([x]) => [...x, null]), y: rest.flatMap(([, y]) => [...y, null]), text: rest.flatMap(([x, , text]) => [...x.map(() => text), ""]) };
+  return [{ type: "scatter", mode: "lines", connectgaps: false, ...joined, showlegend: false, line: { color: css("--faint"), width: 1 }, hovertemplate: hover }, ...front];
+}
+
+const legendRank = (row) => (row.index === state.a ? 1 : row.index === state.b ? 2 : 10 + row.rank);
+const title = (row) => plain(`${row.rank}. ${named(row)}`);
+
+/* Charts are drawn when they come into view, and again when something has changed since. */
+const CHARTS = { forest: drawForest, "by-budget": drawBudgets, "by-iou": drawThresholds, parallel: drawParallel, pareto: drawPareto, "by-size": drawSizes, curves: drawLearning };
+const stale = new Set();
+const watcher = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => refresh(entry.target.id)), { rootMargin: "300px" });
+
+function refresh(id) {
+  if (stale.delete(id)) CHARTS[id]();
 }
 
 function drawCharts() {
-  drawForest();
-  drawBudgets();
-  drawThresholds();
-  drawParallel();
-  drawPareto();
-  drawSizes();
-  drawLearning();
+  for (const id of Object.keys(CHARTS)) {
+    stale.add(id);
+    watcher.unobserve(byId(id)); // to be told again where it stands
+    watcher.observe(byId(id));
+  }
 }
 
 function drawForest() {
@@ -265,15 +284,16 @@ function drawForest() {
 function drawBudgets() {
   const kind = byId("curve").value;
   const legend = legendFor(state.rows);
-  const traces = inFront(state.rows).map((row) => line(row, state.table.budgets, row.curves[kind], legend, { hovertemplate: "%{text}<br>N = %{x}: %{y:.3f}<extra></extra>" }));
-  const ticks = [1, 10, 100, 1000].filter((n) => n <= Math.max(...state.table.budgets));
-  draw("by-budget", traces, { ...legend.layout, xaxis: { type: "log", title: { text: "proposals per image N" }, range: [-0.03, Math.log10(Math.max(...state.table.budgets)) + 0.03], tickvals: ticks, ticktext: ticks.map(String) }, yaxis: { title: { text: kind === "AR" ? "AR" : "recall" }, rangemode: "tozero" } }, "Recall against the number of proposals");
+  const traces = lines(state.rows, (row) => [[state.table.budgets, row.curves[kind]]], legend, "%{text}<br>N = %{x}: %{y:.3f}<extra></extra>");
+  const last = Math.max(...state.table.budgets);
+  const ticks = [1, 10, 100, 1000].filter((n) => n <= last);
+  draw("by-budget", traces, { ...legend.layout, xaxis: { type: "log", title: { text: "proposals per image N" }, range: [-0.03, Math.log10(last) + 0.03], tickvals: ticks, ticktext: ticks.map(String) }, yaxis: { title: { text: kind === "AR" ? "AR" : "recall" }, rangemode: "tozero" } }, "Recall against the number of proposals");
 }
 
 function drawThresholds() {
   const budget = byId("budget").value;
   const legend = legendFor(state.rows);
-  const traces = inFront(state.rows).filter((row) => row.curves.iou[budget]).map((row) => line(row, state.table.thresholds, row.curves.iou[budget], legend, { hovertemplate: "%{text}<br>IoU %{x:.2f}: %{y:.3f}<extra></extra>" }));
+  const traces = lines(state.rows, (row) => (row.curves.iou[budget] ? [[state.table.thresholds, row.curves.iou[budget]]] : []), legend, "%{text}<br>IoU %{x:.2f}: %{y:.3f}<extra></extra>");
   draw("by-iou", traces, { ...legend.layout, xaxis: { title: { text: "IoU" }, dtick: 0.1, range: [0.49, 0.96] }, yaxis: { title: { text: `recall@${budget}` }, rangemode: "tozero" } }, "Recall against IoU");
 }
 
@@ -345,14 +365,15 @@ function drawPareto() {
   }
   const legend = legendFor(rows);
   const value = (row) => row.figures[metric][0];
-  const traces = rows.length ? [{ type: "scatter", mode: "lines", x: front.map(read), y: front.map(value), line: { color: css("--soft"), width: 1.4, dash: "dot", shape: "hv" }, hoverinfo: "skip", showlegend: false }] : [];
-  for (const row of inFront(rows)) {
+  const steps = { type: "scatter", mode: "lines", x: front.map(read), y: front.map(value), line: { color: css("--soft"), width: 1.4, dash: "dot", shape: "hv" }, hoverinfo: "skip", showlegend: false };
+  const points = (some, more) => ({ type: "scatter", mode: "markers", x: some.map(read), y: some.map(value), customdata: some.map((row) => [title(row), withSpread(row.figures[metric]), number(read(row), 2)]), hovertemplate: `%{customdata[0]}<br>${plain(state.table.figures[metric])} %{customdata[1]}<br>${label}: %{customdata[2]}<extra></extra>`, ...more });
+  const rest = rows.filter((row) => style(row).front === 0);
+  const traces = !rows.length ? [] : [steps, points(rest, { showlegend: false, marker: { color: css("--faint"), size: 7, line: { width: rest.map((row) => (front.includes(row) ? 2 : 0)), color: css("--ink") } } })];
+  for (const row of inFront(rows).filter((one) => style(one).front > 0)) {
     const { colour, symbol, size } = style(row);
     const sd = row.figures[metric][1];
-    traces.push({ type: "scatter", mode: "markers", x: [read(row)], y: [value(row)], name: plain(short(named(row))), showlegend: legend.set.has(row.index), legendrank: row.index === state.a ? 1 : row.index === state.b ? 2 : 10 + row.rank,
-      error_y: isNumber(sd) ? { type: "data", array: [sd], color: colour, thickness: 1.2, width: 3 } : undefined,
-      marker: { color: colour, symbol, size, line: { width: front.includes(row) ? 2 : 1, color: front.includes(row) ? css("--ink") : colour } },
-      customdata: [[plain(`${row.rank}. ${named(row)}`), withSpread(row.figures[metric]), number(read(row), 2)]], hovertemplate: `%{customdata[0]}<br>${plain(state.table.figures[metric])} %{customdata[1]}<br>${label}: %{customdata[2]}<extra></extra>` });
+    traces.push(points([row], { name: plain(short(named(row))), showlegend: legend.set.has(row.index), legendrank: legendRank(row), error_y: isNumber(sd) ? { type: "data", array: [sd], color: colour, thickness: 1.2, width: 3 } : undefined,
+      marker: { color: colour, symbol, size, line: { width: front.includes(row) ? 2 : 1, color: front.includes(row) ? css("--ink") : colour } } }));
   }
   draw("pareto", traces, { ...legend.layout, xaxis: { title: { text: label }, rangemode: "normal" }, yaxis: { title: { text: plain(state.table.figures[metric]) } } }, "Score against cost, with the Pareto front");
 }
@@ -361,19 +382,17 @@ function drawSizes() {
   const budget = byId("size-budget").value;
   const kinds = [["AR_s", "small"], ["AR_m", "medium"], ["AR_l", "large"]];
   const legend = legendFor(state.rows);
-  const traces = inFront(state.rows).map((row) => {
-    const values = kinds.map(([key]) => row.figures[`${key}_${budget}`]?.[0] ?? null).map((value) => (value === null || value < 0 ? null : value));
-    const { colour, symbol, size } = style(row);
-    return line(row, kinds.map(([, name]) => name), values, legend, { mode: "lines+markers", marker: { color: colour, symbol, size: size - 1 }, connectgaps: false, hovertemplate: "%{text}<br>%{x}: %{y:.3f}<extra></extra>" });
-  });
-  draw("by-size", traces, { ...legend.layout, xaxis: { type: "category", categoryorder: "array", categoryarray: kinds.map(([, name]) => name), range: [-0.2, 2.2] }, yaxis: { title: { text: `AR@${budget}` }, rangemode: "tozero" } }, "AR by object size");
+  const values = (row) => kinds.map(([key]) => row.figures[`${key}_${budget}`]?.[0] ?? null).map((value) => (value === null || value < 0 ? null : value));
+  const names = kinds.map(([, name]) => name);
+  const traces = lines(state.rows, (row) => [[names, values(row)]], legend, "%{text}<br>%{x}: %{y:.3f}<extra></extra>", (row) => ({ mode: "lines+markers", marker: { color: style(row).colour, symbol: style(row).symbol, size: style(row).size - 1 } }));
+  draw("by-size", traces, { ...legend.layout, xaxis: { type: "category", categoryorder: "array", categoryarray: names, range: [-0.2, 2.2] }, yaxis: { title: { text: `AR@${budget}` }, rangemode: "tozero" } }, "AR by object size");
 }
 
 function drawLearning() {
   const key = byId("curve-of").value;
   const legend = legendFor(state.rows.filter((row) => row.learning.some((run) => run[key])));
-  const traces = inFront(state.rows).flatMap((row) => row.learning.filter((run) => run[key]).map((run, at) => line(row, run[key].x, run[key].y, legend,
-    { showlegend: at === 0 && legend.set.has(row.index), mode: run[key].x.length < 15 ? "lines+markers" : "lines", marker: { size: 5, color: style(row).colour, symbol: style(row).symbol }, text: run[key].x.map(() => plain(`${row.rank}. ${named(row)}, seed ${row.seeds[row.learning.indexOf(run)]}`)), hovertemplate: "%{text}<br>step %{x}: %{y:.4f}<extra></extra>" })));
+  const runs = (row) => row.learning.map((run, at) => [run[key]?.x, run[key]?.y, `, seed ${row.seeds[at]}`]).filter(([x]) => x);
+  const traces = lines(state.rows, runs, legend, "%{text}<br>step %{x}: %{y:.4f}<extra></extra>", (row, x) => ({ mode: x.length < 15 ? "lines+markers" : "lines", marker: { size: 5, color: style(row).colour, symbol: style(row).symbol } }));
   draw("curves", traces, { ...legend.layout, xaxis: { title: { text: "optimizer step" } }, yaxis: { title: { text: plain(key) } } }, "Learning curves");
   byId("learning-caption").textContent = "One line a run, each point the mean of its stretch." + (state.table.detailed ? ` Curves and pictures are those of the ${state.table.detailed} best rows.` : "");
 }
@@ -530,6 +549,7 @@ function start() {
     [state.a, state.b] = [state.b, state.a];
     pick("a", state.a);
   });
+  window.addEventListener("beforeprint", () => Object.keys(CHARTS).forEach(refresh));
   let width = window.innerWidth;
   window.addEventListener("resize", () => {
     if (state.table && width !== window.innerWidth) drawCharts();
