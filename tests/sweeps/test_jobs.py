@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import subprocess
-from collections import Counter
 from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
 
 from anchorlab.runs.metrics import read_metrics
 from tests.training.conftest import command
@@ -66,15 +68,12 @@ def test_same_command_finishes_a_killed_sweep(small, train, tmp_path):
     after = records(sweep)
     assert after["0"] == before["0"]
     assert (after["1"]["status"], after["1"]["resumed"], after["1"]["id"]) == ("finished", 1, before["1"]["id"])
-    epochs = Counter(read_metrics(sweep / "1" / "metrics.csv")["epoch"][~_empty(sweep / "1", "val/AR_100")].tolist())
-    assert epochs == {0: 1, 1: 1, 2: 1}
-    assert len(list((tmp_path / "multirun").glob("*/*"))) == 1
-
-
-def _empty(folder: Path, column: str):
-    import numpy as np
-
-    return np.isnan(read_metrics(folder / "metrics.csv")[column])
+    curves = read_metrics(sweep / "1" / "metrics.csv")
+    assert curves["epoch"][~np.isnan(curves["val/AR_100"])].tolist() == [0, 1, 2]
+    assert list((tmp_path / "multirun").glob("*/*")) == [sweep]
+    assert {path.parent.parent.name for path in sweep.glob("*/wandb/offline-run-*")} == {"0", "1"}
+    groups = {OmegaConf.load(sweep / job / "config.yaml").logger.group for job in "01"}
+    assert groups == {f"{sweep.parent.name}_{sweep.name}"}
 
 
 def test_sweep_of_two_process_jobs_runs_each_job_once(small, train, tmp_path):
