@@ -126,14 +126,11 @@ class Describer:
 
     def _facts(self, config: Config) -> tuple[Facts, "AnchorGrid"]:
         """All but the coverage, and the anchors to find it from."""
-        from anchorlab.study.fitting import AnchorFit
         from anchorlab.training.build import build, user_errors
 
         backbone, truth = self._backbone(config), self._ground_truth(config)
         with user_errors():
             anchors = build(config["anchor"], strides=backbone.strides)
-            if isinstance(anchors, AnchorFit):
-                anchors = anchors(truth, build(config["assigner"])).grid(backbone.strides)
             head = build(config["head"], in_channels=backbone.channels, num_anchors=anchors.num_anchors)
         cells = truth.grids[0].prod(1).tolist()  # of each level, on the first training image
         facts = Facts(
