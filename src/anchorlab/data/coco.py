@@ -11,53 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from anchorlab.data.checks import Checker, RawBox
-from anchorlab.data.layout import Layout, Template, find_layout
+from anchorlab.data.layout import LayoutReader, Template
 from anchorlab.data.sample import DataError, Problem, Record
 
-TEMPLATES = (
-    Template("images", "instances.json"),
-    Template("{split}2017", "annotations/instances_{split}2017.json"),  # as COCO is published
-    Template(".", "{split}.json"),
-)
 
-
-class CocoReader:
-    """Reads a folder of images and one JSON file, or one per split.
-
-    Args:
-        images: image folder under `root`, e.g. "images" or "{split}2017".
-        annotations: JSON file under `root`, e.g. "instances.json" or
-            "annotations/instances_{split}2017.json".
-            With both None, the first of `TEMPLATES` that exists.
-        train, val, test: what replaces `{split}` for each split; None: there is no such split.
-        root: the data set's folder; `~` is the home.
+class CocoReader(LayoutReader):
+    """Reads a folder of images and one JSON file, or one per split; arguments as in `LayoutReader`.
 
     Crowds (`iscrowd`) become ignored boxes. `area` is the annotation's: by it COCO tells small, medium and
     large.
     """
 
-    def __init__(
-        self,
-        images: str | None = None,
-        annotations: str | None = None,
-        train: str | None = "train",
-        val: str | None = "val",
-        test: str | None = "test",
-        *,
-        root: str | Path,
-    ):
-        self.root = Path(root).expanduser()
-        self.images = images
-        self.annotations = annotations
-        self.names = {"train": train, "val": val, "test": test}
-        self.categories: list[str] = []
-
-    def splits(self) -> list[str]:
-        return self._layout().splits()
+    undivided = Template("images", "instances.json")
+    templates = (
+        undivided,
+        Template("{split}2017", "annotations/instances_{split}2017.json"),  # as COCO is published
+        Template(".", "{split}.json"),
+    )
 
     def read(self, split: str) -> tuple[list[Record], list[Problem]]:
         """Images and boxes in the order of the file; `DataError` where the file as a whole is not COCO's."""
-        layout = self._layout()
+        layout = self.layout()
         file = layout.annotations(split)
         content = _load(file)
         category_index = self._index_categories(content["categories"])
@@ -76,18 +50,9 @@ class CocoReader:
             records.append(checker.record(file, image_id, path, size, boxes))
         return records, checker.problems
 
-    def _layout(self) -> Layout:
-        templates = TEMPLATES
-        if self.annotations is not None or self.images is not None:
-            templates = [Template(self.images or "images", self.annotations or "instances.json")]
-        return find_layout(self.root, templates, self.names)
-
     def _index_categories(self, categories: list[dict[str, Any]]) -> dict[Any, int]:
         """COCO's category id -> index into `categories`."""
-        for category in categories:
-            if category["name"] not in self.categories:
-                self.categories.append(category["name"])
-        return {category.get("id"): self.categories.index(category["name"]) for category in categories}
+        return {category.get("id"): self.category_index(category["name"]) for category in categories}
 
 
 def _load(file: Path) -> dict[str, Any]:

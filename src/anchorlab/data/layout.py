@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from anchorlab.data.sample import DataError
 
@@ -45,6 +45,53 @@ class Layout:
 
     def _path(self, template: str, split: str) -> Path:
         return self.root / template.replace(SPLIT, self.names[split] or split)
+
+
+class LayoutReader:
+    """What readers share whose images and annotations lie where a `Template` says; a format adds `read`.
+
+    Args:
+        images: image folder under `root`, e.g. "images/{split}".
+        annotations: file or folder of annotations under `root`, e.g. "labels/{split}".
+            With both None, the first of `templates` that exists; with one None, that of `undivided`.
+        train, val, test: what replaces `{split}` for each split; None: there is no such split.
+        root: the data set's folder; `~` is the home.
+    """
+
+    templates: ClassVar[tuple[Template, ...]]
+    undivided: ClassVar[Template]
+
+    def __init__(
+        self,
+        images: str | None = None,
+        annotations: str | None = None,
+        train: str | None = "train",
+        val: str | None = "val",
+        test: str | None = "test",
+        *,
+        root: str | Path,
+    ):
+        self.root = Path(root).expanduser()
+        self.images = images
+        self.annotations = annotations
+        self.names = {"train": train, "val": val, "test": test}
+        self.categories: list[str] = []
+
+    def splits(self) -> list[str]:
+        return self.layout().splits()
+
+    def layout(self) -> Layout:
+        templates = self.templates
+        if self.images is not None or self.annotations is not None:
+            usual = self.undivided
+            templates = (Template(self.images or usual.images, self.annotations or usual.annotations),)
+        return find_layout(self.root, templates, self.names)
+
+    def category_index(self, name: str) -> int:
+        """The category's index; a name not met before is added."""
+        if name not in self.categories:
+            self.categories.append(name)
+        return self.categories.index(name)
 
 
 def find_layout(root: Path, templates: Sequence[Template], names: Mapping[str, str | None]) -> Layout:

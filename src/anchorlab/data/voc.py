@@ -27,14 +27,11 @@ class VocReader:
 
     Args:
         images, annotations: folders under `root`. The image of `<stem>.xml` is `<stem>.jpg` (or another
-            suffix), else
-            the `<filename>` the annotation names.
+            suffix), else the `<filename>` the annotation names.
         train, val, test: each split's list of stems is `ImageSets/Main/<name>.txt`; None: there is no such
-            split.
-            Without any list all annotations are one undivided data set.
+            split. Without any list all annotations are one undivided data set.
         difficult: "ignore": difficult boxes are neither object nor background; "keep": as any other;
-            "drop": as
-            if they were not there.
+            "drop": as if they were not there.
         root: the data set's folder; `~` is the home.
 
     Image ids are stems. Corners become (xmin - 1, ymin - 1, xmax, ymax): 1-based inclusive to 0-based

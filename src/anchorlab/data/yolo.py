@@ -10,59 +10,35 @@ from pathlib import Path
 import yaml
 
 from anchorlab.data.checks import Checker, RawBox, Size
-from anchorlab.data.layout import Layout, Template, find_layout, list_images
+from anchorlab.data.layout import LayoutReader, Template, list_images
 from anchorlab.data.sample import DataError, Problem, Record
 
-TEMPLATES = (
-    Template("images/{split}", "labels/{split}"),
-    Template("{split}/images", "{split}/labels"),
-    Template("images", "labels"),
-)
 NAMES, CLASSES = "data.yaml", "classes.txt"
 NUM_FIELDS = 5  # class, centre x, centre y, width, height
 
 
-class YoloReader:
-    """Reads a folder of images and a folder of labels, or a pair of them per split.
+class YoloReader(LayoutReader):
+    """Reads a folder of images and a folder of labels, or a pair of them per split; arguments as in `LayoutReader`.
 
-    Args:
-        images: image folder under `root`, e.g. "images/{split}".
-        annotations: label folder under `root`, e.g. "labels/{split}"; the label of `<stem>.jpg` is
-            `<stem>.txt`.
-            With both None, the first of `TEMPLATES` that exists.
-        train, val, test: what replaces `{split}` for each split; None: there is no such split.
-        root: the data set's folder; `~` is the home.
-
-    Image ids are stems. Classes are named by `names` in `data.yaml`, else by the lines of `classes.txt`, both
-    under `root`; without either their numbers are their names. The paths in `data.yaml` are not followed.
+    Image ids are stems, and the label of `<stem>.jpg` is `<stem>.txt`. Classes are named by `names` in
+    `data.yaml`, else by the lines of `classes.txt`, both under `root`; without either their numbers are their
+    names. The paths in `data.yaml` are not followed.
     """
 
-    def __init__(
-        self,
-        images: str | None = None,
-        annotations: str | None = None,
-        train: str | None = "train",
-        val: str | None = "val",
-        test: str | None = "test",
-        *,
-        root: str | Path,
-    ):
-        self.root = Path(root).expanduser()
-        self.images = images
-        self.annotations = annotations
-        self.names = {"train": train, "val": val, "test": test}
-        self.categories: list[str] = []
-
-    def splits(self) -> list[str]:
-        return self._layout().splits()
+    undivided = Template("images", "labels")
+    templates = (
+        Template("images/{split}", "labels/{split}"),
+        Template("{split}/images", "{split}/labels"),
+        undivided,
+    )
 
     def read(self, split: str) -> tuple[list[Record], list[Problem]]:
         """Images sorted by name, boxes in the order of their file."""
-        layout = self._layout()
+        layout = self.layout()
         images, labels = list_images(layout.images(split)), layout.annotations(split)
         names = _class_names(self.root)
         for name in names.values():
-            self._category_index(name)
+            self.category_index(name)
         checker = Checker()
         records = []
         for path in images:
@@ -73,12 +49,6 @@ class YoloReader:
                 records.append(checker.record(file, path.stem, path, size, boxes))
         _note_orphans(labels, {path.stem for path in images}, checker)
         return records, checker.problems
-
-    def _layout(self) -> Layout:
-        templates = TEMPLATES
-        if self.images is not None or self.annotations is not None:
-            templates = [Template(self.images or "images", self.annotations or "labels")]
-        return find_layout(self.root, templates, self.names)
 
     def _boxes(self, file: Path, size: Size, names: Mapping[int, str], checker: Checker) -> Iterator[RawBox]:
         """The boxes of a label file; none where there is no file. Without `names` a class is its number."""
@@ -98,12 +68,7 @@ class YoloReader:
             if name is None:
                 checker.note(file, where, "unknown class", class_number)
             else:
-                yield _box(f"line {number}", shares, size, self._category_index(name))
-
-    def _category_index(self, name: str) -> int:
-        if name not in self.categories:
-            self.categories.append(name)
-        return self.categories.index(name)
+                yield _box(f"line {number}", shares, size, self.category_index(name))
 
 
 def _numbers(line: str) -> tuple[int, list[float]]:
