@@ -8,7 +8,6 @@ processes, which start in the round that does not count. `--images` and `--repea
 
 import argparse
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from anchorlab.data.augment import Augmentation
+from anchorlab.data.loader import Loader
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import Augment, Record
 from anchorlab.data.voc import VocReader
@@ -61,7 +61,7 @@ def their_transform(augmented: bool) -> Callable:
     steps = [
         resize,
         v2.RandomHorizontalFlip(FLIP),
-        v2.RandomAffine(degrees=0, translate=(SHIFT, SHIFT), scale=SCALE, interpolation=bilinear, fill=114),
+        v2.RandomAffine(degrees=(0, 0), translate=(SHIFT, SHIFT), scale=SCALE, interpolation=bilinear, fill=114),
         v2.ColorJitter(COLOUR, COLOUR, COLOUR, COLOUR / 10),
         v2.ToImage(),
         v2.ClampBoundingBoxes(),
@@ -85,7 +85,7 @@ def their_loader(records: Sequence[Record], augmented: bool, pil: bool) -> DataL
     )
 
 
-def our_loader(root: Path, images: int, augmented: bool, **settings: Any) -> DataLoader:
+def our_loader(root: Path, images: int, augmented: bool, **settings: Any) -> Loader:
     augment: Augment | None = Augmentation(flip=FLIP, scale=SCALE, shift=SHIFT, colour=COLOUR) if augmented else None
     reader: Any = VocReader
     data = DataModule(reader, str(root), BATCH, WORKERS, long=LONG, limit_train=images, augment=augment, **settings)
@@ -120,8 +120,8 @@ def main() -> None:
     rows = []
     for augmented, name in ((True, "standard augmentation"), (False, "no augmentation")):
         ours = our_loader(arguments.root, arguments.images, augmented)
-        records = ours.dataset.records  # type: ignore[attr-defined]
-        loaders = {"ours": ours}
+        records = ours.dataset.records
+        loaders: dict[str, Any] = {"ours": ours}
         loaders |= {k: their_loader(records, augmented, pil=k == "PIL") for k in ("tensors", "PIL")}
         runs = {key: lambda loader=loader: visit(loader) for key, loader in loaders.items()}
         rows.append(row(name, len(records), interleaved(runs, arguments.repeats)))

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import DataLoader
 
-from anchorlab.data.batch import collate
-from anchorlab.data.dataset import EpochSampler, ImageDataset, LateLoader, decode, single_thread
+from anchorlab.data.dataset import EpochSampler, ImageDataset
+from anchorlab.data.decode import decode
+from anchorlab.data.loader import Loader
 from anchorlab.data.sample import DataError, Record, Sample
 
 SIZE = (24, 40)  # height, width
@@ -44,11 +44,27 @@ def test_pixels_are_rgb_and_never_turned(tmp_path):
 
 def test_an_image_that_went_bad_is_named(records, write_image):
     write_image(records[2].path, 9, 9)
-    with pytest.raises(DataError, match=r"2\.png: image 2 has changed its size to \(9, 9\)"):
+    with pytest.raises(DataError, match=r"2\.png: image 2: has 9 x 9 pixels .* since it was checked"):
         decode(records[2])
     records[2].path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"2\.png: image 2 cannot be decoded"):
+    with pytest.raises(DataError, match=r"2\.png: image 2: cannot be decoded"):
         decode(records[2])
+    records[2].path.unlink()
+    with pytest.raises(DataError, match=r"2\.png: image 2: No such file"):
+        decode(records[2])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_truncated_image_is_an_error_and_no_grey_half(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"image 0: .*truncated"):
+        decode(_record(path, 0))
+    path.write_bytes(whole + b"a note behind the image")
+    assert decode(_record(path, 0)).image.shape == (*SIZE, 3)
 
 
 def test_augmented_items_differ_by_epoch_and_index_alone(records):
@@ -65,15 +81,7 @@ def test_augmented_items_differ_by_epoch_and_index_alone(records):
 def test_workers_change_nothing_and_learn_of_new_epochs(records, workers):
     def epochs(num_workers: int) -> list[bytes]:
         sampler = EpochSampler(len(records), rank=0, num_replicas=1, seed=0)
-        loader = DataLoader(
-            _augmented(records, seed=0),
-            2,
-            sampler=sampler,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            worker_init_fn=single_thread,
-            collate_fn=collate,
-        )
+        loader = Loader(_augmented(records, seed=0), sampler, 2, workers=num_workers)
         images = []
         for epoch in range(3):
             sampler.set_epoch(epoch)
@@ -110,15 +118,6 @@ def test_every_row_comes_once_whatever_the_number_of_processes(count, world, see
 def test_orders_differ_between_seeds_and_epochs():
     orders = {tuple(_order(20, 0, 1, seed, epoch)) for seed in range(4) for epoch in range(4)}
     assert len(orders) == 16  # seed 1, epoch 0 is not seed 0, epoch 1
-
-
-def test_a_late_loader_asks_for_the_order_at_the_first_batch(records):
-    sampler = EpochSampler(len(records), 0, 1, seed=0)
-    loader = LateLoader(ImageDataset(records, None, None), 5, sampler=sampler, collate_fn=collate)
-    iterator = iter(loader)
-    sampler.set_epoch(4)
-    assert next(iterator).index.tolist() == _order(5, 0, 1, 0, 4)
-    assert len(loader) == 1
 
 
 def _order(count: int, rank: int, world: int, seed: int, epoch: int) -> list[int]:

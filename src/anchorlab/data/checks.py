@@ -18,6 +18,9 @@ from PIL import Image
 from anchorlab.data.sample import Problem, Record
 
 TOLERANCE = 1.0  # pixels a box may reach beyond its image: what rounding and 0- or 1-based counting cost
+START_MARKS = (b"\xff\xd8", b"\x89PNG")  # JPEG, PNG
+END_MARKS = (b"\xff\xd9", b"IEND\xae\x42\x60\x82")
+MARK_LENGTH = max(map(len, END_MARKS))
 Size = tuple[int, int]  # height, width
 XYXY = tuple[float, float, float, float]
 
@@ -135,7 +138,8 @@ def image_size(path: Path) -> Size:
         with path.open("rb") as file:
             image = Image.open(file)
             size = image.height, image.width
-            if not _ends_whole(file, image.format):
+            file.seek(-MARK_LENGTH, 2)
+            if not ends_whole(file.read()):
                 file.seek(0)
                 Image.open(file).load()
     except FileNotFoundError:
@@ -147,10 +151,11 @@ def image_size(path: Path) -> Size:
     return size
 
 
-def _ends_whole(file, format: str | None) -> bool:
-    """Whether the file's last bytes are the end mark of its format; False also where that cannot be told."""
-    end = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xae\x42\x60\x82"}.get(format or "")
-    if end is None:
-        return False
-    file.seek(-len(end), 2)
-    return file.read() == end
+def ends_whole(data: bytes) -> bool:
+    """Whether the last bytes of an image file are the end mark of a JPEG or PNG; of others that cannot be told."""
+    return data.endswith(END_MARKS)
+
+
+def is_cut_short(data: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end mark: it may be truncated, or carry something behind the image."""
+    return data.startswith(START_MARKS) and not ends_whole(data)

@@ -2,29 +2,39 @@
 
 Every random choice is a function of (seed, epoch, index): the same for any number of worker processes, new
 in every epoch, independent of what was drawn before. The epoch travels with the index, since workers that
-persist over epochs hold a copy of the data set from before the first.
+persist over epochs hold a copy of the data set from before the first. What becomes of an image that cannot be
+read, and of the processes that read, is the loader's part (loader.py).
 """
 
 from collections.abc import Iterator, Sequence
 
-import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler
 
 from anchorlab.data.batch import Item, target_of
-from anchorlab.data.resize import resize_sample, target_size
-from anchorlab.data.sample import Augment, DataError, Record, Sample
+from anchorlab.data.cache import PixelCache
+from anchorlab.data.decode import read_resized, sample_of
+from anchorlab.data.resize import resize_sample, target_size, with_image
+from anchorlab.data.sample import Augment, Record, Sample
 
 # Last words of a seed, one per use: no two uses share a stream.
 ORDER, AUGMENT = 1, 2
 
+Key = int | tuple[int, int]  # a row of the records, or (epoch, row)
+
 
 class ImageDataset(Dataset[Item]):
-    """Decodes, augments and resizes one image at a time.
+    """Decodes, resizes and augments one image at a time.
+
+    An image is augmented at the size the network sees, so that a strength (of noise, of blur) means the same
+    whatever the camera, large photographs cost no more than small ones, and pixels from a cache are those
+    from the file. Where a crop made it smaller, it is resized once more.
 
     A key is a row of `records`, or (epoch, row) where augmentation is to change with the epoch. Raises
-    `DataError` with file and id where an image cannot be decoded any more.
+    `DataError` with file and id where an image cannot be read any more.
+
+    Args:
+        cache: the records' images at the network's size; None: they are decoded and resized each time.
     """
 
     def __init__(
@@ -34,29 +44,33 @@ class ImageDataset(Dataset[Item]):
         long: int | None,
         augment: Augment | None = None,
         seed: int = 0,
+        cache: PixelCache | None = None,
     ):
         self.records = records
         self.short = short
         self.long = long
         self.augment = augment
         self.seed = seed
+        self.cache = cache
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Item:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        record = self.records[index]
-        sample, target = self._decode(index), target_of(record)
-        if self.augment is not None:
-            rng = np.random.default_rng([self.seed, epoch, index, AUGMENT])
-            sample, target = self.augment(sample, rng, self._decode), None
-        height, width = sample.image.shape[:2]
-        sample, scale = resize_sample(sample, target_size(height, width, self.short, self.long))
-        return Item(sample, scale, index, target)
+    def __getitem__(self, key: Key) -> Item:
+        epoch, row = key if isinstance(key, tuple) else (0, key)
+        sample, scale = self._read(row)
+        if self.augment is None:
+            return Item(sample, scale, row, target_of(self.records[row]))
+        rng = np.random.default_rng([self.seed, epoch, row, AUGMENT])
+        sample = self.augment(sample, rng, lambda other: self._read(other % len(self))[0])
+        sample, zoom = resize_sample(sample, target_size(*sample.image.shape[:2], self.short, self.long))
+        return Item(sample, (scale[0] * zoom[0], scale[1] * zoom[1]), row, None)
 
-    def _decode(self, index: int) -> Sample:
-        return decode(self.records[index % len(self.records)])
+    def _read(self, row: int) -> tuple[Sample, tuple[float, float]]:
+        """The sample at the network's size, and its scale."""
+        record = self.records[row]
+        image = read_resized(record, self.short, self.long) if self.cache is None else self.cache[row]
+        return with_image(sample_of(record, image), image, (record.height, record.width))
 
 
 class EpochSampler(DistributedSampler):
@@ -75,38 +89,3 @@ class EpochSampler(DistributedSampler):
         order = np.random.default_rng([self.seed, self.epoch, ORDER]).permutation(self.num_rows)
         places = np.arange(self.rank, self.total_size, self.num_replicas)
         return iter([(self.epoch, int(row)) for row in order[places % len(order)]])
-
-
-class LateLoader(DataLoader):
-    """A data loader that asks its sampler for the order at the first batch, not when the iterator is made.
-
-    Lightning makes the first iterator of a resumed run before it tells the sampler the epoch; workers would
-    by then have fetched the batches of epoch 0.
-    """
-
-    def __iter__(self):
-        yield from super().__iter__()
-
-
-def decode(record: Record) -> Sample:
-    """The record's pixels and boxes, the boxes clipped to the image."""
-    image = cv2.imread(str(record.path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    size = None if image is None else image.shape[:2]
-    if image is None or size != (record.height, record.width):
-        found = "cannot be decoded" if image is None else f"has changed its size to {size} (height, width)"
-        raise DataError(f"{record.path}: image {record.image_id} {found} since it was checked at set-up")
-    limits = np.array([record.width, record.height, record.width, record.height])
-    return Sample(
-        image=cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
-        boxes=np.clip(record.boxes, 0, limits).astype(np.float32),
-        area=record.area.astype(np.float32),
-        category=record.category,
-        ignore=record.ignore,
-        image_id=record.image_id,
-    )
-
-
-def single_thread(worker: int) -> None:
-    """Set up a worker process: the processes are parallel already, threads would fight over the cores."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

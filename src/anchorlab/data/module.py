@@ -8,16 +8,15 @@ import difflib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import lightning
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DistributedSampler
 
-from anchorlab.data.batch import collate
-from anchorlab.data.dataset import EpochSampler, ImageDataset, LateLoader, single_thread
+from anchorlab.data.cache import PixelCache, open_cache
+from anchorlab.data.dataset import EpochSampler, ImageDataset
+from anchorlab.data.loader import Loader
 from anchorlab.data.sample import SPLITS, Augment, DataError, Problem, Reader, Record
 
 
@@ -35,14 +34,19 @@ class DataModule(lightning.LightningDataModule):
             images stay.
         val_fraction: share of the images that validate where the data set has no such split, chosen by a hash
             of `split_seed` and image id.
-        on_error: "raise" lists every problem of the data in one `DataError`; "skip" leaves out what is bad.
+        on_error: "raise" lists every problem of the data in one `DataError`; "skip" leaves out what is bad. What
+            goes bad after set-up is treated as `loader.Loader` says.
+        timeout: seconds to wait for a batch before a worker counts as hanging; None: for ever.
+        cache: None, or "disk": decoded and resized images are kept in `cache_folder` for all later epochs and runs
+            (cache.py), at most `cache_limit` GiB of them.
         limit_train, limit_val: use that many images, None for all; fewer are always a subset of more.
         val_batch_size: images per validation step over all processes; None: as in training.
         validate_on: the split that is scored.
         augment: applied to training samples before they are resized (`sample.Augment`), None for none.
         seed: of order and augmentation.
 
-    After `setup`: `train_records`, `val_records`, `category_names`, and the `problems` of what was read.
+    After `setup`: `train_records`, `val_records`, `category_names`, and the `problems` of what was read; loading
+    adds the problems it meets.
     """
 
     def __init__(
@@ -62,6 +66,10 @@ class DataModule(lightning.LightningDataModule):
         limit_val: int | None = None,
         val_batch_size: int | None = None,
         validate_on: str = "val",
+        timeout: float | None = 300,
+        cache: str | None = None,
+        cache_limit: float = 20,
+        cache_folder: str = "~/.cache/anchorlab/images",
         *,
         augment: Augment | None = None,
         seed: int = 0,
@@ -85,14 +93,25 @@ class DataModule(lightning.LightningDataModule):
         self.limits = {"train": limit_train, "val": limit_val}
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
         self.validate_on = validate_on
+        self.timeout = timeout
+        self.cache = cache
+        self.cache_limit = cache_limit
+        self.cache_folder = Path(cache_folder).expanduser()
         self.augment = augment
         self.seed = seed
         self.problems: list[Problem] = []
         self._records: dict[str, list[Record]] = {}
+        self._caches: dict[str, PixelCache] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and check the splits of Lightning's `stage` (None: training and validation), each once."""
-        self._require(*{"validate": [self.validate_on], "test": ["test"]}.get(stage or "", ["train", self.validate_on]))
+        """Read, check and, where asked for, cache the splits of Lightning's `stage`, each once.
+
+        None: training and validation.
+        """
+        splits = {"validate": [self.validate_on], "test": ["test"]}.get(stage or "", ["train", self.validate_on])
+        self._require(*splits)
+        for split in splits:
+            self._open_cache(split)
 
     @property
     def train_records(self) -> list[Record]:
@@ -119,7 +138,17 @@ class DataModule(lightning.LightningDataModule):
 
     def dataset(self, split: str, augmented: bool = False) -> ImageDataset:
         """The images of a split as the network sees them, one `batch.Item` each."""
-        return ImageDataset(self.records(split), self.short, self.long, self.augment if augmented else None, self.seed)
+        self._require(split)
+        self._open_cache(split)
+        augment = self.augment if augmented else None
+        return ImageDataset(
+            self._records[split], self.short, self.long, augment, self.seed, cache=self._caches.get(split)
+        )
+
+    def note(self, problem: Problem) -> None:
+        """Keep a problem that loading met, once."""
+        if str(problem) not in map(str, self.problems):
+            self.problems.append(problem)
 
     def _require(self, *splits: str) -> None:
         """Read splits that are still missing; problems of all of them are reported together."""
@@ -162,37 +191,54 @@ class DataModule(lightning.LightningDataModule):
             new_index[self.reader.categories.index(name)] = new
         return [_select(record, new_index[record.category]) for record in records]
 
-    def train_dataloader(self) -> DataLoader:
+    def _open_cache(self, split: str) -> None:
+        """Fill or find the split's cache; what cannot be decoded is found now, and treated as any bad image."""
+        if self.cache is None or split in self._caches:
+            return
+        records = self._records[split]
+        keep = [cache.folder for cache in self._caches.values()]
+        cache = open_cache(self.cache_folder, records, self.short, self.long, self.cache_limit, keep)
+        if cache.problems:
+            found = list(cache.problems.values())
+            if self.on_error == "raise":
+                raise DataError(_complaint(len(found), self.root), found)
+            good = [row for row in range(len(records)) if row not in cache.problems]
+            if not good:
+                raise DataError(f"data.root={self.root} has no usable image for the split {split!r}", found)
+            self.problems += found
+            self._records[split] = [records[row] for row in good]
+            cache = cache.select(good)
+        self._caches[split] = cache
+
+    def train_dataloader(self) -> Loader:
         """Shuffled and augmented; an incomplete last batch is dropped, unless it is the only one."""
         dataset = self.dataset("train", augmented=True)
         rank, world = self._process()
         batch_size = self._share("batch_size", self.batch_size, world)
         sampler = EpochSampler(len(dataset), rank, world, self.seed)
-        return LateLoader(dataset, batch_size, sampler=sampler, drop_last=len(sampler) >= batch_size, **self._loading())
+        return Loader(dataset, sampler, batch_size, drop_last=len(sampler) >= batch_size, **self._loading())
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> Loader:
         return self.eval_dataloader(self.validate_on)
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> Loader:
         return self.eval_dataloader("test")
 
-    def eval_dataloader(self, split: str) -> DataLoader:
+    def eval_dataloader(self, split: str) -> Loader:
         """Every image in the order of the records; processes get equally many, so some may come twice."""
         dataset = self.dataset(split)
         rank, world = self._process()
         sampler = DistributedSampler(dataset, num_replicas=world, rank=rank, shuffle=False)
         batch_size = self._share("val_batch_size", self.val_batch_size, world)
-        return DataLoader(dataset, batch_size, sampler=sampler, **self._loading())
+        return Loader(dataset, sampler, batch_size, **self._loading())
 
     def _loading(self) -> dict:
         return {
-            "num_workers": self.workers,
-            "persistent_workers": self.workers > 0,
-            "worker_init_fn": single_thread,
-            "pin_memory": torch.cuda.is_available(),
-            "collate_fn": partial(collate, pad_to=self.pad_to),
-            # Without one of its own a loader draws from the global generator, and shifts whatever else does.
-            "generator": torch.Generator().manual_seed(self.seed),
+            "pad_to": self.pad_to,
+            "workers": self.workers,
+            "timeout": self.timeout,
+            "on_error": self.on_error,
+            "report": self.note,
         }
 
     def _process(self) -> tuple[int, int]:

@@ -67,6 +67,13 @@ class DataError(ValueError):
         super().__init__("\n".join([message, *(f"  {problem}" for problem in problems)]))
         self.problems = list(problems)
 
+    @classmethod
+    def of(cls, problem: Problem) -> "DataError":
+        """One fault that is the whole message."""
+        error = cls(str(problem))
+        error.problems = [problem]
+        return error
+
 
 class Reader(Protocol):
     """A data set on disk, one split at a time."""

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import ScalarFormatter
 
 from anchorlab.data.batch import Batch, collate
-from anchorlab.data.dataset import decode
+from anchorlab.data.decode import decode
 from anchorlab.data.module import DataModule
 from anchorlab.ranks import AT_50
 from anchorlab.recall import match
