@@ -21,7 +21,8 @@ def record(folder: Path) -> dict:
 def curves(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    return [{name: value for name, value in row.items() if name != "train/images_per_s"} for row in rows]
+    timed = ("train/images_per_s", "train/data_wait")
+    return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
 
 def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:

@@ -24,6 +24,7 @@ def test_figures_of_a_validation_equal_pycocotools(real_data):
     for batch in data.val_dataloader():
         with torch.no_grad():
             proposals = module.network.propose(module(batch), batch.sizes)
+        assert batch.targets is not None
         for row, target in enumerate(batch.targets):
             boxes = batch.to_original(row, proposals[row].boxes).numpy()
             truth = (field.numpy() for field in target)

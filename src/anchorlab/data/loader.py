@@ -7,6 +7,7 @@ that cannot be read. What an item is made of is not decided here.
 A row is that of a record; a key is a row, or (epoch, row).
 """
 
+import atexit
 import multiprocessing
 import re
 import signal
@@ -126,7 +127,9 @@ class Loader:
             self._processes = self._new_processes()
         try:
             with self._alarm():  # which also puts off torch's own handler: it would raise wherever training is
-                return iter(self._processes)
+                parcels = iter(self._processes)
+            atexit.register(_kill, self._slate)
+            return parcels
         except RuntimeError as error:
             self._recover(self._rows_of(_lost_processes(error)))
             return self._start()
@@ -170,7 +173,8 @@ class Loader:
             _set_child_handler(before)
 
     def _look_for_dead(self, *_: object) -> None:
-        dead = self._pids() - {process.pid for process in multiprocessing.active_children()}
+        alive = {process.pid for process in multiprocessing.active_children()}
+        dead = _pids(self._slate) - alive
         if dead:
             raise RuntimeError(f"{DEATH} (pid(s) {', '.join(map(str, dead))}) exited unexpectedly")
 
@@ -190,16 +194,8 @@ class Loader:
 
     def _kill_at(self, rows: set[int]) -> None:
         self._hung = True
-        at_them = {pid for pid, row in self._slate.tolist() if row in rows and pid != NOWHERE}
-        self._kill(at_them or self._pids())
-
-    def _kill(self, pids: set[int]) -> None:
-        for process in multiprocessing.active_children():
-            if process.pid in pids:
-                process.kill()
-
-    def _pids(self) -> set[int]:
-        return set(self._slate[:, PID].tolist()) - {NOWHERE}
+        at_them = torch.isin(self._slate[:, ROW], torch.tensor(sorted(rows)))
+        _kill(self._slate[at_them] if at_them.any() else self._slate)
 
     def _unpack(self, parcel: Parcel) -> Batch:
         for problem in parcel.problems:
@@ -231,7 +227,7 @@ class Loader:
             self.report(replace(problem, message=f"{problem.message}; {outcome}"))
 
     def _end(self) -> None:
-        self._kill(self._pids())
+        _kill(self._slate)
         self._slate.fill_(NOWHERE)
         self._processes = None
         self._hung = False
@@ -251,7 +247,7 @@ class Desk(Dataset[Parcel]):
         """Set up a worker process: the processes are parallel already, threads would fight over the cores.
 
         Signals are for the main process: Ctrl-C and schedulers send them to all, and it needs batches until it
-        stops. A worker whose main process is gone ends by itself.
+        stops. Therefore it has to kill its workers when it exits; one whose main process is gone ends by itself.
         """
         cv2.setNumThreads(0)
         torch.set_num_threads(1)
@@ -310,6 +306,17 @@ def _lost_processes(error: RuntimeError) -> list[int]:
     if not str(error).startswith(DEATH):
         raise error
     return [int(pid) for pid in re.findall(r"\d+", str(error))]
+
+
+def _pids(slate: torch.Tensor) -> set[int]:
+    return set(slate[:, PID].tolist()) - {NOWHERE}
+
+
+def _kill(slate: torch.Tensor) -> None:
+    """End the processes on a slate, also those that hang. They only read, and no other signal reaches them."""
+    for process in multiprocessing.active_children():
+        if process.pid in _pids(slate):
+            process.kill()
 
 
 def _set_child_handler(handler: Any) -> Any:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from anchorlab.command import exit_with
+from anchorlab.data.loader import LostWorkerError
 from anchorlab.data.look import contact_sheet
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import DataError
@@ -38,6 +39,7 @@ from anchorlab.training.recorder import MONITORED, Recorder
 from anchorlab.training.resume import checkpoint_to_resume, resumed_config
 from anchorlab.training.rungs import stopped_after
 from anchorlab.training.trainer import TrainerSettings
+from anchorlab.training.watch import DataWatch
 
 FAILED = 1
 
@@ -53,7 +55,7 @@ def run_from_command_line(config: DictConfig) -> None:
         train(resumed_config(settings, hydra.overrides.task), folder, hydra.overrides.task)
     except (SettingError, DataError) as error:
         exit_with(error)
-    except (NonFiniteLossError, FloatingPointError) as error:
+    except (NonFiniteLossError, FloatingPointError, LostWorkerError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(FAILED) from error
 
@@ -65,6 +67,7 @@ def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
         SettingError: settings that fit no network, data or machine.
         DataError: a data set that cannot be used as it is.
         NonFiniteLossError: a loss that is infinite or not a number.
+        LostWorkerError: a loading process that was killed or hangs.
     """
     record = RunRecord(folder)
     try:
@@ -166,7 +169,7 @@ def _callbacks(config: Mapping[str, Any], record: RunRecord) -> list[Callback]:
     }
     best = ModelCheckpoint(filename="best", monitor=f"val/{MONITORED}", mode="max", **common)
     last = ModelCheckpoint(filename="last", **common)
-    return [*build_callbacks(config), Recorder(record, config), best, last]
+    return [*build_callbacks(config), Recorder(record, config), DataWatch(record), best, last]
 
 
 @rank_zero_only
@@ -201,5 +204,6 @@ def _conclude(record: RunRecord, data: DataModule, loggers: list[Logger], stop: 
     epoch = "last epoch" if stop is None else f"stopped after epoch {stop}"
     title = f"{len(data.val_records):,} validation images, {epoch}"
     if not in_sweep():
-        screens.show_end(figures, title, screens.next_steps(record.folder, notice))
+        rows = [*screens.left_out(data, record.folder), *screens.next_steps(record.folder, notice)]
+        screens.show_end(figures, title, rows)
     return dict(figures)

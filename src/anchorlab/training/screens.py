@@ -76,6 +76,13 @@ def show_end(figures: Mapping[str, float], title: str, rows: Sequence[tuple[str,
     console().print(_grid(rows))
 
 
+def left_out(data: DataModule, folder: Path) -> list[tuple[str, str]]:
+    """What the run went on without: how much of it, and where it is listed; nothing where there was none."""
+    count = len(data.problems)
+    problems = f"{count} problem{'s' * (count != 1)}: {folder / 'problems.txt'}"
+    return [("left out", problems)] if count else []
+
+
 def figures_table(figures: Mapping[str, float], title: str) -> Table:
     """Recall and AR at each budget, AR by object size; a dash where no object has that size."""
     table = Table(title=title, title_justify="left", title_style="bold")
