@@ -28,7 +28,7 @@ from anchorlab.data.dataset import ImageDataset, Key
 from anchorlab.data.sample import DataError, Problem
 
 CHANCES = 2  # an image that a loading process dies or hangs at is tried again, in case another was to blame
-RESTARTS = 10  # of loading processes, before something else than an image must be wrong
+RESTARTS = 10  # of loading processes; once more, and something else than an image must be wrong
 PID, ROW = 0, 1  # columns of the slate
 NOWHERE = -1
 DEATH = "DataLoader worker"  # how torch's message of one begins
@@ -73,7 +73,7 @@ class Loader:
 
     Raises, while it is iterated over:
         DataError: an image that cannot be read, with `on_error` "raise"; or not one that can.
-        LostWorkerError: a loading process killed or hanging, with "raise"; or the `RESTARTS`-th time.
+        LostWorkerError: a loading process killed or hanging, with "raise"; or once more than `RESTARTS` times.
     """
 
     def __init__(

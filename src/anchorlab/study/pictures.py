@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from anchorlab.data.dataset import decode
+from anchorlab.data.decode import decode
 from anchorlab.data.sample import Record
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners import MaxIoUAssigner
