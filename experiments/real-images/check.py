@@ -46,7 +46,7 @@ def proposals_and_boxes(folder: Path) -> tuple[list[dict], list[dict]]:
     for batch in build_data(config).val_dataloader():
         with torch.no_grad():
             proposals = module.network.propose(module(batch), batch.sizes)
-        for row, target in enumerate(batch.targets):
+        for row, target in enumerate(batch.targets or []):
             image = int(batch.index[row])
             boxes = batch.to_original(row, proposals[row].boxes)
             for box, score in zip(boxes.tolist(), proposals[row].scores.double().tolist(), strict=True):
