@@ -89,8 +89,9 @@ def test_to_moves_what_the_network_reads_and_leaves_the_scoring(batch):
 def test_a_batch_survives_the_way_from_a_worker(batch):
     copy = pickle.loads(pickle.dumps(batch))
     assert copy.images.is_contiguous(memory_format=torch.channels_last)
-    assert copy.image_ids == batch.image_ids
-    assert [len(boxes) for boxes in copy.boxes] == [2, 0, 1]
+    assert (copy.image_ids, copy.num_boxes) == (batch.image_ids, [2, 0, 1])
+    for name in ("images", "sizes", "scales", "index", "all_boxes", "all_ignore", "all_category", "all_targets"):
+        torch.testing.assert_close(getattr(copy, name), getattr(batch, name), rtol=0, atol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")

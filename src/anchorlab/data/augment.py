@@ -82,7 +82,8 @@ class Augmentation:
             sample = join_four([sample, *others], self.min_visibility, rng)
         self._compose.set_random_seed(int(rng.integers(2**31)))
         corners = sample.boxes.reshape(-1, 2) - PIXEL_CENTRE  # (2G, 2) of x, y
-        out = self._compose(image=sample.image, bboxes=_held_whole(sample, rng), keypoints=corners)
+        held = {"bboxes": _held_whole(sample, rng)} if self.crop else {}
+        out = self._compose(image=sample.image, keypoints=corners, **held)
         corners = np.asarray(out["keypoints"], np.float64).reshape(-1, 2, 2) + PIXEL_CENTRE  # (G, corner, xy)
         # A flip swaps left and right.
         boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
@@ -91,9 +92,10 @@ class Augmentation:
     @cached_property
     def _compose(self) -> Any:
         """The transforms, built on first use, in the worker that uses them."""
+        boxes = A.BboxParams(format="pascal_voc", clip=True, filter_invalid_bboxes=True)
         return A.Compose(
             [*self._moves(), *self._looks()],
-            bbox_params=A.BboxParams(format="pascal_voc", clip=True, filter_invalid_bboxes=True),
+            bbox_params=boxes if self.crop else None,  # only a crop asks for them, and they cost
             keypoint_params=A.KeypointParams(format="xy", remove_invisible=False),
         )
 

@@ -1,18 +1,21 @@
 """Samples of different sizes -> one padded `Batch`, which also holds what recall is scored against.
 
-Images stay uint8: the network normalises them on its own device, and padding is zero only after that. The
-boxes of all images lie in one tensor, because every tensor that leaves a worker process costs a file handle.
+Images stay uint8: the network normalises them on its own device, and padding is zero only after that. They are
+written once, into the memory that a worker process shares with training; all else is small and travels as arrays,
+because every tensor that leaves a worker costs a file handle and a connection.
 
 B images; G ground-truth boxes of one image, N of the whole batch; H, W the batch's padded size.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from anchorlab.data.sample import Record, Sample
 
@@ -72,6 +75,12 @@ class Batch:
         columns = (column.split(self.num_boxes) for column in self.all_targets)
         return [Target(*row) for row in zip(*columns, strict=True)]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value if name == "images" else _as_arrays(value) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({name: _as_tensors(value) for name, value in state.items()})
+
     def to_original(self, row: int, boxes: Tensor) -> Tensor:
         """Boxes (P, 4) of image `row` from input pixels to original ones: float64, on the CPU."""
         tall, wide = self.scales[row].tolist()
@@ -114,7 +123,27 @@ def collate(items: Sequence[Item], pad_to: int = 1) -> Batch:
 
 def _padded(images: Sequence[np.ndarray], pad_to: int) -> Tensor:
     height, width = (-(-max(image.shape[axis] for image in images) // pad_to) * pad_to for axis in (0, 1))
-    padded = torch.zeros(len(images), height, width, 3, dtype=torch.uint8)
+    padded = _zeros(len(images), height, width, 3)
     for page, image in zip(padded, images, strict=True):
         page[: image.shape[0], : image.shape[1]] = torch.from_numpy(np.ascontiguousarray(image))
     return padded.permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W), no copy: this is channels_last
+
+
+def _zeros(*shape: int) -> Tensor:
+    """uint8, in a worker process in shared memory, as torch's own collate function does: no copy on the way out."""
+    if get_worker_info() is None:
+        return torch.zeros(shape, dtype=torch.uint8)
+    shared = torch.UntypedStorage._new_shared(math.prod(shape))  # zero, as the system gives it
+    return torch.empty(0, dtype=torch.uint8).set_(shared, 0, shape)  # pyright: ignore[reportCallIssue]
+
+
+def _as_arrays(value: Any) -> Any:
+    if isinstance(value, Target):
+        return Target(*map(_as_arrays, value))
+    return value.numpy() if isinstance(value, Tensor) else value
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, Target):
+        return Target(*map(_as_tensors, value))
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
