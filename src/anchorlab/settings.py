@@ -192,6 +192,8 @@ RULES: dict[str, Rule] = {
     "trainer.keep_memory": Choice(("auto", True, False)),
     "trainer.threads": Number(1, whole=True, auto=True),
     "trainer.log_every": COUNT,
+    "callbacks.outcome.images": Number(0, whole=True),
+    "callbacks.outcome.budget": COUNT,
     "callbacks.stop_after.epochs": COUNT_OR_NULL,
     "sweep.min_coverage": Number(0, 1, null=True),
     "sweep.at_once": COUNT_OR_NULL,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import clip_boxes_to_image
 
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.coders import DeltaCoder
@@ -134,9 +135,12 @@ def test_equals_torchvision(seed: int, num_per_level: list[int], spread: float, 
     selector = ProposalSelector(20, 15, 0.7, 1e-3, 0.1)
     ours = selector(logits, deltas, Anchors(anchors, (), tuple(num_per_level)), DeltaCoder(), sizes)
     boxes, scores = torchvision_filter(logits, deltas, anchors, num_per_level, sizes)
-    for found, their_boxes, their_scores in zip(ours, boxes, scores, strict=True):
+    for image, (found, their_boxes, their_scores) in enumerate(zip(ours, boxes, scores, strict=True)):
         torch.testing.assert_close(found.boxes, their_boxes)
         torch.testing.assert_close(found.scores, their_scores)
+        decoded = DeltaCoder().decode(anchors[found.anchor], deltas[image, found.anchor])
+        assert torch.equal(clip_boxes_to_image(decoded, sizes[image]), found.boxes)
+        assert torch.equal(found.level, torch.repeat_interleave(torch.tensor(num_per_level))[found.anchor])
 
 
 def torchvision_filter(

@@ -52,10 +52,15 @@ def test_run_says_what_happens_and_leaves_its_folder(small, train, tmp_path):
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["precision"] == 32  # "auto" is decided
     assert {path.name for path in (folder / "figures").iterdir()} == {
         "anchors.png",
+        "attribution.png",
+        "funnel.png",
         "recall.png",
         "proposals_epoch_001.png",
         "proposals_epoch_002.png",
     }
+    anchors = json.loads((folder / "anchors.json").read_text())
+    assert (anchors["images"], len(anchors["shapes"])) == (7, 9)
+    assert anchors["AR"] == pytest.approx(content["figures"]["final"]["AR_100"], abs=1e-9)
     with np.load(folder / "recall.npz") as saved:
         figures = figures_from_ranks(saved["rank"], saved["counted"], saved["budgets"])
         assert len(saved["image_ids"]) == 7
@@ -171,7 +176,7 @@ def test_wandb_run_of_a_training_holds_everything(small, train, tmp_path):
     inspect = ["python", "-m", "wandb", "leet", "inspect", "--json", str(run)]
     read = subprocess.run([command()[0], *inspect[1:]], capture_output=True, text=True, check=True).stdout
     figures = ("recall_table", "best_AR_100", "val/AR_1000", "val/image_")
-    for words in (*figures, "anchors_per_image", "ratio_span", "possible_recall_50", "study"):
+    for words in (*figures, "anchors_per_image", "ratio_span", "possible_recall_50", "AR_without", "study"):
         assert words in read, words
 
 

@@ -19,6 +19,16 @@ class Proposals(NamedTuple):
     boxes: Tensor  # (P, 4) float32 xyxy, inside the image
     scores: Tensor  # (P,) float32, probability of being an object
     level: Tensor  # (P,) int64, the feature map the proposal comes from, finest first
+    anchor: Tensor  # (P,) int64, the anchor it was decoded from, its row in `Anchors.boxes`
+
+
+class Candidates(NamedTuple):
+    """The anchors of a batch that go into NMS, n of each level: N together."""
+
+    boxes: Tensor  # (B, N, 4) decoded, not clipped
+    scores: Tensor  # (B, N) probability of being an object
+    level: Tensor  # (N,) int64
+    anchor: Tensor  # (B, N) int64
 
 
 class ProposalSelector:
@@ -64,17 +74,14 @@ class ProposalSelector:
         Raises:
             FloatingPointError: a logit, delta or decoded box is NaN or infinite; names the level.
         """
-        boxes, scores, levels = self._best_of_levels(logits, deltas, anchors, coder)
-        return [
-            self._thin_out(clip_boxes_to_image(boxes[image], size), scores[image], levels)
-            for image, size in enumerate(sizes)
-        ]
+        candidates = self.candidates(logits, deltas, anchors, coder)
+        return [self.select(candidates, image, size) for image, size in enumerate(sizes)]
 
-    def _best_of_levels(
-        self, logits: Tensor, deltas: Tensor, anchors: Anchors, coder: DeltaCoder
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Decoded boxes (B, N, 4), probabilities (B, N) and levels (N,), N = sum of n over the levels."""
-        boxes, scores, levels = [], [], []
+    @torch.no_grad()
+    def candidates(self, logits: Tensor, deltas: Tensor, anchors: Anchors, coder: DeltaCoder) -> Candidates:
+        """The best-scored anchors of each level, decoded; raises as the call does."""
+        boxes, scores, levels, chosen = [], [], [], []
+        start = 0
         per_level = (part.split(anchors.num_per_level, dim=1) for part in (logits, deltas, anchors.boxes[None]))
         for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(*per_level, strict=True)):
             n = min(self.pre_nms_top_n, level_logits.shape[1])
@@ -85,15 +92,20 @@ class ProposalSelector:
             boxes.append(decoded)
             scores.append(top_logits.sigmoid())
             levels.append(torch.full((n,), level, device=logits.device))
-        return torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(levels)
+            chosen.append(start + top)
+            start += level_logits.shape[1]
+        return Candidates(torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(levels), torch.cat(chosen, 1))
 
-    def _thin_out(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> Proposals:
-        """What one image keeps of its clipped boxes (N, 4)."""
+    @torch.no_grad()
+    def select(self, candidates: Candidates, image: int, size: tuple[int, int]) -> Proposals:
+        """What NMS leaves of one image's candidates, clipped to its (height, width)."""
+        boxes = clip_boxes_to_image(candidates.boxes[image], size)
+        scores, levels, anchor = candidates.scores[image], candidates.level, candidates.anchor[image]
         shortest = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
         keep = (shortest > 0) & (shortest >= self.min_size) & (scores >= self.score_threshold)
-        boxes, scores, levels = boxes[keep], scores[keep], levels[keep]
+        boxes, scores, levels, anchor = boxes[keep], scores[keep], levels[keep], anchor[keep]
         best = batched_nms(boxes, scores, levels, self.nms_iou)[: self.post_nms_top_n]
-        return Proposals(boxes[best], scores[best], levels[best])
+        return Proposals(boxes[best], scores[best], levels[best], anchor[best])
 
 
 def _check(pre_nms_top_n: int, post_nms_top_n: int, nms_iou: float, min_size: float, score_threshold: float) -> None:

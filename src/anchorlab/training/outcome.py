@@ -1,0 +1,69 @@
+"""After a training: where recall was lost, and what each anchor shape was good for, on some validation images."""
+
+import json
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from anchorlab.data.batch import collate
+from anchorlab.data.module import DataModule
+from anchorlab.runs.files import write_whole
+from anchorlab.runs.loggers import WandbLogger
+from anchorlab.study.attribution import AnchorReport, anchor_report
+from anchorlab.study.outcome import attribution_figure, funnel_figure, in_words, table_rows
+from anchorlab.study.pictures import save
+from anchorlab.terminal import console
+from anchorlab.training.module import RPNModule
+from anchorlab.training.pictures import predict
+from anchorlab.training.rungs import stopped_after
+
+
+class AnchorOutcome(Callback):
+    """Writes anchors.json (see `AnchorReport.values`), figures/funnel.png and figures/attribution.png; logs to W&B.
+
+    On the first process only, with the weights that training ended with; not where it stopped to be resumed.
+
+    Args:
+        images: validation images, evenly spread over the split; each costs about as long as the proposals of k images
+            on each level. 0: nothing is computed.
+        budget: proposals per image that count.
+    """
+
+    def __init__(self, images: int, budget: int) -> None:
+        self.images, self.budget = images, budget
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        if self.images == 0 or not trainer.is_global_zero or stopped_after(callbacks) is not None:
+            return
+        assert isinstance(pl_module, RPNModule)
+        data: DataModule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        report = _report(pl_module, data, self.images, self.budget)
+        folder = Path(trainer.default_root_dir)
+        write_whole(folder / "anchors.json", f"{json.dumps(report.values(), indent=2)}\n".encode())
+        files = [
+            save(funnel_figure(report), folder / "figures" / "funnel.png"),
+            save(attribution_figure(report), folder / "figures" / "attribution.png"),
+        ]
+        for line in in_words(report):
+            console().print(f"{report.images} validation images: {line}", soft_wrap=True)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_table("anchors", *table_rows(report))
+                logger.log_table("funnel", *_rows(report))
+                if logger.media:
+                    logger.log_image("anchors/pictures", [str(path) for path in files])
+
+
+def _report(module: RPNModule, data: DataModule, images: int, budget: int) -> AnchorReport:
+    dataset = data.dataset(data.validate_on)
+    count = min(images, len(dataset))
+    rows = [i * len(dataset) // count for i in range(count)]
+    batches = (collate([dataset[row]], data.pad_to) for row in rows)
+    return anchor_report(module.network, ((predict(module, batch), batch) for batch in batches), budget)
+
+
+def _rows(report: AnchorReport) -> tuple[list[str], list[list[str | float]]]:
+    rows = report.funnel.rows()
+    return list(rows[0]), [list(row.values()) for row in rows]
