@@ -91,13 +91,11 @@ class Figure:
 
 def found_within(rank: np.ndarray, budgets: Sequence[int]) -> np.ndarray:
     """(N, T, A) int64 number of boxes of `rank` (R, T, A) that the best n proposals found, for each n of `budgets`."""
-    ascending, place = np.unique(np.asarray(budgets, dtype=np.int64), return_inverse=True)
-    last = int(ascending[-1])
-    first_enough = np.searchsorted(ascending, np.arange(last + 1), side="right")  # of a rank: the budget that holds it
-    cells = rank.shape[1] * rank.shape[2]
-    slot = first_enough[np.minimum(rank, last)].reshape(-1, cells) * cells + np.arange(cells)
-    histogram = np.bincount(slot.ravel(), minlength=(len(ascending) + 1) * cells)[: len(ascending) * cells]
-    return histogram.reshape(-1, *rank.shape[1:]).cumsum(axis=0)[place]
+    last, cells = int(max(budgets)), rank.shape[1] * rank.shape[2]
+    slot = np.minimum(rank, last).reshape(-1, cells) + np.arange(cells) * (last + 1)
+    histogram = np.bincount(slot.ravel(), minlength=cells * (last + 1)).reshape(cells, last + 1)
+    at_most = histogram.cumsum(axis=1)  # the best n proposals found the ranks up to n - 1
+    return at_most[:, np.asarray(budgets) - 1].T.reshape(-1, *rank.shape[1:])
 
 
 def recall_from_ranks(rank: np.ndarray, counted: np.ndarray, budgets: Sequence[int]) -> np.ndarray:

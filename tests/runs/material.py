@@ -1,5 +1,6 @@
 """Run folders as training leaves them, in milliseconds: real ranks of made-up proposals on made-up images."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ import numpy as np
 
 from anchorlab.ranks import AT_50
 from anchorlab.recall import ProposalRecall, match
-from anchorlab.runs.diagnosis import Diagnosis, write_diagnosis
 from anchorlab.runs.gallery import Scene, thumbnail, write_scenes
 from anchorlab.runs.metrics import MetricsCSV
 from anchorlab.runs.record import RunRecord
@@ -71,13 +71,39 @@ def write_run(
         metrics.append(step, {"epoch": step // 4, "train/loss": 1 / (1 + step) + miss})
         if step % 4 == 3:
             metrics.append(step, {"epoch": step // 4, "val/AR_100": figures["AR_100"] * (step + 1) / 12})
-    rows = [["boxes", 100, 1.0], ["matched by an anchor", 100 - int(50 * miss), 1 - miss / 2]]
-    write_diagnosis(folder, Diagnosis("Where boxes are lost <i>", ["stage", "boxes", "share"], rows))
+    (folder / "anchors.json").write_text(json.dumps(made_up_diagnosis(k, 1 - miss / 2)))
     if status == "finished":
         record.finish()
     elif status == "failed":
         record.fail("the loss is not finite at step 7")
     return folder
+
+
+def made_up_diagnosis(k: int, last: float) -> dict[str, Any]:
+    """As `study.attribution.AnchorReport.values`; the last shape is dead."""
+    stages = {"anchors": 1.0, "decoded": 0.98, "NMS <i>": 0.95, "best 100": last}
+    shapes = [
+        {
+            "level": 0,
+            "stride": 16,
+            "width": 10.0 + at,
+            "height": 20.0,
+            "positives": 1 / k,
+            "proposals": 1 / k,
+            "matched": 0.0 if at == k - 1 else 1 / (k - 1),
+            "AR_without": 0.4,
+        }
+        for at in range(k)
+    ]
+    return {
+        "schema_version": 1,
+        "images": 8,
+        "budget": 100,
+        "AR": 0.5,
+        "funnel": [{"stage": name, "recall_50": y, "recall_70": y / 2, "AR": y / 1.5} for name, y in stages.items()],
+        "shapes": shapes,
+        "dead": [],
+    }
 
 
 def made_up_scene(fixed: np.random.Generator, noise: np.random.Generator, miss: float) -> dict[str, np.ndarray]:

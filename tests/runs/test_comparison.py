@@ -101,7 +101,7 @@ def test_equal_runs_cannot_be_told_apart(tmp_path):
     difference = table.entries[1].difference
     assert difference is not None
     assert (difference.estimate, difference.better, table.entries[1].verdict) == (0, 0.5, "cannot tell")
-    assert "the other cannot be told from it" in answer(compared(tmp_path))
+    assert "it cannot be told from the other" in answer(compared(tmp_path))
 
 
 # -------------------------------------------------------------------------------------------------- other data

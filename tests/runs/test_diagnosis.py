@@ -1,23 +1,43 @@
-"""diagnosis.json: tables are kept in order, one of each title; a file that holds anything else is named."""
+"""anchors.json: what training wrote is read back; a file that holds anything else is named."""
+
+import json
 
 import pytest
 
-from anchorlab.runs.diagnosis import NAME, Diagnosis, read_diagnoses, write_diagnosis
-
-FUNNEL = Diagnosis("funnel", ["stage", "boxes"], [["all", 10], ["found", 0.5], ["left", None]])
-
-
-def test_tables_are_read_back_and_replaced_by_title(tmp_path):
-    assert read_diagnoses(tmp_path) == []
-    write_diagnosis(tmp_path, Diagnosis("funnel", ["stage"], [["old"]]))
-    write_diagnosis(tmp_path, Diagnosis("anchors", ["level", "found"], []))
-    write_diagnosis(tmp_path, FUNNEL)
-    assert read_diagnoses(tmp_path) == [Diagnosis("anchors", ["level", "found"], []), FUNNEL]
+from anchorlab.runs.diagnosis import NAME, read_diagnosis
+from tests.runs.material import made_up_diagnosis
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '[{"title": "a"}]', '[{"title":"a","heads":["x"],"rows":[[1,2]]}]'])
-def test_anything_else_is_named_in_one_sentence(tmp_path, content):
-    (tmp_path / NAME).write_text(content)
-    with pytest.raises(ValueError, match=r"diagnosis\.json cannot be read") as caught:
-        read_diagnoses(tmp_path)
+def test_what_training_wrote_is_read_back(tmp_path):
+    assert read_diagnosis(tmp_path) is None
+    written = made_up_diagnosis(3, 0.9)
+    written["funnel"][0]["recall_50"] = None  # without objects
+    (tmp_path / NAME).write_text(json.dumps(written))
+    read = read_diagnosis(tmp_path)
+    assert read is not None
+    assert (read["images"], read["budget"], read["AR"]) == (8, 100, 0.5)
+    assert read["funnel"] == written["funnel"]
+    assert [shape["matched"] for shape in read["shapes"]] == [0.5, 0.5, 0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema_version": 2},
+        {"funnel": [1]},
+        {"funnel": [{"stage": 1, "recall_50": 0, "recall_70": 0, "AR": 0}]},
+        {"shapes": [{"width": "<b>"}]},
+        {"AR": None},
+    ],
+)
+def test_anything_else_is_named_in_one_sentence(tmp_path, change):
+    (tmp_path / NAME).write_text(json.dumps(made_up_diagnosis(3, 0.9) | change))
+    with pytest.raises(ValueError, match=r"anchors\.json cannot be read") as caught:
+        read_diagnosis(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_torn_file_is_named(tmp_path):
+    (tmp_path / NAME).write_text("{")
+    with pytest.raises(ValueError, match=r"anchors\.json cannot be read"):
+        read_diagnosis(tmp_path)

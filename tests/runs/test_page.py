@@ -217,12 +217,15 @@ def test_two_runs_are_picked_and_their_settings_stand_side_by_side(browser):
     assert browser.find_element(By.CSS_SELECTOR, '#table tbody tr:nth-child(3) input[name="pick-b"]').is_selected()
 
 
-def test_diagnoses_stand_side_by_side(browser):
-    assert browser.find_element(By.CSS_SELECTOR, "#diagnosis h3").text == "Where boxes are lost <i>"
-    tables = [table.text for table in browser.find_elements(By.CSS_SELECTOR, "#diagnosis table")]
-    assert [text.splitlines()[0] for text in tables] == ["A: stage boxes share", "B: stage boxes share"]
-    assert "matched by an anchor 85 0.85" in tables[0]
-    assert "matched by an anchor 75 0.75" in tables[1]
+def test_funnel_and_anchors_stand_side_by_side(browser):
+    drawn = json.loads(browser.execute_script("return JSON.stringify(document.getElementById('funnel').data)"))
+    assert [trace["name"] for trace in drawn] == ["A: AR", "A: IoU 0.5", "B: AR", "B: IoU 0.5"]
+    assert drawn[1]["y"] == [1, 0.98, 0.95, 0.85]
+    assert drawn[3]["y"][-1] == 0.75
+    assert "NMS <i>" in browser.find_element(By.CSS_SELECTOR, "#funnel .xaxislayer-above").text
+    tables = browser.find_elements(By.CSS_SELECTOR, "#shapes table")
+    assert [len(table.find_elements(By.CSS_SELECTOR, "tbody tr")) for table in tables] == [12, 3]
+    assert "12 × 20 stride 16, dead 33.3 % 33.3 % 0.0 % 0.100" in tables[1].text
 
 
 def test_the_gallery_marks_what_was_missed(browser):

@@ -1,48 +1,48 @@
-"""diagnosis.json: small tables that explain a run's figures (where boxes are lost, which anchors found them), to be
-shown beside another run's. What stands in them is decided by who writes them; nothing here is computed.
+"""anchors.json, read: where a run's recall was lost, and what each of its anchor shapes was good for.
+
+Training writes it after its last step (`study.attribution.AnchorReport.values`); runs without it are shown without.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from anchorlab.runs.files import write_whole
+NAME = "anchors.json"
+SCHEMA_VERSION = 1
 
-NAME = "diagnosis.json"
-
-Cell = str | int | float | None
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """One table; the first cell of a row names it. Titles and heads are the same in runs that are to be compared."""
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+SHARE = (int, float, type(None))
+STAGE: dict[str, Any] = {"stage": str, "recall_50": SHARE, "recall_70": SHARE, "AR": SHARE}
+SHAPE_KEYS = ("stride", "width", "height", "positives", "proposals", "matched", "AR_without")
+SHAPE: dict[str, Any] = dict.fromkeys(SHAPE_KEYS, (int, float))
+"""The keys of a row that are shown, and what they hold."""
 
 
-def write_diagnosis(folder: str | Path, table: Diagnosis) -> None:
-    """Put a table into a run's folder, in place of one of the same title."""
-    others = [other for other in read_diagnoses(folder) if other.title != table.title]
-    text = json.dumps([asdict(one) for one in [*others, table]], indent=2, allow_nan=False)
-    write_whole(Path(folder) / NAME, f"{text}\n".encode())
-
-
-def read_diagnoses(folder: str | Path) -> list[Diagnosis]:
-    """The tables of a run, in the order they were written; none where there is no file.
+def read_diagnosis(folder: str | Path) -> dict[str, Any] | None:
+    """`images`, `budget`, `AR`, `funnel` (a list by stage) and `shapes` (a list) of a run; None where it kept none.
 
     Raises:
-        ValueError: for a file that holds anything else.
+        ValueError: for a file that holds anything else, or comes from a newer AnchorLab.
     """
     path = Path(folder) / NAME
     if not path.exists():
-        return []
+        return None
     try:
-        tables = [Diagnosis(**table) for table in json.loads(path.read_text(encoding="utf-8"))]
-        if any(len(row) != len(table.heads) for table in tables for row in table.rows):
-            raise ValueError("a row has not as many cells as there are heads")
-    except (OSError, ValueError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema_version"] > SCHEMA_VERSION:
+            raise ValueError(f"it has schema version {content['schema_version']}: update AnchorLab")
+        return {
+            "images": int(content["images"]),
+            "budget": int(content["budget"]),
+            "AR": float(content["AR"]),
+            "funnel": [_checked(row, STAGE) for row in content["funnel"]],
+            "shapes": [_checked(row, SHAPE) for row in content["shapes"]],
+        }
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} cannot be read ({error}): delete it, the page does without") from error
-    return tables
+
+
+def _checked(row: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
+    wrong = [key for key, kind in kinds.items() if not isinstance(row[key], kind)]
+    if wrong:
+        raise ValueError(f"{wrong[0]}={row[wrong[0]]!r}")
+    return {key: row[key] for key in kinds}

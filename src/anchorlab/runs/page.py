@@ -10,7 +10,6 @@ import math
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
@@ -21,7 +20,7 @@ from plotly.offline import get_plotlyjs
 from anchorlab import __version__
 from anchorlab.ranks import AT_50, AT_70, THRESHOLDS
 from anchorlab.runs.comparison import Comparison, Entry, Mean, Table, shown
-from anchorlab.runs.diagnosis import read_diagnoses
+from anchorlab.runs.diagnosis import read_diagnosis
 from anchorlab.runs.gallery import Scene, read_scenes
 from anchorlab.runs.identity import all_settings, settings_that_count
 from anchorlab.runs.record import Run
@@ -126,7 +125,7 @@ def _row(entry: Entry, figures: Sequence[str], settings: Sequence[str], details:
         "runs": [_run(name, run) for name, run in zip(entry.names, entry.runs, strict=True)],
         "learning": [_learning(run) for run in entry.runs] if details else [],
         "scenes": details.scenes_of(first) if details else [],
-        "diagnosis": details.diagnoses_of(first) if details else [],
+        "diagnosis": details.diagnosis_of(first) if details else None,
     }
 
 
@@ -232,12 +231,12 @@ class _Details:
             return []
         return [_scene(scene, key) for scene in scenes if (key := self._key(scene)) is not None]
 
-    def diagnoses_of(self, run: Run) -> list[dict[str, Any]]:
+    def diagnosis_of(self, run: Run) -> dict[str, Any] | None:
         try:
-            return [asdict(table) for table in read_diagnoses(run.folder)]
+            return read_diagnosis(run.folder)
         except ValueError as error:
             self.problems.append(str(error))
-            return []
+            return None
 
     def _key(self, scene: Scene) -> str | None:
         key = hashlib.sha256(scene.image_id.encode() + scene.image).hexdigest()[:12]

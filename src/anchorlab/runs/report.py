@@ -91,8 +91,9 @@ def answer(comparison: Comparison) -> str:
         tied = sum(entry.verdict == "cannot tell" for entry in table.entries)
         noise = "noise" if all(len(entry.seeds) > 1 for entry in table.entries) else "the noise of the images"
         if tied:
-            which = f"{tied} of the {others} others" if others > 1 else "the other"
-            return f"{start}; {which} cannot be told from it"
+            if tied == others:
+                return f"{start}; it cannot be told from the other{'s' * (others > 1)}"
+            return f"{start}; {tied} of the {others} others cannot be told from it"
         return f"{start}; its lead is beyond {noise}"
     return f"{start}, {difference_of(leader)} against the baseline: {leader.verdict}"
 

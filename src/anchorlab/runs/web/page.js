@@ -430,15 +430,25 @@ function drawPair() {
   drawGallery(a, b);
 }
 
-/* Tables that a run's own diagnosis left behind, in the order they were written. */
+/* From the anchors.json of both: AR after each stage, and every shape with what it did. */
 function drawDiagnosis(a, b) {
-  const titles = [...new Set([...(a.diagnosis ?? []), ...(b.diagnosis ?? [])].map((one) => one.title))];
-  fill("diagnosis", titles.map((title) => element("div", {}, element("h3", {}, title), element("div", { class: "pair" }, [["A", a], ["B", b]].map(([side, row]) => {
-    const found = (row.diagnosis ?? []).find((one) => one.title === title);
-    if (!found) return element("p", { class: "hint" }, `${side}: not recorded`);
-    return element("div", { class: "scroll", role: "region", "aria-label": `${title}, ${side}`, tabindex: 0 }, element("table", {}, element("thead", {}, element("tr", {}, found.heads.map((head, at) => element("th", { class: at ? null : "text" }, (at ? "" : `${side}: `) + head)))),
-      element("tbody", {}, found.rows.map((cells) => element("tr", {}, cells.map((cell, at) => element(at ? "td" : "th", { class: at ? null : "text" }, number(cell))))))));
-  })))));
+  const sides = [["A", a, css("--a"), "circle"], ["B", b, css("--b"), "diamond"]].filter(([, row]) => row.diagnosis);
+  byId("diagnosis").hidden = sides.length === 0;
+  if (!sides.length) return;
+  const stages = [...new Set(sides.flatMap(([, row]) => row.diagnosis.funnel.map((one) => one.stage)))];
+  const traces = sides.flatMap(([side, row, colour, symbol]) => [["AR", "solid", "AR"], ["recall_50", "dot", "IoU 0.5"]].map(([key, dash, name]) => ({
+    type: "scatter", mode: "lines+markers", name: `${side}: ${name}`, x: row.diagnosis.funnel.map((one) => plain(one.stage)), y: row.diagnosis.funnel.map((one) => one[key]), line: { color: colour, width: key === "AR" ? 2.6 : 1.6, dash }, marker: { color: colour, size: 8, symbol }, hovertemplate: `${side}, ${name}<br>%{x}: %{y:.3f}<extra></extra>` })));
+  draw("funnel", traces, { showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, itemclick: false, itemdoubleclick: false }, xaxis: { type: "category", categoryorder: "array", categoryarray: stages.map(plain) }, yaxis: { title: { text: "share of the boxes" }, rangemode: "tozero" } }, "Share of the boxes that are still found after each stage");
+  fill("shapes", sides.map(([side, row]) => shapesTable(side, row.diagnosis)));
+  const budgets = [...new Set(sides.map(([, row]) => `${row.diagnosis.images} validation images, ${row.diagnosis.budget} proposals each`))];
+  byId("diagnosis-note").textContent = `First seed of each, ${budgets.join("; ")}. One box may be shared by two objects here, so the last stage lies a little above recall. Shares are of all shapes together; AR lost is what the same network loses when the shape is taken out, without training anew.`;
+}
+
+function shapesTable(side, diagnosis) {
+  const heads = ["positives", "proposals", "matched"];
+  const percent = (value) => `${(100 * value).toFixed(1)} %`;
+  const rows = diagnosis.shapes.map((one) => element("tr", {}, element("th", { class: "text", scope: "row" }, `${number(one.width, 0)} × ${number(one.height, 0)}`, element("span", { class: "small" }, ` stride ${one.stride}${one.matched === 0 ? ", dead" : ""}`)), heads.map((key) => element("td", {}, percent(one[key]))), element("td", {}, share(diagnosis.AR - one.AR_without))));
+  return element("div", { class: "scroll shapes", role: "region", "aria-label": `anchors of ${side}`, tabindex: 0 }, element("table", {}, element("thead", {}, element("tr", {}, element("th", { class: "text" }, element("span", { class: side.toLowerCase() }, side), " width × height"), heads.map((head) => element("th", {}, head)), element("th", {}, "AR lost"))), element("tbody", {}, rows)));
 }
 
 function drawGallery(a, b) {
@@ -530,7 +540,10 @@ function start() {
     } catch {
       // it lasts as long as the page then
     }
-    if (state.table) drawCharts();
+    if (state.table) {
+      drawCharts();
+      drawPair();
+    }
   });
   if (!content.tables.length) {
     for (const section of document.querySelectorAll("main section:not(#summary):not(#methods), nav")) section.hidden = true;
