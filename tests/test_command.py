@@ -53,6 +53,20 @@ def test_wrong_command_line_is_one_sentence(arguments, sentence, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_help_shows_every_group_its_choices_and_the_settings_beside_them(tmp_path):
+    done = train("data=voc", "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.startswith("  ")}
+    for group in (folder for folder in (ROOT / "conf").iterdir() if folder.is_dir() and folder.name != "hydra"):
+        names = {path.stem for path in group.glob("*.yaml")}
+        assert {word.rstrip("*") for word in lines[group.name]} == names
+    assert "synthetic*" in lines["data"]
+    assert lines["seed"] == ["0"]
+    assert lines["resume"][:3] == ["null", "a", "run's"]
+    assert "--cfg job shows all settings" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_wrong_key_and_help_import_no_torch(tmp_path):
     program = (
         "import runpy, sys\n"

@@ -43,6 +43,7 @@ from anchorlab.settings import (
 )
 from anchorlab.sweeps.extras import check_sweep
 from anchorlab.sweeps.folder import claim, find, new_folder
+from anchorlab.usage import print_usage
 
 USAGE_ERROR = 2
 
@@ -64,7 +65,10 @@ def check_command_line(
     # Hydra's parser takes options only before the overrides; people also write them behind.
     options = [argument for argument in sys.argv[1:] if argument not in arguments.overrides]
     sys.argv[1:] = [*options, *arguments.overrides]
-    if arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
+    if arguments.help:
+        print_usage(config_name, config_dir)
+        raise SystemExit(0)
+    if arguments.hydra_help or arguments.info or arguments.shell_completion:
         return
     try:
         config = check_overrides(config_name, config_dir, arguments.overrides, arguments.config_dir)

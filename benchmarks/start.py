@@ -1,0 +1,86 @@
+"""Seconds from `python train.py` to the first optimizer step, to --help and to a wrong key's sentence.
+
+Each is a process of its own, from its start to its end; the first step ends its process by a hook of torch. The data
+is the built-in one at its usual size, drawn before anything is timed.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from benchmarks.measure import Options, Row, interleaved, parse, report, set_threads
+
+ROOT = Path(__file__).parents[1]
+SMALL = (
+    "data.reader.num_train=8",
+    "data.reader.num_val=2",
+    "data.reader.image_size=[64,96]",
+    "data.reader.sizes=[12,40]",
+)
+RUN_SETTINGS = ("logger=none", "trainer.max_steps=1", "trainer.limit_val_batches=1")
+TO_FIRST_STEP = f"""
+import os, runpy, sys
+from torch.optim.optimizer import register_optimizer_step_post_hook
+register_optimizer_step_post_hook(lambda *_: os._exit(0))
+sys.argv[0] = {str(ROOT / "train.py")!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+sys.exit("no step was taken")
+"""
+IMPORTS = "import anchorlab.training.run"
+
+
+def run(arguments: list[str], folder: Path, expected: int = 0) -> str:
+    """What the process wrote to stderr, after it left with the expected code."""
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == expected, done.stderr
+    return done.stderr
+
+
+def imported(folder: Path) -> list[Row]:
+    """Seconds that modules of each package took to run while a training's modules were imported, most first."""
+    seconds: dict[str, float] = defaultdict(float)
+    for microseconds, module in re.findall(
+        r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", run(["-X", "importtime", "-c", IMPORTS], folder)
+    ):
+        seconds[module.partition(".")[0]] += int(microseconds) / 1e6
+    whole = sum(seconds.values())
+    most = sorted(seconds, key=lambda name: -seconds[name])[:12]
+    rest = whole - sum(seconds[name] for name in most)
+    rows = [(name, seconds[name]) for name in most] + [("all others", rest)]
+    return [{"package": name, "seconds": value, "share": value / whole} for name, value in rows]
+
+
+def main(options: Options) -> None:
+    set_threads(options.threads or len(os.sched_getaffinity(0)))
+    repeats = options.num_repeats(5)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        data = [f"data.root={folder / 'drawn'}", *(SMALL if options.quick else ())]
+        train = str(ROOT / "train.py")
+        run([train, *data, *RUN_SETTINGS], folder)
+        ways: dict[str, Callable[[], str]] = {
+            "--help": partial(run, [train, "--help"], folder),
+            "the sentence for a wrong key": partial(run, [train, "anchor.ratio=[1]"], folder, expected=2),
+            "all modules of a training imported": partial(run, ["-c", IMPORTS], folder),
+            "the first optimizer step": partial(run, ["-c", TO_FIRST_STEP, *data, *RUN_SETTINGS], folder),
+        }
+        timings = interleaved(ways, repeats)
+        rows = [
+            {"from the command to": name, "seconds": timing.median, "fastest": min(timing.seconds)}
+            for name, timing in timings.items()
+        ]
+        packages = imported(folder)
+    setting = {"layout": "auto", "precision": "auto", "repeats": repeats}
+    report("start", "Seconds from the command to what a person waits for; built-in data.", rows, setting, options)
+    claim = "Where the imports of a training take their time: each module's own, by package."
+    report("start_imports", claim, packages, {**setting, "repeats": 1}, options)
+
+
+if __name__ == "__main__":
+    main(parse(__doc__))

@@ -1,0 +1,78 @@
+"""The page that --help prints: what a script does, the choices there are, and where all settings stand.
+
+Hydra's own page composes every setting and takes seconds to list the groups; this one reads file names. Nothing is
+imported but YAML.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SWEEP = {"-m": "sweep: key=value,value trains one run for each"}
+OPTIONS = {
+    "--cfg job": "show every setting, as your choices compose them, and stop",
+    "--help": "this page; --hydra-help for what Hydra itself offers",
+}
+
+
+def print_usage(config_name: str, config_dir: Path) -> None:
+    """Print the page of the script that runs; its docstring says what it does."""
+    print(usage(config_name, config_dir, sys.modules["__main__"].__doc__ or ""))
+
+
+def usage(config_name: str, config_dir: Path, about: str) -> str:
+    """The page of the script whose docstring is `about` and whose config `config_dir`/<config_name>.yaml."""
+    text = (config_dir / f"{config_name}.yaml").read_text(encoding="utf-8")
+    config = yaml.safe_load(text)
+    chosen = _default_choices(config.get("defaults", []))
+    groups = {group: _choices(config_dir / group, choice) for group, choice in chosen.items()}
+    parts = {
+        "Groups: group=choice picks a file of conf/<group>; * is what you get otherwise.": groups,
+        "Settings: key=value; those of a group are group.key=value, and --cfg job shows them.": _settings(config, text),
+        "Options:": (SWEEP if "sweep" in groups else {}) | OPTIONS,
+    }
+    width = max(len(name) for rows in parts.values() for name in rows)
+    lines = about.strip().splitlines()
+    for title, rows in parts.items():
+        if rows:
+            lines += ["", title, *(f"  {name:<{width}}  {said}" for name, said in rows.items())]
+    return "\n".join(lines)
+
+
+def _default_choices(defaults: list[Any]) -> dict[str, str | None]:
+    """Group -> the choice without an override; groups of Hydra's own are left out."""
+    pairs = [pair for entry in defaults if isinstance(entry, dict) for pair in entry.items()]
+    return {group: choice for group, choice in pairs if not group.startswith("override ")}
+
+
+def _choices(folder: Path, chosen: str | None) -> str:
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    return "  ".join(f"{name}*" if name == chosen else name for name in names)
+
+
+def _settings(config: dict[str, Any], text: str) -> dict[str, str]:
+    """Default and comment of each setting outside of the groups, as the file writes them."""
+    comments, shown = _comments(text), {}
+    for key, value in config.items():
+        if key not in ("defaults", "hydra"):
+            children = {f"{key}.{name}": child for name, child in value.items()} if isinstance(value, dict) else {}
+            shown |= {name: _line(child, comments.get(name, "")) for name, child in (children or {key: value}).items()}
+    return shown
+
+
+def _comments(text: str) -> dict[str, str]:
+    """Dotted key -> comment behind it, for keys of the first two levels."""
+    comments, parent = {}, ""
+    for indent, key, comment in re.findall(r"^( {0,2})(\w+):(?:.*?#\s*(.*))?$", text, re.MULTILINE):
+        parent = parent if indent else key
+        comments[f"{parent}.{key}" if indent else key] = comment
+    return comments
+
+
+def _line(value: Any, comment: str) -> str:
+    written = json.dumps(value) if value is None or isinstance(value, bool) else value
+    return f"{written!s:<8}  {comment}".rstrip()
