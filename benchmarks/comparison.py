@@ -1,6 +1,5 @@
 """A comparison of hundreds of runs on thousands of images, from their folders to the page: seconds and peak memory."""
 
-import json
 import multiprocessing
 import resource
 import tempfile
@@ -88,11 +87,10 @@ def main(options: Options) -> None:
             result = answer.get()
             process.join()
         rows.append({"runs": runs, "images": images, "boxes": images * BOXES} | result)
-    if not options.quick:
-        assert rows[-1]["seconds"] < 30, json.dumps(rows[-1])
-        assert rows[-1]["peak GiB"] < 2, json.dumps(rows[-1])
+    kept = rows[-1]["seconds"] < 30 and rows[-1]["peak GiB"] < 2
+    notes = [] if options.quick else [f"Under 30 s and 2 GiB: {'yes' if kept else 'NO'}."]
     setting = {"layout": "run folders on disk", "precision": "float64", "repeats": 1, "resamples": 10_000}
-    report("comparison", CLAIM, rows, setting | {"threads": threads}, options)
+    report("comparison", CLAIM, rows, setting | {"threads": threads}, options, notes)
 
 
 if __name__ == "__main__":

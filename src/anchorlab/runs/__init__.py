@@ -1,1 +1,1 @@
-"""What a run leaves behind, and how it is read back; imports nothing else of this package."""
+"""What a run leaves behind, how it is read back and compared; stands on ranks.py and settings.py, and knows no torch."""

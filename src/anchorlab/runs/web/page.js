@@ -520,6 +520,10 @@ function setTheme(theme) {
   byId("theme").textContent = theme === "dark" ? "light" : "dark";
   byId("theme").setAttribute("aria-pressed", String(theme === "dark"));
   byId("theme").setAttribute("aria-label", `${theme === "dark" ? "light" : "dark"} theme`);
+  if (state.table) {
+    drawCharts();
+    drawPair();
+  }
 }
 
 function remembered() {
@@ -539,10 +543,6 @@ function start() {
       localStorage.setItem("anchorlab-theme", state.theme);
     } catch {
       // it lasts as long as the page then
-    }
-    if (state.table) {
-      drawCharts();
-      drawPair();
     }
   });
   if (!content.tables.length) {
