@@ -176,7 +176,8 @@ def test_wandb_run_of_a_training_holds_everything(small, train, tmp_path):
     inspect = ["python", "-m", "wandb", "leet", "inspect", "--json", str(run)]
     read = subprocess.run([command()[0], *inspect[1:]], capture_output=True, text=True, check=True).stdout
     figures = ("recall_table", "best_AR_100", "val/AR_1000", "val/image_")
-    for words in (*figures, "anchors_per_image", "ratio_span", "possible_recall_50", "funnel", "anchors/pictures", "study"):
+    axes = ("anchors_per_image", "ratio_span", "possible_recall_50")
+    for words in (*figures, *axes, "funnel", "anchors/pictures", "study"):
         assert words in read, words
 
 
