@@ -357,3 +357,9 @@ def test_every_key_of_the_config_is_read(sweep, tmp_path):
     source = (ROOT / "src/anchorlab/runs/command.py").read_text()
     assert keys == {"runs", "baseline", "metric", "images", "rows", "gallery", "output", "bootstrap", "wandb"}
     assert all(f'["{key}"]' in source for key in keys)
+
+
+def test_comparing_needs_no_torch():
+    code = "import sys, anchorlab.runs.command; print({'torch', 'lightning', 'wandb'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
