@@ -43,6 +43,7 @@ from anchorlab.settings import (
 )
 from anchorlab.sweeps.extras import check_sweep
 from anchorlab.sweeps.folder import claim, find, new_folder
+from anchorlab.training.launch import process_rank
 from anchorlab.usage import print_usage
 
 USAGE_ERROR = 2
@@ -266,17 +267,40 @@ def _reason(error: Exception, known: Sequence[str]) -> str:
 
 
 def _claim_folder(overrides: Sequence[str], multirun: bool, config: dict[str, Any]) -> None:
+    """Settle where this run goes, and with `resume=auto` which one it goes on with, in words Hydra understands."""
     key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
-    if any(override.lstrip("+").startswith(key + "=") for override in overrides):
+    given = next((override for override in overrides if override.lstrip("+").startswith(key + "=")), None)
+    if config.get("resume") == "auto" and not multirun:  # each job of a sweep looks into its own folder
+        config = {**config, "resume": _unfinished(config, given)}
+        sys.argv[1:] = [argument for argument in sys.argv[1:] if argument.partition("=")[0].lstrip("+") != "resume"]
+        if config["resume"]:
+            sys.argv.append(f"resume='{config['resume']}'")
+    if given is not None:
         return
-    resumed = config.get("resume")
     if multirun and "sweep" in config:
         sweep = config["sweep"]
         folder = find(overrides) if sweep["dry_run"] else claim(overrides, sweep["again"])
-    elif resumed:
-        folder = Path(resumed)
+    elif config.get("resume"):
+        folder = Path(config["resume"])
+    elif process_rank() > 0:
+        folder = Path()  # the first process has the run's folder; this one writes nothing
     else:
         now = datetime.datetime.now()
         folder = new_folder(Path("outputs") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}")
     if folder is not None:
         sys.argv.append(f"{key}='{folder}'")
+
+
+def _unfinished(config: dict[str, Any], given: str | None) -> Path | None:
+    """The newest run of this command that can go on: in the folder that was given, else below outputs/."""
+    from anchorlab.training.resume import is_finished, latest_unfinished
+
+    if given is None:
+        folders = [path.parent for path in Path("outputs").glob("*/*/run.json")]
+    else:
+        folders = [Path(given.partition("=")[2].strip("'\""))]
+        if is_finished(folders[0], config):
+            print(f"{folders[0]} holds the finished run of this command: nothing to do")
+            raise SystemExit(0)
+    run = latest_unfinished(folders, config, ignore_locks=process_rank() > 0)
+    return None if run is None else run.folder

@@ -194,6 +194,7 @@ RULES: dict[str, Rule] = {
     "trainer.log_every": COUNT,
     "callbacks.outcome.images": Number(0, whole=True),
     "callbacks.outcome.budget": COUNT,
+    "trainer.checkpoint_every": Number(0, null=True),
     "callbacks.stop_after.epochs": COUNT_OR_NULL,
     "sweep.min_coverage": Number(0, 1, null=True),
     "sweep.at_once": COUNT_OR_NULL,

@@ -1,6 +1,6 @@
 """What one image becomes, and the order of an epoch: functions of (seed, epoch, index), whatever the processes do."""
 
-from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -102,17 +102,27 @@ def test_augmentation_may_draw_other_images(records):
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 9), st.integers(0, 9))
-def test_every_row_comes_once_whatever_the_number_of_processes(count, world, seed, epoch):
-    order = _order(count, 0, 1, seed, epoch)
-    assert sorted(order) == list(range(count))
-    parts = [_order(count, rank, world, seed, epoch) for rank in range(world)]
-    assert {len(part) for part in parts} == {-(-count // world)}
-    visits = Counter(row for part in parts for row in part)
-    assert set(visits) == set(range(count))
-    # Step by step, the processes together see the images that one alone would see.
-    together = [row for step in zip(*parts, strict=True) for row in step]
-    assert together[:count] == order
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.integers(0, 9), st.integers(0, 9))
+def test_processes_together_visit_what_one_alone_does(count, world, share, seed, epoch):
+    batch_size = world * share
+    order = _order(count, 0, 1, seed, epoch, batch_size)
+    assert len(set(order)) == len(order) == (count // batch_size * batch_size or count)
+    parts = [_order(count, rank, world, seed, epoch, batch_size) for rank in range(world)]
+    batches = {max(1, len(part) // share) for part in parts}
+    assert batches == {max(1, count // batch_size)}  # every process takes part in every step
+    if count >= world:
+        together = [row for step in zip_longest(*parts) for row in step if row is not None]
+        assert together == order
+    else:  # nobody is left without
+        assert [len(part) for part in parts] == [1] * world
+
+
+def test_the_rest_of_an_epoch_begins_behind_what_was_visited():
+    whole = _order(12, 1, 2, 0, 3, batch_size=4)
+    sampler = EpochSampler(12, 1, 2, seed=0, batch_size=4, visited=lambda: 2)
+    sampler.set_epoch(3)
+    assert [row for _, row in sampler] == whole[2:]
+    assert len(sampler) == len(whole)  # of the epoch
 
 
 def test_orders_differ_between_seeds_and_epochs():
@@ -120,8 +130,8 @@ def test_orders_differ_between_seeds_and_epochs():
     assert len(orders) == 16  # seed 1, epoch 0 is not seed 0, epoch 1
 
 
-def _order(count: int, rank: int, world: int, seed: int, epoch: int) -> list[int]:
-    sampler = EpochSampler(count, rank, world, seed)
+def _order(count: int, rank: int, world: int, seed: int, epoch: int, batch_size: int = 1) -> list[int]:
+    sampler = EpochSampler(count, rank, world, seed, batch_size)
     sampler.set_epoch(epoch)
     keys = list(sampler)
     assert len(keys) == len(sampler)

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loops.progress import _BatchProgress
 
 from anchorlab.data.coco import CocoReader
 from anchorlab.data.module import DataModule, divide, first_by_hash
@@ -179,7 +180,7 @@ def test_processes_share_the_global_batch(make_data):
     seen, scored = [], []
     for rank in range(2):
         data = make_data(images=8, val=5)
-        data.trainer = cast(Any, SimpleNamespace(global_rank=rank, world_size=2))
+        data.trainer = cast(Any, SimpleNamespace(global_rank=rank, world_size=2, fit_loop=_at_the_start()))
         seen.append([set(batch.index.tolist()) for batch in data.train_dataloader()])
         scored.append([batch.index.tolist() for batch in data.val_dataloader()])
     assert [first | second for first, second in zip(*seen, strict=True)] == [
@@ -194,6 +195,11 @@ def test_a_batch_that_cannot_be_shared(make_data):
     data.trainer = cast(Any, SimpleNamespace(global_rank=0, world_size=3))
     with pytest.raises(ValueError, match=r"data\.batch_size=4 .* cannot be divided among 3: take 6"):
         data.train_dataloader()
+
+
+def _at_the_start() -> SimpleNamespace:
+    """Lightning's fit loop, of which no batch is done."""
+    return SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=_BatchProgress()))
 
 
 class Recorder(lightning.LightningModule):

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.training.processes import Forker
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -33,6 +35,14 @@ Train = Callable[..., subprocess.CompletedProcess]
 def small(tmp_path_factory) -> tuple[str, ...]:
     """Overrides for a run of seconds; its data is drawn once for all tests."""
     return (*SMALL, f"data.root={tmp_path_factory.mktemp('synthetic')}")
+
+
+@pytest.fixture(scope="session")
+def forker(tmp_path_factory) -> Iterator[Forker]:
+    """Training processes that start at once."""
+    forker = Forker(tmp_path_factory.mktemp("forker"))
+    yield forker
+    forker.close()
 
 
 @pytest.fixture

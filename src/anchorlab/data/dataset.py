@@ -6,7 +6,7 @@ persist over epochs hold a copy of the data set from before the first. What beco
 read, and of the processes that read, is the loader's part (loader.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
@@ -77,15 +77,33 @@ class EpochSampler(DistributedSampler):
     """Keys (epoch, row) of one process: every row once an epoch, in an order made of (seed, epoch) alone.
 
     Process `rank` takes each `num_replicas`-th place of that order, so that the global batches are the same
-    sets of images for any number of processes; the last round is filled up from the start of the order. It
-    is a `DistributedSampler` for Lightning to leave it in place and to tell it the epoch.
+    sets of images for any number of processes. It is a `DistributedSampler` for Lightning to leave it in place
+    and to tell it the epoch.
+
+    Args:
+        batch_size: of all processes. Rows beyond the last whole batch are left out, unless there is none; then
+            the processes share the rows unevenly, and a row comes twice only where they outnumber the rows.
+        visited: how many of this process's keys the epoch that begins has behind it: none, but in a run that is
+            resumed within one. Asked when the iterator is made.
     """
 
-    def __init__(self, num_rows: int, rank: int, num_replicas: int, seed: int):
+    def __init__(
+        self,
+        num_rows: int,
+        rank: int,
+        num_replicas: int,
+        seed: int,
+        batch_size: int = 1,
+        visited: Callable[[], int] = lambda: 0,
+    ):
         super().__init__(range(num_rows), num_replicas=num_replicas, rank=rank, seed=seed)  # type: ignore[arg-type]
+        whole = num_rows // batch_size * batch_size
         self.num_rows = num_rows
+        self.total_size = whole or max(num_rows, num_replicas)
+        self.num_samples = len(range(rank, self.total_size, num_replicas))
+        self.visited = visited
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng([self.seed, self.epoch, ORDER]).permutation(self.num_rows)
         places = np.arange(self.rank, self.total_size, self.num_replicas)
-        return iter([(self.epoch, int(row)) for row in order[places % len(order)]])
+        return iter([(self.epoch, int(row)) for row in order[places % len(order)]][self.visited() :])

@@ -211,12 +211,17 @@ class DataModule(lightning.LightningDataModule):
         self._caches[split] = cache
 
     def train_dataloader(self) -> Loader:
-        """Shuffled and augmented; an incomplete last batch is dropped, unless it is the only one."""
+        """Shuffled and augmented; an incomplete last batch is dropped, unless it is the only one.
+
+        In a resumed run the first epoch goes on behind the batches that its checkpoint has seen.
+        """
         dataset = self.dataset("train", augmented=True)
         rank, world = self._process()
         batch_size = self._share("batch_size", self.batch_size, world)
-        sampler = EpochSampler(len(dataset), rank, world, self.seed)
-        return Loader(dataset, sampler, batch_size, drop_last=len(sampler) >= batch_size, **self._loading())
+        sampler = EpochSampler(
+            len(dataset), rank, world, self.seed, self.batch_size, visited=lambda: self._batches_behind() * batch_size
+        )
+        return Loader(dataset, sampler, batch_size, **self._loading())
 
     def val_dataloader(self) -> Loader:
         return self.eval_dataloader(self.validate_on)
@@ -244,6 +249,10 @@ class DataModule(lightning.LightningDataModule):
     def _process(self) -> tuple[int, int]:
         """(rank, number of processes); without a trainer there is one."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _batches_behind(self) -> int:
+        """Of the epoch under way; Lightning restores it from a checkpoint only after the loader is made."""
+        return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
 
     def check_processes(self, world: int) -> None:
         """Raise ValueError where batches cannot be divided among `world` processes."""

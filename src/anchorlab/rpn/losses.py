@@ -12,10 +12,15 @@ DIVISORS = ("sampled", "budget", "locations")
 
 
 class LossCounts(NamedTuple):
-    """What a loss may be divided by, besides the number of sampled anchors."""
+    """What a loss may be divided by: of its batch, or where processes share a batch, the mean over them.
 
-    budget: int  # anchors the sampler may take per image x images
-    locations: int  # anchor locations (grid cells of all levels) per image x images
+    Divided by that mean, the losses of the processes have as their mean, and their gradients too, what one process
+    gets for the whole batch, however unevenly anchors are spread over them.
+    """
+
+    budget: float | Tensor  # anchors the sampler may take per image x images
+    locations: float | Tensor  # anchor locations (grid cells of all levels) per image x images
+    sampled: float | Tensor | None = None  # anchors it took; None: S, those the loss is given
 
 
 class RPNLoss:
@@ -23,7 +28,7 @@ class RPNLoss:
 
     Args:
         divisor: what the sums are divided by.
-            "sampled": both by S, the anchors sampled in this batch (torchvision).
+            "sampled": both by S, the anchors sampled in the batch (torchvision).
             "budget": both by the sampler's budget x images, taken or not (Detectron2: 256 x images).
             "locations": objectness by S, the box loss by the number of anchor locations (paper, equation 1,
                 whose lambda is `box_weight` = 10).
@@ -60,8 +65,8 @@ class RPNLoss:
         """The box loss summed over the (P, 4) deltas."""
         raise NotImplementedError
 
-    def _divisors(self, num_sampled: int, counts: LossCounts) -> tuple[int, int]:
-        sampled = max(num_sampled, 1)
+    def _divisors(self, num_sampled: int, counts: LossCounts) -> tuple[float | Tensor, float | Tensor]:
+        sampled = max(num_sampled, 1) if counts.sampled is None else counts.sampled
         if self.divisor == "budget":
             return counts.budget, counts.budget
         return sampled, counts.locations if self.divisor == "locations" else sampled

@@ -9,7 +9,7 @@ exactly two places: the assigner, which says what each should predict, and the c
 deltas mean.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -202,6 +202,7 @@ class RegionProposalNetwork(nn.Module):
         ignore: Sequence[Tensor],
         sizes: Sizes,
         generators: Sequence[torch.Generator],
+        average: Callable[[LossCounts], LossCounts] | None = None,
     ) -> Losses:
         """Losses of a batch against its boxes.
 
@@ -211,13 +212,19 @@ class RegionProposalNetwork(nn.Module):
             sizes: (height, width) of each image's content, (B, 2).
             generators: one per image; each draws that image's sampled anchors, so that they do not depend on
                 which other images share the batch or the process.
+            average: the mean of the counts over all processes that share a batch; None: there is one.
         """
         images = zip(boxes, ignore, _as_pairs(sizes), generators, strict=True)
         targets = [self.targets(predictions.anchors, *image) for image in images]
         logits, deltas = predictions.sampled(targets)
         is_object = torch.cat([image.is_object for image in targets])
         wanted = torch.cat([image.deltas for image in targets])
-        counts = LossCounts(budget=self.sampler.num * len(targets), locations=predictions.num_locations * len(targets))
+        counts = LossCounts(
+            budget=self.sampler.num * len(targets),
+            locations=predictions.num_locations * len(targets),
+            sampled=max(len(logits), 1),
+        )
+        counts = counts if average is None else average(counts)
         objectness, box = self.criterion(logits, is_object, deltas[is_object], wanted, counts)
         device = logits.device
         return Losses(

@@ -1,10 +1,22 @@
-"""Whole files, or none: what is written here is never seen half-written, not even after a crash."""
+"""Whole files, or none: what is written here is never seen half-written, not even after a crash.
 
+And a folder is written by one process at a time.
+"""
+
+import errno
 import os
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
-def write_whole(path: Path, content: bytes) -> None:
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of an OSError: a full disk, a quota, a file larger than allowed."""
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write under a temporary name beside `path`, reach the disk, then take the name in one step.
 
     Folders are made where missing. A reader sees the old content or the new, nothing between.
@@ -19,3 +31,51 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files below `folder` that a killed process left; nobody else may be writing there."""
+    for path in folder.rglob(".*.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+class FolderLock:
+    """Held by the process that writes a folder, until it ends, however it ends.
+
+    A lock of the operating system on the file `.run.lock`: unlike a mark in a file, it never outlives its holder, and
+    children (loader workers, which a killed parent survives for seconds) do not inherit it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".run.lock"
+        self._file: int | None = None
+
+    def acquire(self) -> bool:
+        """Whether the folder is now ours; True where the system knows no such locks."""
+        if fcntl is None or self._file is not None:
+            return True
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(file)
+            return error.errno not in (errno.EACCES, errno.EAGAIN)  # others: a file system without locks
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def held_elsewhere(self) -> bool:
+        """Whether another process holds it at this moment, or it is not ours to take."""
+        if self._file is not None or not self.path.exists():
+            return False
+        try:
+            free = self.acquire()
+        except OSError:
+            return True
+        self.release()
+        return not free

@@ -29,6 +29,7 @@ IGNORED_KEYS = (
     "trainer.sampled_only",
     "trainer.keep_memory",
     "trainer.log_every",
+    "trainer.checkpoint_every",
     "callbacks",
     "debug",
     "hydra",
@@ -60,13 +61,18 @@ def settings_that_count(config: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _folder_name(value) if _within(key, FOLDER_KEYS) else _plain_number(value)
         for key, value in _leaves(config)
-        if _within(key, COUNTED_KEYS) or not _within(key, IGNORED_KEYS)
+        if changes_result(key)
     }
 
 
 def all_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Every leaf of a config by its dotted key; a list is a leaf."""
     return dict(_leaves(config)) if config else {}
+
+
+def changes_result(key: str) -> bool:
+    """Whether a setting (its dotted key) belongs to the experiment's identity."""
+    return _within(key, COUNTED_KEYS) or not _within(key, IGNORED_KEYS)
 
 
 def anchor_hash(shapes: Sequence[Any]) -> str:

@@ -7,6 +7,7 @@
     proposals.npz   a few validation images with their boxes and best proposals (gallery.py)
     anchors.json    where recall was lost, and what each anchor shape was good for (diagnosis.py reads it)
     problems.txt    what the data checks left out, where they left anything out
+    .run.lock       held by the process that trains it
 
 Checkpoints and figures lie in the same folder and are not this file's job. Under several processes only one
 writes: whoever holds the `RunRecord`.
@@ -29,32 +30,49 @@ from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 
 from anchorlab.runs import environment
-from anchorlab.runs.files import write_whole
+from anchorlab.runs.files import FolderLock, remove_leftovers, write_whole
 from anchorlab.runs.identity import anchor_hash, config_hash
 from anchorlab.runs.metrics import read_metrics
 
 SCHEMA_VERSION = 1
 """Of run.json. Raise it when a key changes its meaning; keys may be added without."""
 
-Status = Literal["running", "paused", "finished", "failed"]
-"""Paused: stopped on purpose before the end of its schedule, to be resumed (`callbacks.stop_after`)."""
+Status = Literal["running", "paused", "interrupted", "finished", "failed"]
+"""Running: what a killed run says, too. Paused: stopped on purpose before the end of its schedule, to be resumed
+(`callbacks.stop_after`). Interrupted: a signal asked it to stop, and it can be resumed."""
 
 
 class RunRecord:
     """Writes a run's folder, piece by piece; every file is whole at any moment.
 
-    `start` once, `add` as often as there is news, then `finish`, `pause` or `fail`. Starting again in the same folder
-    (a resumed run) keeps the id, the time of creation and what was typed first, and counts in `resumed`.
+    `claim` the folder, `start` once, `add` as often as there is news, then `finish`, `pause`, `interrupt` or `fail`.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.content: dict[str, Any] = {}
+        self._lock = FolderLock(self.folder)
 
     @property
     def id(self) -> str:
         """Eight letters and digits, unique enough to name the run in W&B."""
         return self.content["id"]
+
+    def claim(self) -> None:
+        """Make this the only process that writes the folder, until it ends.
+
+        Raises:
+            ValueError: where another one is at it.
+        """
+        if not self._lock.acquire():
+            raise ValueError(f"{self.folder} is being trained by another process: wait for its end, or stop it")
+        remove_leftovers(self.folder)
+
+    def clear(self) -> None:
+        """Forget what an earlier run left in the folder: a new one begins in it."""
+        for pattern in ("run.json", "metrics.csv", "recall.npz", "problems.txt", "checkpoints/*.ckpt"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
 
     def start(
         self,
@@ -63,14 +81,18 @@ class RunRecord:
         shapes: Iterable[Any] | None = None,
         devices: Iterable[str] = (),
         overrides: Iterable[str] = (),
+        command: str | None = None,
     ) -> None:
         """Write config.yaml and a run.json of status `running`.
+
+        Where the folder has a run.json (a resumed run), its id and time of creation stay, and `resumed` counts up.
 
         Args:
             config: the resolved config as plain containers, with fitted shapes and the like filled in.
             shapes: the anchors' width x height, (k, 2) per level, for the anchor hash.
             devices: names of the accelerators in use.
-            overrides: what was typed behind the command.
+            overrides: what was typed behind the command that started it.
+            command: the hash of the config before anything was decided or filled in: the same for the same command.
         """
         before = _read_json(self.folder / "run.json") if (self.folder / "run.json").exists() else {}
         commit, dirty = environment.commit()
@@ -84,6 +106,7 @@ class RunRecord:
             "resumed": before["resumed"] + 1 if "resumed" in before else 0,
             "overrides": before.get("overrides") or list(overrides),
             "config_hash": config_hash(dict(config)),
+            "command_hash": before.get("command_hash") or command,
             "anchor_hash": None if shapes is None else anchor_hash(list(shapes)),
             "seed": seed,
             "commit": commit,
@@ -130,6 +153,11 @@ class RunRecord:
     def pause(self, reason: str) -> None:
         """The run stopped where it was told to, short of its end; one sentence where."""
         self.content |= {"status": "paused", "reason": reason}
+        self._write()
+
+    def interrupt(self, reason: str) -> None:
+        """A signal stopped the run; one sentence which."""
+        self.content |= {"status": "interrupted", "reason": reason}
         self._write()
 
     def fail(self, reason: str) -> None:

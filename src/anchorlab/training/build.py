@@ -56,6 +56,7 @@ def build_module(config: Config, network: RegionProposalNetwork, trainer: Traine
         seed=config["seed"],
         channels_last=trainer.channels_last,
         sampled_only=trainer.sampled_only,
+        max_steps=trainer.max_steps,
     )
 
 

@@ -31,6 +31,10 @@ class ConsoleProgress(ProgressBar):
         """Lightning's call on all processes but the first."""
         self._enabled = False
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that is resumed within an epoch starts none."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_started = time.perf_counter()
         self._losses = []

@@ -17,7 +17,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from anchorlab.data.batch import Batch
 from anchorlab.recall import ProposalRecall
-from anchorlab.rpn.network import Losses, Predictions, RegionProposalNetwork
+from anchorlab.rpn.losses import LossCounts
+from anchorlab.rpn.network import Losses, PendingPredictions, Predictions, RegionProposalNetwork
 
 TRAIN, VALIDATE = 0, 1  # streams of random numbers
 LOSSES = ("loss", "objectness", "box")
@@ -40,6 +41,7 @@ class RPNModule(LightningModule):
         seed: of the anchors that are sampled; with the epoch and the image it fixes them.
         channels_last: memory layout of weights and images.
         sampled_only: train on predictions that are computed for sampled anchors alone; the same loss for less.
+        max_steps: optimizer steps after which training ends, where its epochs would not end before.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class RPNModule(LightningModule):
         seed: int = 0,
         channels_last: bool = False,
         sampled_only: bool = True,
+        max_steps: int | None = None,
     ) -> None:
         super().__init__()
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -57,6 +60,7 @@ class RPNModule(LightningModule):
         self.recall = ProposalRecall()
         self.seed = seed
         self.sampled_only = sampled_only
+        self.max_steps = max_steps
         self._make_optimizer = optimizer
         self._make_schedule = scheduler
         self.scored_step: int | None = None
@@ -70,18 +74,15 @@ class RPNModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images = self._images(batch)
         predictions = self.network.pending(images) if self.sampled_only else self.network(images)
-        generators = self._generators(TRAIN, batch)
-        losses = self.network.loss(predictions, batch.boxes, batch.ignore, batch.sizes, generators)
-        figures = _figures(losses)
+        losses = self._losses(predictions, batch, TRAIN)
+        figures = self._figures(losses)
         self._refuse_non_finite(figures, batch)
         self._log_step(figures, len(batch.images))
         return losses.total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         predictions = self(batch)
-        generators = self._generators(VALIDATE, batch)
-        losses = self.network.loss(predictions, batch.boxes, batch.ignore, batch.sizes, generators)
-        figures = _figures(losses)
+        figures = self._figures(self._losses(predictions, batch, VALIDATE))
         self._validation.add({name: figures[name] for name in LOSSES}, len(batch.images))
         self.score(predictions, batch)
 
@@ -115,12 +116,38 @@ class RPNModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self._make_optimizer([p for p in self.network.parameters() if p.requires_grad])
-        schedule = self._make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = self._make_schedule(optimizer, steps if self.max_steps is None else min(steps, self.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _images(self, batch: Batch) -> Tensor:
         images = self.network.prepare(batch.images, batch.sizes)
         return images.contiguous(memory_format=self.layout)
+
+    def _losses(self, predictions: Predictions | PendingPredictions, batch: Batch, stream: int) -> Losses:
+        """This process's; their mean over the processes is the loss of the whole batch."""
+        generators = self._generators(stream, batch)
+        average = self._average if self.trainer.world_size > 1 else None
+        return self.network.loss(predictions, batch.boxes, batch.ignore, batch.sizes, generators, average)
+
+    def _average(self, counts: LossCounts) -> LossCounts:
+        """Over the processes; stays on the device."""
+        return LossCounts(*self._mean(torch.tensor(counts, dtype=torch.float32, device=self.device)))
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """Over the processes; Lightning's strategy gives back the values themselves where there is one."""
+        mean = self.trainer.strategy.reduce(values, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mean
+
+    def _figures(self, losses: Losses) -> dict[str, float]:
+        """The whole batch's losses and positives per image, in one transfer: a step waits for the device here alone.
+
+        All processes see the same, so that all stop at a loss that is not finite.
+        """
+        positives = losses.num_positives.float().mean()
+        values = torch.stack((losses.total.detach(), losses.objectness.detach(), losses.box.detach(), positives))
+        return dict(zip((*LOSSES, "positives"), self._mean(values).tolist(), strict=True))
 
     def _generators(self, stream: int, batch: Batch) -> list[torch.Generator]:
         """Random numbers for each image, a function of (seed, epoch, its row in the data set) alone."""
@@ -169,13 +196,6 @@ class _RunningMean:
         totals = torch.tensor([self._sums[name] for name in names] + [float(self._weight)])
         totals = reduce(totals, reduce_op="sum")
         return {name: float(total / totals[-1]) for name, total in zip(names, totals[:-1], strict=True)}
-
-
-def _figures(losses: Losses) -> dict[str, float]:
-    """The losses, and the positives per image, in one transfer: a step waits for the device here alone."""
-    positives = losses.num_positives.float().mean()
-    values = torch.stack((losses.total, losses.objectness, losses.box, positives)).tolist()
-    return dict(zip((*LOSSES, "positives"), values, strict=True))
 
 
 def _shown(figures: dict[str, float]) -> str:

@@ -1,5 +1,6 @@
 """Keeps a run's folder up to date while it trains: figures and match ranks after every validation, and how it ended."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from anchorlab.runs.loggers import CSVLogger, WandbLogger
 from anchorlab.runs.record import RunRecord
 from anchorlab.training.module import RPNModule
 from anchorlab.training.pictures import recall_figure, save
+from anchorlab.training.resume import reason
+from anchorlab.training.stopping import Stopped
 
 MONITORED = "AR_100"
 """The figure the best checkpoint is chosen by."""
@@ -25,14 +28,13 @@ class Recorder(Callback):
         self.record = record
         self.config = dict(config)
         self._started = time.perf_counter()
+        self._before = 0.0  # seconds that went by until the checkpoint of a resumed run
         self._images = 0
         self._training = 0.0  # seconds, waiting for data included
         self._clock = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger):
-                logger.cut_back(trainer.global_step)
+        self._clock = time.perf_counter()  # where a resumed run goes on within an epoch, no epoch starts
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clock = time.perf_counter()
@@ -61,7 +63,7 @@ class Recorder(Callback):
             final=figures,
             best=figures if figures[MONITORED] > best else None,
             timings={
-                "fit_s": round(time.perf_counter() - self._started, 2),
+                "fit_s": round(self._fit_seconds(), 2),
                 "train_s": round(self._training, 2),
                 "train_images_per_s": round(self._images / max(self._training, 1e-9), 2),
             },
@@ -76,11 +78,33 @@ class Recorder(Callback):
                 logger.log_recall_table(recall.table(), recall.budgets, THRESHOLDS.tolist())
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        assert isinstance(pl_module, RPNModule)
         checkpoint["config"] = self.config  # plain containers: the file loads with weights_only=True
+        checkpoint["scored_step"] = pl_module.scored_step
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        assert isinstance(pl_module, RPNModule)
+        pl_module.scored_step = checkpoint["scored_step"]
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                logger.cut_back(checkpoint["global_step"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"fit_s": self._fit_seconds(), "train_s": self._training, "images": self._images}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before = state_dict["fit_s"]
+        self._training = state_dict["train_s"]
+        self._images = state_dict["images"]
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.is_global_zero:
+        if not trainer.is_global_zero or isinstance(exception, Stopped):
+            return
+        with contextlib.suppress(OSError):  # a full disk, perhaps the very exception
             self.record.fail(reason(exception))
+
+    def _fit_seconds(self) -> float:
+        return self._before + time.perf_counter() - self._started
 
     def _keep_ranks(self, trainer: Trainer, module: RPNModule) -> None:
         """recall.npz, and the curve of recall against N that follows from it."""
@@ -96,9 +120,3 @@ class Recorder(Callback):
         }
         figure = recall_figure(curves, f"{len(records)} validation images, epoch {trainer.current_epoch + 1}")
         save(figure, self.record.folder / "figures" / "recall.png")
-
-
-def reason(exception: BaseException) -> str:
-    """One line: an exception of a worker process carries its traceback in the message, the cause comes last."""
-    lines = [line.strip() for line in str(exception).splitlines() if line.strip()]
-    return lines[-1] if lines else type(exception).__name__

@@ -1,20 +1,54 @@
-"""Going on with a broken-off run: its own settings, in its own folder, from its last checkpoint."""
+"""Going on with a broken-off run: its own settings, in its own folder, from its last checkpoint.
 
-from collections.abc import Mapping, Sequence
+Finding the run imports no torch: a command line is settled before anything heavy starts.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anchorlab.runs.identity import config_hash
-from anchorlab.runs.record import read_run
-from anchorlab.settings import SettingError
+from anchorlab.runs.files import FolderLock
+from anchorlab.runs.identity import changes_result, config_hash
+from anchorlab.runs.record import Run, read_run
+from anchorlab.settings import SettingError, leaf_keys
 
 LAST = Path("checkpoints", "last.ckpt")
+AUTO = "auto"
+
+
+def latest_unfinished(folders: Iterable[Path], config: Mapping[str, Any], ignore_locks: bool = False) -> Run | None:
+    """The newest run that this command started and that has a checkpoint to go on from, or None.
+
+    Args:
+        folders: where to look; what is no run's folder is passed over.
+        config: as composed from the command line, nothing decided yet; with its seed it says which runs are meant.
+        ignore_locks: also take a run that another process is training at this moment. (For the second process of a
+            job whose first one has the lock already.)
+    """
+    wanted = (config_hash(dict(config)), config["seed"])
+    found = []
+    for run in _readable(folders):
+        same = (run.content.get("command_hash"), run.seed) == wanted
+        if same and run.status != "finished" and (run.folder / LAST).is_file():
+            found.append(run)
+    found.sort(key=lambda run: (run.content.get("created", ""), str(run.folder)), reverse=True)
+    free = (run for run in found if ignore_locks or not FolderLock(run.folder).held_elsewhere())
+    return next(free, None)
+
+
+def is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether `folder` holds the finished run of this command."""
+    wanted = (config_hash(dict(config)), config["seed"])
+    runs = _readable([folder])
+    return any(r.status == "finished" and (r.content.get("command_hash"), r.seed) == wanted for r in runs)
 
 
 def resumed_config(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The config to run with: `config`, or where it resumes a run, that run's own with the `overrides` on top.
 
-    Only what does not change the experiment may be overridden: devices, workers, logging.
+    Only what does not change the experiment may be overridden: devices, workers, logging. Where the run's whole
+    command was typed again, these come from it altogether: a scheduler may have given it other devices.
 
     Raises:
         SettingError: no such run, one that is finished or has no checkpoint, or another experiment.
@@ -22,13 +56,15 @@ def resumed_config(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[
     if config["resume"] is None:
         return dict(config)
     folder = Path(config["resume"])
-    saved = _saved_config(folder)
-    continued = {**saved, "resume": str(folder)}
+    run = _resumable(folder)
+    started_with = set(run.content.get("overrides", []))
+    continued = _with_circumstances(run.config, config) if started_with <= set(overrides) else run.config
+    continued = {**continued, "resume": str(folder)}
     for override in overrides:
         key = override.partition("=")[0].lstrip("+")
-        if key != "resume" and not key.startswith("hydra."):
+        if key != "resume" and not key.startswith("hydra.") and override not in started_with:
             continued = _with_value(continued, key.split("."), config)
-    if config_hash(continued) != config_hash(saved):
+    if config_hash(continued) != config_hash(run.config):
         raise SettingError(
             f"resume={folder} goes on with the settings it was started with, and {' '.join(overrides)} would make "
             f"it another experiment: leave out what changes its result, or start a new run without resume"
@@ -36,11 +72,57 @@ def resumed_config(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[
     return continued
 
 
+@dataclass(frozen=True)
+class Position:
+    """How far a checkpoint has come."""
+
+    step: int  # optimizer steps
+    epoch: int  # the one that is under way or comes next, from 1
+
+    def __str__(self) -> str:
+        return f"step {self.step:,} (epoch {self.epoch})"
+
+
+def position(folder: Path) -> Position | None:
+    """Of a run's last checkpoint; None before the first.
+
+    Raises:
+        SettingError: for a file that is no checkpoint.
+    """
+    import torch
+
+    path = folder / LAST
+    if not path.is_file():
+        return None
+    try:
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        return Position(checkpoint["global_step"], epoch + 1)
+    except Exception as error:  # torch raises whatever zip, pickle or struct raise
+        raise SettingError(f"{path} cannot be read ({reason(error)}): start the run anew, without resume") from error
+
+
 def checkpoint_to_resume(config: Mapping[str, Any]) -> Path | None:
     return None if config["resume"] is None else Path(config["resume"]) / LAST
 
 
-def _saved_config(folder: Path) -> dict[str, Any]:
+def reason(exception: BaseException) -> str:
+    """One line: an exception of a worker process carries its traceback in the message, the cause comes last."""
+    lines = [line.strip() for line in str(exception).splitlines() if line.strip()]
+    return lines[-1] if lines else type(exception).__name__
+
+
+def _readable(folders: Iterable[Path]) -> list[Run]:
+    runs = []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except ValueError:
+            continue
+    return runs
+
+
+def _resumable(folder: Path) -> Run:
     try:
         run = read_run(folder)
     except ValueError as error:
@@ -49,7 +131,15 @@ def _saved_config(folder: Path) -> dict[str, Any]:
         raise SettingError(f"resume={folder} is finished: start a new run, without resume, to train for longer")
     if not (folder / LAST).is_file():
         raise SettingError(f"resume={folder} broke off before its first checkpoint: start it anew, without resume")
-    return run.config
+    return run
+
+
+def _with_circumstances(saved: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """`saved` with everything that changes no result taken from `config`."""
+    for key in leaf_keys(config):
+        if not changes_result(key) and key.partition(".")[0] in saved:
+            saved = _with_value(saved, key.split("."), config)
+    return saved
 
 
 def _with_value(config: dict[str, Any], path: Sequence[str], source: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +18,8 @@ from anchorlab.data.look import contact_sheet
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import DataError
 from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.runs.files import NO_ROOM
+from anchorlab.runs.identity import config_hash
 from anchorlab.runs.loggers import CSVLogger, WandbLogger
 from anchorlab.runs.record import RunRecord
 from anchorlab.settings import SettingError
@@ -32,12 +33,15 @@ from anchorlab.training.build import (
     build_network,
     user_errors,
 )
+from anchorlab.training.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
 from anchorlab.training.hardware import decide
+from anchorlab.training.launch import check_launch, check_slurm
 from anchorlab.training.module import NonFiniteLossError
 from anchorlab.training.preflight import look_ahead, with_fitted_anchors
 from anchorlab.training.recorder import MONITORED, Recorder
-from anchorlab.training.resume import checkpoint_to_resume, resumed_config
+from anchorlab.training.resume import checkpoint_to_resume, position, resumed_config
 from anchorlab.training.rungs import stopped_after
+from anchorlab.training.stopping import Stopped, StopRequest
 from anchorlab.training.trainer import TrainerSettings
 from anchorlab.training.watch import DataWatch
 
@@ -45,18 +49,35 @@ FAILED = 1
 
 
 def run_from_command_line(config: DictConfig) -> None:
-    """What train.py does with a composed config; a person's error is one sentence and no traceback."""
+    """What train.py does with a composed config."""
     hydra = HydraConfig.get()
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items()}
-    folder = Path(hydra.runtime.output_dir)
+    run_settings(settings, Path(hydra.runtime.output_dir), hydra.overrides.task)
+
+
+def run_settings(settings: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> None:
+    """Train, or go on, in `folder`; a person's error is one sentence and no traceback.
+
+    Exit codes: 2 for settings and data that a person has to change, 1 for a run that broke, 128 + its number for a
+    signal (of the first process; the others then leave with 0, so that none of them looks like a failure).
+    """
     try:
-        train(resumed_config(settings, hydra.overrides.task), folder, hydra.overrides.task)
+        train(resumed_config(settings, overrides), folder, overrides)
     except (SettingError, DataError) as error:
         exit_with(error)
     except (NonFiniteLossError, FloatingPointError, LostWorkerError) as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(FAILED) from error
+    except Stopped as stopped:
+        if rank_zero_only.rank == 0:
+            print(f"\n{stopped}: {screens.how_to_go_on(folder)}", file=sys.stderr)
+            raise SystemExit(stopped.exit_code) from stopped
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"error: {folder} cannot be written ({error.strerror}): {screens.how_to_go_on(folder)}", file=sys.stderr)
         raise SystemExit(FAILED) from error
 
 
@@ -68,19 +89,32 @@ def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
         DataError: a data set that cannot be used as it is.
         NonFiniteLossError: a loss that is infinite or not a number.
         LostWorkerError: a loading process that was killed or hangs.
+        Stopped: a signal asked for it.
     """
     record = RunRecord(folder)
+    writes = rank_zero_only.rank == 0 and config["debug"]["look"] == 0
+    if writes:
+        with user_errors():
+            record.claim()
     try:
-        return _train(config, record, overrides)
+        with StopRequest() as stop:
+            return _train(config, record, overrides, stop)
     except (SettingError, DataError) as error:
-        if rank_zero_only.rank == 0 and config["resume"] is None and config["debug"]["look"] == 0:
+        if writes and config["resume"] is None:
             if not record.content:
                 record.start(config, config["seed"], overrides=overrides)
             record.fail(str(error).splitlines()[0])
         raise
+    except Stopped as stopped:
+        if writes and record.content:
+            record.interrupt(str(stopped))
+        raise
 
 
-def _train(config: Mapping[str, Any], record: RunRecord, overrides: Sequence[str]) -> dict[str, float]:
+def _train(
+    config: Mapping[str, Any], record: RunRecord, overrides: Sequence[str], stop: StopRequest
+) -> dict[str, float]:
+    command = config_hash(dict(config))
     seed_everything(config["seed"], verbose=False)
     data = build_data(config)
     config = with_fitted_anchors(config, data)
@@ -94,18 +128,20 @@ def _train(config: Mapping[str, Any], record: RunRecord, overrides: Sequence[str
     settings: TrainerSettings = build(config["trainer"])
     settings.prepare_process()
     module = build_module(config, network, settings)
-    notices = _start(record, config, data, network, overrides)
+    notices = _start(record, config, data, network, overrides, command)
     loggers = build_loggers(config["logger"], record)
     try:
         with user_errors():
-            trainer = settings.trainer(_callbacks(config, record), loggers, record.folder)
+            check_slurm()
+            trainer = settings.trainer(_callbacks(config, record, stop), loggers, record.folder)
+            check_launch(trainer.num_devices * trainer.num_nodes)
             data.check_processes(trainer.world_size)
         _announce(config, record, data, network, settings, loggers, notices or [])
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint_to_resume(config), weights_only=True)
         if module.scored_step != trainer.global_step:  # the last step was not the last of an epoch
             trainer.validate(module, datamodule=data, verbose=False)
-        stop = stopped_after(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
-        return _conclude(record, data, loggers, stop) or {}  # nothing on other processes than the first
+        rung = stopped_after(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        return _conclude(record, data, loggers, rung) or {}  # nothing on other processes than the first
     finally:
         close(loggers)
 
@@ -117,10 +153,13 @@ def _start(
     data: DataModule,
     network: RegionProposalNetwork,
     overrides: Sequence[str],
+    command: str,
 ) -> list[tuple[str, str]]:
     """Begin the record; what the start screen says of the anchors before anything is trained."""
+    if config["resume"] is None:
+        record.clear()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    record.start(config, config["seed"], network.anchors.shapes, gpus, overrides)
+    record.start(config, config["seed"], network.anchors.shapes, gpus, overrides, command)
     record.add(axes=screens.scalar_axes(network, screens.input_size(data)))
     record.write_problems(data.problems)
     found = look_ahead(config, data, network)
@@ -157,19 +196,20 @@ def close(loggers: list[Logger]) -> None:
             logger.finish(exit_code=int(sys.exc_info()[0] is not None))
 
 
-def _callbacks(config: Mapping[str, Any], record: RunRecord) -> list[Callback]:
+def _callbacks(config: Mapping[str, Any], record: RunRecord, stop: StopRequest) -> list[Callback]:
     """The config's callbacks, the record, and both checkpoints.
 
     `last` is a callback of its own: `save_last` would write it only when a better one is saved too.
     """
-    common: dict[str, Any] = {
-        "dirpath": record.folder / "checkpoints",
-        "save_on_train_epoch_end": True,
-        "enable_version_counter": False,
-    }
-    best = ModelCheckpoint(filename="best", monitor=f"val/{MONITORED}", mode="max", **common)
-    last = ModelCheckpoint(filename="last", **common)
-    return [*build_callbacks(config), Recorder(record, config), DataWatch(record), best, last]
+    folder = record.folder / "checkpoints"
+    return [
+        *build_callbacks(config),
+        SeedOfTheStep(config["seed"]),
+        Recorder(record, config),
+        DataWatch(record),
+        BestCheckpoint(folder, MONITORED),
+        LastCheckpoint(folder, config["trainer"]["checkpoint_every"], stop, config["resume"]),
+    ]
 
 
 @rank_zero_only
@@ -184,6 +224,8 @@ def _announce(
 ) -> None:
     """The start screen; and what W&B sorts and groups runs by."""
     notices = [*notices, ("folder", str(record.folder))]
+    if config["resume"] is not None:
+        notices.append(("resumed", f"goes on from {position(record.folder)}"))
     for logger in loggers:
         logger.log_hyperparams({**config, **record.content["axes"]})
         if isinstance(logger, WandbLogger):

@@ -14,6 +14,7 @@ from anchorlab.data.resize import target_size
 from anchorlab.data.sample import Record
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.terminal import console
+from anchorlab.training.resume import position
 from anchorlab.training.trainer import TrainerSettings
 
 BUDGETS = (10, 50, 100, 300, 1000)
@@ -109,6 +110,15 @@ def next_steps(folder: Path, wandb_notice: str | None) -> list[tuple[str, str]]:
         ("", f"{train} -m anchor.k=3,6   (a sweep)"),
         ("", f"{train} data=voc data.root=<folder> backbone=efficientnet_lite0_fpn anchor=fpn   (your data)"),
     ]
+
+
+def how_to_go_on(folder: Path) -> str:
+    """What is kept of a run that broke off, and what to type to go on with it."""
+    kept = position(folder)
+    if kept is None:
+        return "no checkpoint was written yet, so start it anew"
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return f"{kept} is kept; go on with {_python()} train.py resume={shown}, or the same command and resume=auto"
 
 
 def _python() -> str:

@@ -4,11 +4,13 @@ import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
+from anchorlab.training.checkpoints import WholeFiles
 from anchorlab.training.hardware import keep_freed_memory
 
 QUIET = (
@@ -18,6 +20,8 @@ QUIET = (
     ".*LeafSpec.*",
     ".*in eval mode at the start of training.*",  # frozen batch norm is meant to be
     ".*could not find the monitored key.*",  # an epoch without validation has no best checkpoint
+    ".*your dataloader is not resumable.*",  # it is: its order is a function of the epoch, see data/dataset.py
+    ".*Grad strides do not match bucket view strides.*",  # of 1x1 convolutions: two names for the same order
     ".*sync_dist=True.*",  # every process logs the same figures already
 )
 PRECISIONS = {32: "32-true", 16: "16-mixed", "bf16": "bf16-mixed"}
@@ -43,6 +47,7 @@ class TrainerSettings:
     val_every: int
     limit_val_batches: int | None
     log_every: int
+    checkpoint_every: float | None
 
     def prepare_process(self) -> None:
         """Set what belongs to the process: memory, threads, and the silence of libraries that advertise."""
@@ -52,11 +57,13 @@ class TrainerSettings:
         _quiet_lightning()
 
     def trainer(self, callbacks: list[Callback], loggers: list[Logger], folder: Path) -> Trainer:
-        """Lightning's Trainer. Its sampler wrapping is off: our own samplers know the processes."""
+        """Lightning's Trainer. Its sampler wrapping is off: our own samplers know the processes.
+
+        Its `max_steps` stays unused: with it, a run resumed between two epochs goes through the first one's end again.
+        """
         return Trainer(
             default_root_dir=folder,
             max_epochs=self.epochs,
-            max_steps=-1 if self.max_steps is None else self.max_steps,
             accelerator=self.accelerator,
             devices=self.devices,
             num_nodes=self.num_nodes,
@@ -70,9 +77,27 @@ class TrainerSettings:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             enable_model_summary=False,
-            callbacks=callbacks,
+            callbacks=[*callbacks, StopAtStep(self.max_steps)],
             logger=loggers,
+            plugins=[WholeFiles()],
         )
+
+
+class StopAtStep(Callback):
+    """Ends the fit after so many optimizer steps, counted from the run's beginning; None: never."""
+
+    def __init__(self, steps: int | None) -> None:
+        self.steps = steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._look(trainer)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._look(trainer)
+
+    def _look(self, trainer: Trainer) -> None:
+        if self.steps is not None and trainer.global_step >= self.steps:
+            trainer.should_stop = True
 
 
 def _quiet_lightning() -> None:

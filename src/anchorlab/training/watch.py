@@ -34,6 +34,7 @@ class DataWatch(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._told = len(_data(trainer).problems)
+        self.on_train_epoch_start(trainer, pl_module)  # a run that is resumed within an epoch starts none
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clock = time.perf_counter()

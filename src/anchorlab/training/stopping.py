@@ -1,0 +1,77 @@
+"""Being stopped from outside: a signal is a request, which the training loop grants when nothing would be lost.
+
+Ctrl-C, a scheduler that takes the machine back, a terminal that closes. What cannot be asked (SIGKILL, a power
+cut) is not this file's matter: files that are whole at any moment are (runs/files.py, checkpoints.py).
+"""
+
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from anchorlab.training.launch import process_rank
+
+# SIGUSR1 is what Slurm is told to send before a job's time is up; Windows has neither it nor SIGHUP.
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+
+
+class Stopped(BaseException):
+    """The run ends here because of a signal. No `Exception`: what catches those must not go on after it."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal = signal.Signals(signal_number)
+        super().__init__(f"stopped by {self.signal.name}")
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as shells report it: 130 for Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1."""
+        return 128 + self.signal
+
+
+class StopRequest:
+    """Takes the signals of this process for as long as its `with` block lasts.
+
+    A signal raises `Stopped` at once, until `be_patient`: from then on it is kept in `signal` for the training
+    loop to see, and only a second Ctrl-C raises.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._patient = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            handlers = {number: signal.getsignal(number) for number in SIGNALS}
+            # None: not Python's to put back. What `nohup` or a background shell has set to be ignored stays so.
+            self._before = {n: handler for n, handler in handlers.items() if handler not in (None, signal.SIG_IGN)}
+        self.take_signals()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None):
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def be_patient(self) -> None:
+        """From now on somebody looks at `signal` every few seconds."""
+        self._patient = True
+        self.take_signals()
+
+    def take_signals(self) -> None:
+        """Make the handlers this object's, also after Lightning has put its own in their place.
+
+        Lightning's SIGTERM handler broadcasts from inside the handler, which may meet another collective under
+        way and hang.
+        """
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again = self.signal == signal.SIGINT == number
+        self.signal = number
+        if again or not self._patient:
+            raise Stopped(number)
+        if number == signal.SIGINT and sys.stderr.isatty() and process_rank() == 0:
+            print("\nstopping after this step; Ctrl-C again: at once", file=sys.stderr)

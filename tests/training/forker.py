@@ -1,0 +1,76 @@
+"""Starts training as often as asked, in processes that need not import torch again.
+
+    python -m tests.training.forker
+
+Reads one JSON object a line and forks; answers with the new process's number, and writes its exit code to
+`<output>.code` when it has ended. An order {"arguments": [...]} runs train.py with them; {"config": {...}} runs
+`train` in the order's folder, resuming what is there: a loop of many kills need not compose the same config each
+time. Its "environment" adds variables.
+"""
+
+import json
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import albumentations  # noqa: F401
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_only
+
+from anchorlab.training.launch import process_rank
+from anchorlab.training.pictures import recall_figure
+from anchorlab.training.resume import LAST
+from anchorlab.training.run import run_settings
+
+SCRIPT = Path(__file__).parents[2] / "train.py"
+outputs: dict[int, str] = {}
+
+
+def main() -> None:
+    recall_figure({"IoU": (np.array([1, 2]), np.array([0.0, 1.0]))}, "").canvas.draw()  # the first figure finds fonts
+    signal.signal(signal.SIGCHLD, reap)
+    while line := sys.stdin.readline():
+        order = json.loads(line)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # not before its number is known
+        child = os.fork()
+        if child == 0:
+            become(order)
+            return
+        outputs[child] = order["output"]
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        print(child, flush=True)
+
+
+def become(order: dict[str, Any]) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    os.setpgid(0, 0)  # a group of its own, as a shell gives it
+    os.environ.update(order["environment"])
+    rank_zero_only.rank = process_rank()  # Lightning has looked when it was imported
+    os.chdir(order["folder"])
+    for stream, ending in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{order['output']}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if "arguments" in order:
+        sys.argv = [str(SCRIPT), *order["arguments"]]
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    else:
+        resume = "." if LAST.is_file() else None
+        run_settings({**order["config"], "resume": resume}, Path.cwd(), ())
+
+
+def reap(*_: object) -> None:
+    while outputs:
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if child == 0:
+            return
+        code = Path(f"{outputs.pop(child)}.code")
+        code.with_suffix(".tmp").write_text(str(os.waitstatus_to_exitcode(status)))
+        code.with_suffix(".tmp").rename(code)
+
+
+if __name__ == "__main__":
+    main()
