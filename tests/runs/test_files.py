@@ -1,13 +1,18 @@
 """Whole files, and folders with one writer at a time, whatever happens to the writer."""
 
+import ast
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
-from anchorlab.runs.files import FolderLock, remove_leftovers, write_whole
+from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
 
 HOLD = """
 import sys, time
@@ -50,3 +55,20 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     remove_leftovers(tmp_path)
     assert not leftover.exists()
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
+
+
+def test_no_two_threads_read_headers_at_a_time(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "arrays.npz", allow_pickle=False, a=np.arange(6).reshape(2, 3))
+    meeting, parse, met = threading.Barrier(2), ast.literal_eval, []
+
+    def parse_in_company(text):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(timeout=0.2)  # passes only where the other thread is in here too
+            met.append(text)
+        return parse(text)
+
+    monkeypatch.setattr(ast, "literal_eval", parse_in_company)
+    with ThreadPoolExecutor(2) as pool:
+        read = list(pool.map(read_archive, [tmp_path / "arrays.npz"] * 2))
+    assert met == []
+    assert [arrays["a"].tolist() for arrays in read] == [[[0, 1, 2], [3, 4, 5]]] * 2

@@ -5,7 +5,12 @@ And a folder is written by one process at a time.
 
 import errno
 import os
+import threading
+import zipfile
+from io import BytesIO
 from pathlib import Path
+
+import numpy as np
 
 try:
     import fcntl
@@ -31,6 +36,23 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_archive(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file; several threads may read at a time, and inflate at the same time.
+
+    Raises:
+        Exception: whatever zipfile and numpy raise for a file that is no such archive or holds objects.
+    """
+    with zipfile.ZipFile(path) as archive:
+        inflated = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
+    with _reading_headers:
+        return {name: np.lib.format.read_array(BytesIO(array), allow_pickle=False) for name, array in inflated.items()}
+
+
+_reading_headers = threading.Lock()
+"""numpy reads headers by ast.literal_eval, which fails in two threads at a time before Python 3.11.8 and 3.12.2
+("AST constructor recursion depth mismatch", github.com/python/cpython/issues/106905)."""
 
 
 def remove_leftovers(folder: Path) -> None:

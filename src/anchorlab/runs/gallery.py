@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anchorlab.runs.files import write_whole
+from anchorlab.runs.files import read_archive, write_whole
 
 NAME = "proposals.npz"
 KEPT = 100
@@ -76,8 +76,7 @@ def read_scenes(folder: str | Path) -> list[Scene]:
     if not path.exists():
         return []
     try:
-        with np.load(path, allow_pickle=False) as saved:
-            kept = dict(saved)
+        kept = read_archive(path)
         images, boxes, ranks, proposals, scores = (
             np.split(kept[name], np.cumsum(kept[count])[:-1])
             for name, count in (

@@ -30,7 +30,7 @@ from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 
 from anchorlab.runs import environment
-from anchorlab.runs.files import FolderLock, remove_leftovers, write_whole
+from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
 from anchorlab.runs.identity import anchor_hash, config_hash
 from anchorlab.runs.metrics import read_metrics
 
@@ -222,8 +222,7 @@ class Run:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as saved:
-                return dict(saved)
+            return read_archive(path)
         except Exception as error:  # numpy raises whatever zip, pickle or struct raise
             raise ValueError(f"{path} cannot be read ({error}): delete it and evaluate the run again") from error
 
