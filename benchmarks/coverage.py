@@ -6,8 +6,6 @@ anchors, timed on a few images; both find the same best IoU, bit for bit.
 """
 
 import itertools
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from anchorlab.rpn.assigners import MaxIoUAssigner
 from anchorlab.study.coverage import cover, cover_many
 from anchorlab.study.placed import level_shapes
 from anchorlab.study.truth import GroundTruth
-from benchmarks.measure import Options, Row, interleaved, parse, peak_memory, report, set_threads
+from benchmarks.measure import Options, Row, interleaved, parse, peak_of_process, report, set_threads
 
 STRIDES = (4, 8, 16, 32, 64)
 BOXES, IMAGES = 860_000, 118_000
@@ -53,12 +51,13 @@ def coco_like(num_boxes: int, num_images: int) -> GroundTruth:
 
 
 def a_grid_of(count: int) -> list[AnchorGrid]:
-    """Configurations of 4 of 20 scales a level, each in 3 ratios: sizes and ratios that many of them share."""
-    scales = np.geomspace(2, 16, MOST_SHAPES // (3 * len(STRIDES))).tolist()
-    chosen = list(itertools.combinations(scales, 4))
-    step = len(chosen) / count
-    picked = [chosen[int(i * step)] for i in range(count)]
-    return [AnchorGrid([[s * stride for s in some] for stride in STRIDES], strides=STRIDES) for some in picked]
+    """Configurations of one to three of 10 scales and three of 6 ratios, k = 3 to 9: they share their shapes."""
+    scales = np.geomspace(2, 16, 10).tolist()
+    ratios = itertools.combinations((0.25, 0.5, 0.8, 1.25, 2.0, 4.0), 3)
+    some = [chosen for number in (1, 2, 3) for chosen in itertools.combinations(scales, number)]
+    every = list(itertools.product(some, ratios))
+    chosen = [every[i * len(every) // count] for i in range(count)]
+    return [AnchorGrid([[s * stride for s in few] for stride in STRIDES], r, strides=STRIDES) for few, r in chosen]
 
 
 def by_box_iou(truth: GroundTruth, anchors: AnchorGrid, images: int) -> Tensor:
@@ -72,16 +71,6 @@ def by_box_iou(truth: GroundTruth, anchors: AnchorGrid, images: int) -> Tensor:
     return torch.cat(best)
 
 
-def one(num_boxes: int, num_images: int) -> Callable[[], Any]:
-    truth, anchors = coco_like(num_boxes, num_images), AnchorGrid(scale=8, strides=STRIDES)
-    return lambda: cover(truth, anchors, ASSIGNER)
-
-
-def many(num_boxes: int, num_images: int, count: int) -> Callable[[], Any]:
-    truth, configurations = coco_like(num_boxes, num_images), a_grid_of(count)
-    return lambda: cover_many(truth, configurations, ASSIGNER)
-
-
 def main(options: Options) -> None:
     set_threads(options.threads or 2)
     num_boxes, num_images, count = (2000, 300, 20) if options.quick else (BOXES, IMAGES, CONFIGURATIONS)
@@ -89,34 +78,35 @@ def main(options: Options) -> None:
     expected = by_box_iou(truth, anchors, PEER_IMAGES)
     found = cover(truth, anchors, ASSIGNER)
     assert torch.equal(found.best[: len(expected)], expected)
-    peer = interleaved({"peer": lambda: by_box_iou(truth, anchors, PEER_IMAGES)}, options.num_repeats(5))["peer"]
-    seconds = interleaved({"one": one(num_boxes, num_images)}, options.num_repeats(5))["one"]
-    grid = a_grid_of(count)
-    shapes = {key for anchors in grid for key in level_shapes(anchors, truth)}
-    assert len(shapes) <= MOST_SHAPES
-    grid_seconds = interleaved({"many": many(num_boxes, num_images, count)}, options.num_repeats(1))["many"]
+    repeats = options.num_repeats(5)
+    peer = interleaved({"peer": lambda: by_box_iou(truth, anchors, PEER_IMAGES)}, repeats)["peer"]
+    one = interleaved({"one": lambda: cover(truth, anchors, ASSIGNER)}, repeats)["one"]
+    peak_of_one, grid = peak_of_process(), a_grid_of(count)
+    many = interleaved({"many": lambda: cover_many(truth, grid, ASSIGNER)}, 1)["many"]
+    pairs = {key for anchors in grid for key in level_shapes(anchors, truth)}
+    assert len(pairs) <= MOST_SHAPES
     rows: list[Row] = [
         {
             "what": "one configuration, k = 3",
             "level and shape pairs": len(level_shapes(anchors, truth)),
-            "seconds": seconds.median,
-            "peak MiB": peak_memory(one, num_boxes, num_images).peak,
+            "seconds": one.median,
+            "peak of the process, MiB": peak_of_one,
         },
         {
-            "what": f"{count:,} configurations, k = 12",
-            "level and shape pairs": len(shapes),
-            "seconds": grid_seconds.median,
-            "peak MiB": peak_memory(many, num_boxes, num_images, count).peak,
+            "what": f"{count:,} configurations, k = 3 to 9",
+            "level and shape pairs": len(pairs),
+            "seconds": many.median,
+            "peak of the process, MiB": peak_of_process(),
         },
     ]
     claim = f"Coverage of {num_boxes:,} boxes in {num_images:,} images by anchors on strides 4 to 64, after loading"
     whole = peer.median * num_images / PEER_IMAGES
     notes = [
         f"Every pair of a box and an anchor (torchvision's box_iou), {PEER_IMAGES} images timed: "
-        f"{whole:,.0f} s for all images, {whole / seconds.median:,.0f} times as long as one configuration here; "
+        f"{whole:,.0f} s for all images, {whole / one.median:,.0f} times as long as one configuration here; "
         f"the best IoU of these images' boxes is equal bit for bit."
     ]
-    setting = {"layout": "boxes in one array", "precision": "float32", "repeats": options.num_repeats(5)}
+    setting = {"layout": "boxes in one array", "precision": "float32", "repeats": f"{repeats}, of the grid 1"}
     report("coverage", claim, rows, setting, options, notes)
 
 

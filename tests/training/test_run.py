@@ -53,6 +53,7 @@ def test_run_says_what_happens_and_leaves_its_folder(small, train, tmp_path):
     assert {path.name for path in (folder / "figures").iterdir()} == {
         "anchors.png",
         "attribution.png",
+        "coverage.png",
         "funnel.png",
         "recall.png",
         "proposals_epoch_001.png",

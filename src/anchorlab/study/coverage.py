@@ -237,9 +237,13 @@ def _row_maximum(table: Tensor, rows: Sequence[int]) -> Tensor:
 
 def _tally(best: Tensor, assigner: MaxIoUAssigner) -> list[float]:
     """Sums over boxes of what `_TALLIED` names."""
-    counts = [(best >= limit).sum() for limit in (assigner.foreground_iou, 0.5, 0.7)]
-    sums = [*counts, best.double().sum(), _saved(best, assigner).sum(), (best == 0).sum()]
-    return [float(value) for value in sums]
+    reached = {limit: int((best >= limit).count_nonzero()) for limit in {assigner.foreground_iou, 0.5, 0.7}}
+    untouched = len(best) - int(best.count_nonzero())
+    floor = assigner.low_quality_floor or 0.0
+    below = untouched if floor == 0 else int((best <= floor).count_nonzero())
+    covered = reached[assigner.foreground_iou]
+    saved = max(len(best) - covered - below, 0) if assigner.low_quality else 0
+    return [covered, reached[0.5], reached[0.7], float(best.sum(dtype=torch.float64)), saved, untouched]
 
 
 def _saved(best: Tensor, assigner: MaxIoUAssigner) -> Tensor:

@@ -11,8 +11,10 @@ from anchorlab.data.module import DataModule
 from anchorlab.runs.files import write_whole
 from anchorlab.runs.loggers import WandbLogger
 from anchorlab.study.attribution import AnchorReport, anchor_report
+from anchorlab.study.coverage import cover
 from anchorlab.study.outcome import attribution_figure, funnel_figure, in_words, table_rows
-from anchorlab.study.pictures import save
+from anchorlab.study.pictures import coverage_map, save
+from anchorlab.study.truth import BackboneGrids, truth_of
 from anchorlab.terminal import console
 from anchorlab.training.module import RPNModule
 from anchorlab.training.pictures import predict
@@ -20,7 +22,7 @@ from anchorlab.training.rungs import stopped_after
 
 
 class AnchorOutcome(Callback):
-    """Writes anchors.json (see `AnchorReport.values`), figures/funnel.png and figures/attribution.png; logs to W&B.
+    """Writes anchors.json (see `AnchorReport.values`) and figures/{funnel,attribution,coverage}.png; logs to W&B.
 
     On the first process only, with the weights that training ended with; not where it stopped to be resumed.
 
@@ -42,10 +44,12 @@ class AnchorOutcome(Callback):
         report = _report(pl_module, data, self.images, self.budget)
         folder = Path(trainer.default_root_dir)
         write_whole(folder / "anchors.json", f"{json.dumps(report.values(), indent=2)}\n".encode())
-        files = [
-            save(funnel_figure(report), folder / "figures" / "funnel.png"),
-            save(attribution_figure(report), folder / "figures" / "attribution.png"),
-        ]
+        figures = {"funnel": funnel_figure(report), "attribution": attribution_figure(report)}
+        truth = truth_of(data, "train", BackboneGrids(pl_module.network.backbone))
+        if len(truth):
+            coverage = cover(truth, pl_module.network.anchors, pl_module.network.assigner)
+            figures["coverage"] = coverage_map(coverage, f"What the anchors cover: {len(truth):,} training boxes")
+        files = [save(figure, folder / "figures" / f"{name}.png") for name, figure in figures.items()]
         for line in in_words(report):
             console().print(f"{report.images} validation images: {line}", soft_wrap=True)
         for logger in trainer.loggers:

@@ -99,7 +99,7 @@ def next_steps(folder: Path, wandb_notice: str | None) -> list[tuple[str, str]]:
     """Where things are, and the commands a person wants next."""
     rows = [
         ("folder", str(folder)),
-        ("pictures", f"{folder / 'figures'}: anchors.png, proposals_epoch_*.png, recall.png"),
+        ("pictures", f"{folder / 'figures'}: anchors, coverage, proposals_epoch_*, recall, funnel, attribution"),
     ]
     if wandb_notice:
         rows.append(("W&B", wandb_notice))
