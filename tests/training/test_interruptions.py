@@ -25,7 +25,14 @@ from anchorlab.training.resume import position
 from tests.training.processes import ROOT, Forker, Running
 
 CONFIGS = Path(__file__).parents[2] / "conf"
-HARD = ("trainer.epochs=3", "augment=strong", "callbacks=ema", "callbacks.pictures.images=0", "logger=csv")
+HARD = (
+    "trainer.epochs=3",
+    "augment=strong",
+    "callbacks=ema",
+    "callbacks.pictures.images=0",
+    "logger=csv",
+    "data.val_batch_size=1",  # several batches, for a signal to come between
+)
 CLOCKS = ("train/images_per_s", "train/data_wait")
 EVERY_STEP = "trainer.checkpoint_every=0"
 
@@ -112,7 +119,7 @@ def before_the_first_figures(folder: Path) -> bool:
     ("number", "code", "group", "moment", "more"),
     [
         (signal.SIGINT, 130, True, within_an_epoch, ("data.workers=1",)),  # Ctrl-C reaches the loader's workers, too
-        (signal.SIGTERM, 143, True, before_the_first_figures, ("data.workers=1", "data.val_batch_size=1")),
+        (signal.SIGTERM, 143, True, before_the_first_figures, ("data.workers=1",)),
         (signal.SIGUSR1, 138, False, within_an_epoch, ()),
     ],
 )
@@ -179,7 +186,7 @@ def test_same_command_starts_a_run_where_there_is_none(small, forker, tmp_path):
     assert done.code == 0, done.err
     assert "goes on" not in done.out
     (run,) = (tmp_path / "outputs").glob("*/*/run.json")
-    assert "resume" not in run.read_text()
+    assert "resume=auto" not in json.loads(run.read_text())["overrides"]
 
 
 def test_folder_is_trained_in_by_one_process(small, broken, forker, tmp_path):
