@@ -169,6 +169,7 @@ def test_launch_that_does_not_fit_the_settings_is_one_sentence(environment, word
 
 def test_torchrun_itself_and_one_run_of_wandb(small, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SERVICE", f"3-1-unix-{tmp_path}/ended")  # as a parent that used W&B leaves it
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     arguments = (*small, "trainer=torchrun", "trainer.accelerator=cpu", "trainer.threads=1", "trainer.epochs=1")

@@ -209,7 +209,7 @@ class WandbLogger(LightningWandbLogger):
         import wandb
         from wandb.errors import Error as WandbError
 
-        wandb.setup(wandb.Settings(silent=True))
+        _connect()
         if wandb.run is not None:
             wandb.run.finish()
         # W&B writes to a temporary folder where it finds none.
@@ -249,6 +249,19 @@ class WandbLogger(LightningWandbLogger):
         if self.mode == "online":
             raise ValueError("logger.mode=online finds no credentials: run `wandb login` or use logger.mode=offline")
         return "offline", "no credentials found"
+
+
+def _connect() -> None:
+    """Start W&B's service, or use the parent's: its token is inherited, and may be that of one that has ended."""
+    import wandb
+
+    quiet = wandb.Settings(silent=True)
+    try:
+        wandb.setup(quiet)
+    except Exception:  # W&B's own error for this is private
+        if os.environ.pop("WANDB_SERVICE", None) is None:
+            raise
+        wandb.setup(quiet)
 
 
 def _has_credentials() -> bool:
