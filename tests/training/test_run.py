@@ -190,3 +190,9 @@ def test_ema_is_what_is_validated_and_kept(small, train, tmp_path):
     key = "network.head.scores.3.weight"
     assert torch.equal(current[key], plain[key])
     assert not torch.equal(average[key], plain[key])
+
+
+def test_an_epoch_without_validation_repeats_no_figures(small, train, tmp_path):
+    done = train(*small, "trainer.epochs=3", "trainer.val_every=2", "hydra.run.dir=run")
+    lines = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("epoch ")}
+    assert ["recall@100" in lines[f"{epoch}/3"] for epoch in (1, 2)] == [False, True], done.stdout

@@ -23,6 +23,7 @@ class ConsoleProgress(ProgressBar):
         self._previous: Mapping[str, float] = {}
         self._losses: list[float] = []
         self._epoch_started = 0.0
+        self._validated = False
 
     def enable(self) -> None:
         self._enabled = True
@@ -38,6 +39,7 @@ class ConsoleProgress(ProgressBar):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_started = time.perf_counter()
         self._losses = []
+        self._validated = False
         self._start(trainer, f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", self.total_train_batches)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -51,14 +53,16 @@ class ConsoleProgress(ProgressBar):
         self._advance("")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = True
         self._stop()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
         if self._enabled:
-            figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            # Lightning keeps the figures of the last validation, however many epochs ago it was.
+            figures = {name: float(value) for name, value in trainer.callback_metrics.items()} if self._validated else {}
             self._console.print(self._epoch_line(trainer, figures), soft_wrap=True)
-            self._previous = figures
+            self._previous = figures or self._previous
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()
