@@ -60,7 +60,9 @@ class ConsoleProgress(ProgressBar):
         self._stop()
         if self._enabled:
             # Lightning keeps the figures of the last validation, however many epochs ago it was.
-            figures = {name: float(value) for name, value in trainer.callback_metrics.items()} if self._validated else {}
+            figures = (
+                {name: float(value) for name, value in trainer.callback_metrics.items()} if self._validated else {}
+            )
             self._console.print(self._epoch_line(trainer, figures), soft_wrap=True)
             self._previous = figures or self._previous
 
