@@ -109,7 +109,8 @@ def _head(scene: _Scene) -> list[tuple[str, str]]:
         if len(sides) == 1
         else f"{len(sides):,} sizes up to {int(sides.max())} px"
     )
-    left_out = f"; {len(data.problems)} problems left out" if data.problems else ""
+    bad = len(data.problems)
+    left_out = f"; {bad} problem{'s' * (bad > 1)} left out" if bad else ""
     rule = f"object from IoU {scene.assigner.foreground_iou:g}, background below {scene.assigner.background_iou:g}"
     return [
         ("data", f"{data.root}, {scene.split}: {len(truth):,} boxes in {truth.num_images:,} images{left_out}"),
