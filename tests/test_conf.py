@@ -47,6 +47,7 @@ OTHER = {  # another value where adding or negating gives none
     "assigner.border": 4,
     "assigner.foreground_iou": 0.6,
     "loss.divisor": {"sampled": "budget", "budget": "locations", "locations": "positives"},
+    "sampler.edges": [0.15, 0.25],
     "quality.score": "quality",
     "quality.least_iou": 0.5,
     "backbone.batch_norm": {"frozen": "trainable", "trainable": "frozen"},

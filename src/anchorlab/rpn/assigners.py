@@ -68,19 +68,18 @@ class MaxIoUAssigner:
         ignore_iof: float | None = 0.5,
         border: float | None = None,
     ) -> None:
-        _check_range("foreground_iou", foreground_iou, 0 < foreground_iou <= 1, "above 0 and at most 1")
-        _check_range(
+        check_range("foreground_iou", foreground_iou, 0 < foreground_iou <= 1, "above 0 and at most 1")
+        check_range(
             "background_iou",
             background_iou,
             0 < background_iou <= foreground_iou,
             f"above 0 and at most assigner.foreground_iou={foreground_iou}",
         )
         if low_quality_floor is not None:
-            _check_range("low_quality_floor", low_quality_floor, 0 <= low_quality_floor < 1, "in [0, 1), or null")
-        if ignore_iof is not None:
-            _check_range("ignore_iof", ignore_iof, 0 < ignore_iof <= 1, "above 0 and at most 1, or null")
+            check_range("low_quality_floor", low_quality_floor, 0 <= low_quality_floor < 1, "in [0, 1), or null")
+        check_ignore_iof(ignore_iof)
         if border is not None:
-            _check_range("border", border, border >= 0, "a number of pixels from 0 on, or null")
+            check_range("border", border, border >= 0, "a number of pixels from 0 on, or null")
         self.foreground_iou = foreground_iou
         self.background_iou = background_iou
         self.low_quality = low_quality
@@ -103,8 +102,7 @@ class MaxIoUAssigner:
             positive = (label == OBJECT).nonzero().squeeze(1)
             box_index[positive] = objects[box_index[positive]]
             if self.ignore_iof is not None:
-                label[anchors.lattice.pairs_inside(boxes[ignore], self.ignore_iof).anchor] = IGNORE
-                label[positive] = OBJECT
+                leave_out(label, anchors, boxes[ignore], self.ignore_iof)
         if region is not None:
             label[~_inside(anchors, region)] = IGNORE
         return Assignment(label, box_index)
@@ -145,6 +143,23 @@ class MaxIoUAssigner:
         return torch.where((best > floor) & self.low_quality, best, torch.inf)
 
 
+def yardstick(assigner: Assigner) -> MaxIoUAssigner:
+    """The rule that coverage is measured by: the assigner itself, or the default where it has no IoU thresholds."""
+    return assigner if isinstance(assigner, MaxIoUAssigner) else MaxIoUAssigner()
+
+
+def leave_out(label: Tensor, anchors: Anchors, regions: Tensor, iof: float) -> None:
+    """Write IGNORE into `label` (A,) where the share `iof` of an anchor lies in a region (n, 4), but for OBJECT."""
+    inside = anchors.lattice.pairs_inside(regions, iof).anchor
+    label[inside] = label[inside].where(label[inside] == OBJECT, IGNORE)
+
+
+def check_ignore_iof(ignore_iof: float | None) -> None:
+    """Raise ValueError for a share that is none; the setting means the same for every assigner."""
+    if ignore_iof is not None:
+        check_range("ignore_iof", ignore_iof, 0 < ignore_iof <= 1, "above 0 and at most 1, or null")
+
+
 def best_boxes(anchors: Anchors, boxes: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
     """Anchors (n,), ascending, whose IoU with some of the boxes (G, 4) is at least `least` > 0; box (n,) and IoU (n,).
 
@@ -183,6 +198,7 @@ def _inside(anchors: Anchors, region: Region | None) -> Tensor:
     return (x1 >= region[0]) & (y1 >= region[1]) & (x2 <= region[2]) & (y2 <= region[3])
 
 
-def _check_range(name: str, value: float, holds: bool, wanted: str) -> None:
+def check_range(name: str, value: float, holds: bool, wanted: str) -> None:
+    """Raise ValueError for a setting of the group `assigner` that does not hold."""
     if not holds:
         raise ValueError(f"assigner.{name}={value} is out of range: it must be {wanted}.")

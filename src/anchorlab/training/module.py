@@ -99,6 +99,7 @@ class RPNModule(LightningModule):
                 target.boxes,
                 target.area,
                 target.ignore,
+                target.known,
             )
 
     def on_validation_epoch_end(self) -> None:
