@@ -104,7 +104,24 @@ class Texts:
         return "text" + (" or a list such as [a,b]" if self.several else "") + (" or null" if self.null else "")
 
 
-Rule = Number | Choice | Numbers | Texts
+@dataclass(frozen=True)
+class PerLevel:
+    """One number, or a list with one for each level."""
+
+    each: Number
+
+    def accepts(self, value: Any) -> bool:
+        return (
+            all(map(self.each.accepts, value)) and len(value) > 0
+            if isinstance(value, list)
+            else self.each.accepts(value)
+        )
+
+    def __str__(self) -> str:
+        return f"{self.each}, or a list with one for each level"
+
+
+Rule = Number | Choice | Numbers | Texts | PerLevel
 
 SHARE = Number(0, 1)
 COUNT = Number(1, whole=True)
@@ -138,12 +155,17 @@ RULES: dict[str, Rule] = {
     "assigner.low_quality_floor": Number(0, 1, null=True),
     "assigner.ignore_iof": Number(0, 1, above=True, null=True),
     "assigner.border": Number(0, null=True),
+    "assigner.candidates": COUNT,
+    "assigner.centre": Number(0, 1, above=True),
+    "assigner.ignored": Number(0, 1, above=True),
     "sampler.num": COUNT,
     "sampler.positive_fraction": SHARE,
     "sampler.edges": Numbers(depth=(1,), null=False),
     "head.objectness": Choice(("softmax", "sigmoid")),
     "head.channels": COUNT_OR_NULL,
-    "head.convs": COUNT,
+    "head.convs": Number(0, whole=True),
+    "cascade.weight": Number(0),
+    "cascade.dilation": COUNT,
     "coder.clip": Number(0, above=True, null=True),
     "loss.beta": POSITIVE,
     "head.prior": Number(0, 1, above=True),
@@ -158,9 +180,10 @@ RULES: dict[str, Rule] = {
     "quality.background": Number(0, whole=True),
     "quality.weight": Number(0),
     "quality.score": Choice(("both", "quality", "objectness")),
-    "proposals.pre_nms_top_n": COUNT,
+    "proposals.pre_nms_top_n": PerLevel(COUNT),
     "proposals.post_nms_top_n": COUNT,
-    "proposals.nms_iou": SHARE,
+    "proposals.nms_iou": PerLevel(SHARE),
+    "proposals.sigma": PerLevel(POSITIVE),
     "proposals.min_size": Number(0),
     "proposals.score_threshold": SHARE,
     "backbone.frozen_stages": Number(0, 5, whole=True),

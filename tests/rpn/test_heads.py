@@ -91,7 +91,8 @@ def test_no_images() -> None:
     [
         ({"objectness": "tanh"}, "head.objectness=tanh"),
         ({"channels": 0}, "head.channels=0"),
-        ({"convs": 0}, "head.convs=0"),
+        ({"convs": -1}, "head.convs=-1"),
+        ({"convs": 0, "channels": 8}, "head.convs=0.* head.channels must be null"),
         ({"num_anchors": (3, 0)}, r"k=\[3, 0\]"),
         ({"num_anchors": ()}, r"k=\[\]"),
     ],

@@ -28,6 +28,11 @@ class Target(NamedTuple):
     ignore: Tensor  # (G,) bool
     known: Tensor  # (G,) bool, of categories trained on, where only others are scored
 
+    @property
+    def counted(self) -> Tensor:
+        """(G,) bool, the objects to be found."""
+        return ~(self.ignore | self.known)
+
 
 class Item(NamedTuple):
     """One resized sample on its way into a batch; `target` is None where augmentation moved the boxes."""

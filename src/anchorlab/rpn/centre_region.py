@@ -55,9 +55,9 @@ class CentreRegionAssigner:
         label = torch.full((len(anchors.boxes),), BACKGROUND, dtype=torch.int8, device=boxes.device)
         box_index = torch.zeros(len(label), dtype=torch.int64, device=boxes.device)
         labels, indices = (_maps(values, anchors) for values in (label, box_index))
-        objects = (~ignore).nonzero().squeeze(1)
+        listed = (~ignore).nonzero().squeeze(1).flip(0)
         # The smallest comes last and stays.
-        order = objects[_area(boxes[objects]).flip(0).argsort(descending=True, stable=True).neg() - 1]
+        order = listed[_area(boxes[listed]).argsort(descending=True, stable=True)]
         level_of = _levels(anchors, boxes[order])
         for box, level in zip(boxes[order], level_of, strict=True):
             for near in range(max(level - 1, 0), min(level + 2, len(labels))):

@@ -34,7 +34,7 @@ class RPNHead(nn.Module):
         objectness: "softmax": 2k scores, for each anchor background first and object second (the paper);
             "sigmoid": k scores (torchvision, Detectron2). Either way the rest sees one logit per anchor.
         channels: width of the 3x3 convolutions; None: as many as the backbone's.
-        convs: number of 3x3 convolutions.
+        convs: number of 3x3 convolutions; 0 where a stage before makes the features (`cascade`).
         prior: probability of "object" that the biases start with; 0.5 is the paper's, biases of 0. With a focal loss
             over all anchors 0.01 (Lin et al. 2017, section 4.1).
         in_channels: the backbone's channels.
@@ -124,8 +124,8 @@ def _check(objectness: str, channels: int | None, convs: int, prior: float, num_
         raise ValueError(f"head.objectness={objectness}: choose one of {', '.join(OBJECTNESS)}.")
     if channels is not None and channels < 1:
         raise ValueError(f"head.channels={channels}: give a positive number, or null for the backbone's channels.")
-    if convs < 1:
-        raise ValueError(f"head.convs={convs}: the head needs at least one 3x3 convolution.")
+    if convs < 0 or (convs == 0 and channels is not None):
+        raise ValueError(f"head.convs={convs}: give a number of 3x3 convolutions; with 0, head.channels must be null.")
     if not 0 < prior < 1:
         raise ValueError(f"head.prior={prior}: give a probability between 0 and 1, without either.")
     if not num_anchors or min(num_anchors) < 1:

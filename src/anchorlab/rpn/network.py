@@ -8,7 +8,7 @@ exactly two places: the assigner, which says what each should predict, and the c
 deltas mean.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from anchorlab.rpn.losses import LossCounts, RPNLoss
 from anchorlab.rpn.predictions import LevelPredictions, PendingPredictions, Predictions
 from anchorlab.rpn.proposals import Proposals, ProposalSelector
 from anchorlab.rpn.quality import Quality
+from anchorlab.rpn.refinement import AnchorRefinement, Moves
 from anchorlab.rpn.samplers import Sampler
 from anchorlab.rpn.targets import BatchTargets, ImageTargets
 
@@ -37,7 +38,7 @@ class Losses(NamedTuple):
     box: Tensor  # scalar
     num_positives: Tensor  # (B,) int64
     num_negatives: Tensor  # (B,) int64
-    others: dict[str, Tensor]  # scalars by name: "quality" where the head has such an output
+    others: dict[str, Tensor]  # scalars by name: "quality" where the head has such an output, "stage1" with a cascade
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -69,10 +70,17 @@ class RegionProposalNetwork(nn.Module):
         loss: RPNLoss,
         proposals: ProposalSelector,
         quality: Quality | None = None,
+        cascade: AnchorRefinement | None = None,
     ):
         super().__init__()
         _check_agreement(backbone, anchors, head)
         _check_parts(head, sampler, loss, quality)
+        if cascade is not None and assigner.needs_grid:
+            raise ValueError(
+                "cascade moves the anchors off their grid, and this assigner reads rows and columns of them: "
+                "set assigner=max_iou."
+            )
+        proposals.check_levels(len(backbone.strides))
         self.backbone = backbone
         self.anchors = anchors
         self.head = head
@@ -82,6 +90,7 @@ class RegionProposalNetwork(nn.Module):
         self.criterion = loss
         self.selector = proposals
         self.quality = quality
+        self.cascade = cascade
 
     def prepare(self, images: Tensor, sizes: Tensor) -> Tensor:
         """The network's input (B, 3, H, W) float32 from padded images (B, 3, H, W) uint8, on their device.
@@ -100,17 +109,24 @@ class RegionProposalNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Predictions:
         """Predictions for normalised, padded images (B, 3, H, W) of any height and width."""
-        outputs = self.head(self.backbone(images))
+        features = self.backbone(images)
+        anchors, moved = self._anchors(features, images), None
+        if self.cascade is not None:
+            features, moved = self.cascade(features, anchors)
+        outputs = self.head(features)
         levels = [LevelPredictions(self.head.logits(output.scores), output.deltas) for output in outputs]
-        anchors = self._anchors([level.logits for level in levels], images)
         if self.quality is None:
-            return Predictions(levels, anchors)
-        return Predictions(levels, anchors, [o.quality for o in outputs if o.quality is not None], self.quality.rank)
+            return Predictions(levels, anchors, moved=moved)
+        quality = [output.quality for output in outputs if output.quality is not None]
+        return Predictions(levels, anchors, quality, self.quality.rank, moved)
 
     @property
     def learns_from_few(self) -> bool:
-        """Whether a loss asks about a bounded number of anchors: the one rule for what `pending` can save."""
-        return self.sampler.num is not None
+        """Whether a loss asks about a bounded number of anchors: the one rule for what `pending` can save.
+
+        A first stage is needed everywhere, as any moved anchor may overlap a box.
+        """
+        return self.sampler.num is not None and self.cascade is None
 
     def pending(self, images: Tensor) -> PendingPredictions | Predictions:
         """Predictions for images (B, 3, H, W) that only `loss` can use: it has them computed where it samples.
@@ -143,10 +159,12 @@ class RegionProposalNetwork(nn.Module):
                 which other images share the batch or the process.
             average: the mean of the counts over all processes that share a batch; None: there is one.
         """
-        images = enumerate(zip(boxes, ignore, _as_pairs(sizes), generators, strict=True))
+        pairs = _as_pairs(sizes)
+        images = enumerate(zip(boxes, ignore, pairs, generators, strict=True))
         targets = [self.targets(predictions.anchors_of(i), *image) for i, image in images]
+        moves = self._moves(predictions.anchors, zip(boxes, ignore, pairs, strict=True))
         batch = BatchTargets(targets, predictions.at([image.rows for image in targets]), self.coder)
-        counts = self._counts(targets, predictions.num_locations)
+        counts = self._counts(targets, moves, predictions.num_locations)
         counts = counts if average is None else average(counts)
         objectness, box = self.criterion(batch.logits, batch.is_object, batch.regression, counts)
         device = objectness.device
@@ -155,7 +173,7 @@ class RegionProposalNetwork(nn.Module):
             box,
             num_positives=torch.tensor([len(image.positive) for image in targets], device=device),
             num_negatives=torch.tensor([len(image.negative) for image in targets], device=device),
-            others=self._quality_loss(batch, counts),
+            others=self._quality_loss(batch, counts) | self._cascade_loss(predictions, moves, counts),
         )
 
     @torch.no_grad()
@@ -181,9 +199,18 @@ class RegionProposalNetwork(nn.Module):
 
     def propose(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
         """The proposals of each image, best first, clipped to its own (height, width), without gradient."""
-        return self.selector(predictions.logits, predictions.deltas, predictions.anchors, self.coder, _as_pairs(sizes))
+        return self.selector(predictions.logits, predictions.deltas, predictions.starts, self.coder, _as_pairs(sizes))
 
-    def _counts(self, targets: Sequence[ImageTargets], num_locations: int) -> LossCounts:
+    def propose_moved(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
+        """The first stage's boxes as proposals, with the scores of the second: what the second adds is the rest."""
+        deltas = torch.zeros_like(predictions.deltas)
+        return self.selector(predictions.logits, deltas, predictions.starts, self.coder, _as_pairs(sizes))
+
+    def _moves(self, anchors: Anchors, images: Iterable[tuple[Tensor, Tensor, tuple[int, int]]]) -> list[Moves]:
+        """Of images with boxes, ignore and size; empty without a first stage."""
+        return [] if self.cascade is None else [self.cascade.moves(anchors, *image) for image in images]
+
+    def _counts(self, targets: Sequence[ImageTargets], moves: Sequence[Moves], num_locations: int) -> LossCounts:
         positives = sum(len(image.positive) for image in targets)
         near = sum(0 if image.near is None else len(image.near.anchor) for image in targets)
         return LossCounts(
@@ -193,6 +220,7 @@ class RegionProposalNetwork(nn.Module):
             positives=positives,
             images=len(targets),
             near=max(near, 1),
+            moves=max(sum(len(image.anchor) for image in moves), 1),
         )
 
     def _quality_loss(self, batch: BatchTargets, counts: LossCounts) -> dict[str, Tensor]:
@@ -200,6 +228,15 @@ class RegionProposalNetwork(nn.Module):
             return {}
         logits, anchors, predicted, near = batch.near
         return {"quality": self.quality.loss(logits, self.quality.target(anchors, predicted, near), counts.near)}
+
+    def _cascade_loss(
+        self, predictions: Predictions | PendingPredictions, moves: Sequence[Moves], counts: LossCounts
+    ) -> dict[str, Tensor]:
+        if self.cascade is None:
+            return {}
+        assert isinstance(predictions, Predictions), "a first stage leaves nothing pending"
+        assert predictions.moved is not None
+        return {"stage1": self.cascade.loss(predictions.moved, moves, counts.moves)}
 
     def _anchors(self, maps: Sequence[Tensor], images: Tensor) -> Anchors:
         """The anchors of maps (B, any, h, w), one per level, of images (B, 3, H, W)."""

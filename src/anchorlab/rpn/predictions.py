@@ -14,6 +14,7 @@ from torch import Tensor
 
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.heads import HeadOutput, RPNHead
+from anchorlab.rpn.refinement import Moved
 from anchorlab.rpn.sparse import PendingMap
 
 Rank = Callable[[Tensor, Tensor], Tensor]
@@ -37,12 +38,13 @@ class Outputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the network says about a batch, as maps per level and in the order of `anchors.boxes`."""
+    """What the network says about a batch, as maps per level and in the order of `anchors.boxes`, the grid."""
 
     levels: list[LevelPredictions]
     anchors: Anchors
     quality_levels: list[Tensor] | None = None  # (B, k, H, W) logits of each level
     rank: Rank | None = None
+    moved: Moved | None = None  # what a first stage made of the anchors
 
     @cached_property
     def objectness(self) -> Tensor:
@@ -75,7 +77,12 @@ class Predictions:
 
     def anchors_of(self, image: int) -> Anchors:
         """The anchors that the head's deltas of an image start from."""
-        return self.anchors
+        return self.anchors if self.moved is None else self.moved.of(image)
+
+    @property
+    def starts(self) -> Anchors:
+        """The same of all images, as `ProposalSelector` takes them."""
+        return self.anchors if self.moved is None else self.moved.of_all
 
     def at(self, rows: Sequence[Tensor]) -> Outputs:
         """What is said about these anchors of each image, image by image in their order."""

@@ -23,7 +23,8 @@ Config = Mapping[str, Any]
 
 
 def build_network(config: Config) -> RegionProposalNetwork:
-    """The network of the groups backbone, anchor, head, coder, assigner, sampler, loss, objectness, quality, proposals.
+    """The network of the groups backbone, anchor, head, coder, assigner, sampler, loss, objectness, quality, proposals,
+    cascade.
 
     Configs of before there were the last groups lack them; they mean the defaults.
 
@@ -34,6 +35,7 @@ def build_network(config: Config) -> RegionProposalNetwork:
     anchors = build(config["anchor"], strides=backbone.strides)
     derived = {"in_channels": backbone.channels, "num_anchors": anchors.num_anchors}
     quality = build_optional(config.get("quality"))
+    cascade = build_optional(config.get("cascade"), **derived, strides=backbone.strides)
     with user_errors():
         return RegionProposalNetwork(
             backbone=backbone,
@@ -45,6 +47,7 @@ def build_network(config: Config) -> RegionProposalNetwork:
             loss=build(config["loss"], objectness=build_optional(config.get("objectness"))),
             proposals=build(config["proposals"]),
             quality=quality,
+            cascade=cascade,
         )
 
 

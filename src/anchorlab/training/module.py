@@ -5,7 +5,7 @@ B images, G ground-truth boxes of one image, P proposals of one image.
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from anchorlab.data.batch import Batch
 from anchorlab.recall import ProposalRecall
 from anchorlab.rpn.losses import LossCounts
 from anchorlab.rpn.network import Losses, PendingPredictions, Predictions, RegionProposalNetwork
+from anchorlab.rpn.proposals import Proposals
 
 TRAIN, VALIDATE = 0, 1  # streams of random numbers
 POSITIVES = "positives"
@@ -33,7 +34,7 @@ class RPNModule(LightningModule):
 
     Logs `train/{loss,objectness,box,positives,lr,images_per_s}` by step (and the other terms of the loss, where there
     are any), `val/{loss,objectness,box}` and every figure of ProposalRecall (`val/recall_100`, `val/AR_1000`, ...)
-    by epoch.
+    by epoch; with a cascade those of its first stage, too (`val/stage1_AR_1000`, ...).
 
     Args:
         network: the network to train.
@@ -59,6 +60,7 @@ class RPNModule(LightningModule):
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
         self.recall = ProposalRecall()
+        self.stage1_recall = None if network.cascade is None else ProposalRecall()
         self.seed = seed
         self.sampled_only = sampled_only
         self.max_steps = max_steps
@@ -89,28 +91,23 @@ class RPNModule(LightningModule):
 
     def score(self, predictions: Predictions, batch: Batch) -> None:
         """Count the batch's proposals, taken back to original pixels, in `recall`."""
-        assert batch.targets is not None, "recall is scored on batches that were not augmented"
-        proposals = self.network.propose(predictions, batch.sizes)
-        for row, target in enumerate(batch.targets):
-            self.recall.update(
-                int(batch.index[row]),
-                batch.to_original(row, proposals[row].boxes),
-                proposals[row].scores,
-                target.boxes,
-                target.area,
-                target.ignore,
-                target.known,
-            )
+        _score(self.recall, self.network.propose(predictions, batch.sizes), batch)
+        if self.stage1_recall is not None:
+            _score(self.stage1_recall, self.network.propose_moved(predictions, batch.sizes), batch)
 
     def on_validation_epoch_end(self) -> None:
         self.scored_step = self.trainer.global_step
         figures: dict[str, float] = self.recall.compute()
+        if self.stage1_recall is not None:
+            figures |= {f"stage1_{name}": value for name, value in self.stage1_recall.compute().items()}
         figures |= self._validation.result(self.trainer.strategy.reduce)
         # Every process logs the same figures: checkpoints are chosen by them on each. Lightning would round to float32.
         self.log_dict({f"val/{name}": torch.tensor(value, dtype=torch.float64) for name, value in figures.items()})
 
     def on_validation_epoch_start(self) -> None:
-        self.recall.reset()
+        for recall in (self.recall, self.stage1_recall):
+            if recall is not None:
+                recall.reset()
         self._validation = _RunningMean()
 
     def on_train_epoch_start(self) -> None:
@@ -179,6 +176,13 @@ class RPNModule(LightningModule):
             "images_per_s": rate,
         }
         self.log_dict({f"train/{name}": value for name, value in figures.items()}, batch_size=images)
+
+
+def _score(recall: ProposalRecall, proposals: Sequence[Proposals], batch: Batch) -> None:
+    assert batch.targets is not None, "recall is scored on batches that were not augmented"
+    for row, (found, target) in enumerate(zip(proposals, batch.targets, strict=True)):
+        boxes = batch.to_original(row, found.boxes)
+        recall.update(int(batch.index[row]), boxes, found.scores, *target)
 
 
 class _RunningMean:
