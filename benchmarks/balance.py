@@ -1,4 +1,4 @@
-"""How hard each term of a loss pulls before training: the gradient that it sends into the head, batch by batch.
+"""How hard each term of a loss pulls before training: the gradient that it sends into what comes after the backbone.
 
 Not a matter of speed. A recipe that swaps a loss changes this balance without saying so; docs/recipes.md shows what
 follows. Command: python -m benchmarks.balance [as for train.py]
@@ -36,8 +36,8 @@ def main(overrides: list[str]) -> None:
 
 
 def pulls(network: RegionProposalNetwork, losses: Losses) -> dict[str, float]:
-    """The norm of each term's gradient in all parameters of the head."""
-    parameters = list(network.head.parameters())
+    """The norm of each term's gradient in all parameters of the head, and of a cascade's first stage."""
+    parameters = [*network.head.parameters(), *(() if network.cascade is None else network.cascade.parameters())]
     found: dict[str, float] = {}
     for name, term in losses.terms.items():
         gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)

@@ -91,7 +91,7 @@ def test_proposals_on_known_objects_use_up_no_budget(dataset, data):
     for index, image in enumerate(dataset):
         size = len(image.gt_boxes)
         known = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)), dtype=bool)
-        metric.update(index, *image, known)
+        metric.update(index, image.boxes, image.scores, image.gt_boxes, image.gt_area, image.gt_ignore, known)
         kept = ~finds_known_one_by_one(image, known)
         others = [field[~known] for field in image[2:]]
         without.append(Scored(image.boxes[kept], image.scores[kept], *others))

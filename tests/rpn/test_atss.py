@@ -48,7 +48,8 @@ def images(draw: st.DrawFn) -> tuple[Anchors, Tensor, Tensor, tuple[int, int]]:
 @settings(max_examples=60, deadline=None)
 def test_is_the_paper_s_algorithm(image, count):
     found = ATSSAssigner(candidates=count)(*image)
-    expected = written_out(*image[:3], count, 0.5)
+    anchors, boxes, ignore, _ = image
+    expected = written_out(anchors, boxes, ignore, count, 0.5)
     assert torch.equal(found.label, expected.label)
     assert torch.equal(found.box_index, expected.box_index)
     assert (found.label.dtype, found.box_index.dtype) == (torch.int8, torch.int64)

@@ -266,6 +266,7 @@ def test_pending_predictions_of_quality(parts: dict[str, Any]) -> None:
 
 def test_quality_and_objectness_rank_proposals_together() -> None:
     network = with_quality(IoUQuality())
+    assert network.head.quality is not None
     with torch.no_grad():
         network.head.quality["3"].bias.copy_(torch.tensor([-2.0, 0.0, 3.0]))
     predictions = predict(network)

@@ -98,6 +98,7 @@ def build(**parts: Any) -> RegionProposalNetwork:
 
 def test_second_stage_starts_from_the_moved_anchors() -> None:
     network = build()
+    assert network.cascade is not None
     with torch.no_grad():
         network.cascade.deltas.bias.copy_(torch.tensor([2.0, -1.0, 0.4, -0.2]))
     predictions = predict(network)
@@ -127,6 +128,7 @@ def test_targets_of_the_second_stage_lead_from_the_moved_anchors() -> None:
 @pytest.mark.parametrize("quality", [None, IoUQuality(num=16)])
 def test_a_few_steps_fit_one_batch_in_both_stages(quality: IoUQuality | None) -> None:
     network = build(quality=quality)
+    assert network.cascade is not None
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     terms: list[dict[str, float]] = []
     for _ in range(25):

@@ -15,7 +15,7 @@ def labels(positive: int, negative: int, ignored: int) -> Tensor:
     return values[torch.randperm(len(values), generator=torch.Generator().manual_seed(1))]
 
 
-def sample(sampler: BalancedSampler, label: Tensor, seed: int = 0) -> Sampled:
+def sample(sampler: BalancedSampler | AllSampler, label: Tensor, seed: int = 0) -> Sampled:
     return sampler(label, torch.Generator().manual_seed(seed))
 
 

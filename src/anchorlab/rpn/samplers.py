@@ -26,8 +26,10 @@ Overlap = Callable[[float], Tensor]
 class Sampler(Protocol):
     """A rule that picks anchors of one image for the loss."""
 
-    num: int | None
-    """The most anchors it takes; None: as many as there are."""
+    @property
+    def num(self) -> int | None:
+        """The most anchors it takes; None: as many as there are."""
+        ...
 
     def __call__(self, label: Tensor, generator: torch.Generator, overlap: Overlap) -> Sampled:
         """As `BalancedSampler.__call__`; `overlap` is for samplers that look at IoU, and costs nothing unasked."""
