@@ -56,7 +56,8 @@ class RegionProposalNetwork(nn.Module):
     `forward`, `loss` and `propose` are separate calls, and what they return never depends on training mode.
 
     Raises:
-        ValueError: backbone, anchors and head disagree about strides, channels or anchors per location.
+        ValueError: backbone, anchors and head disagree about strides, channels or anchors per location, or other
+            parts cannot work together.
     """
 
     def __init__(
@@ -75,11 +76,7 @@ class RegionProposalNetwork(nn.Module):
         super().__init__()
         _check_agreement(backbone, anchors, head)
         _check_parts(head, sampler, loss, quality)
-        if cascade is not None and assigner.needs_grid:
-            raise ValueError(
-                "cascade moves the anchors off their grid, and this assigner reads rows and columns of them: "
-                "set assigner=max_iou."
-            )
+        _check_cascade(cascade, assigner)
         proposals.check_levels(len(backbone.strides))
         self.backbone = backbone
         self.anchors = anchors
@@ -263,6 +260,14 @@ def _check_agreement(backbone: Backbone, anchors: AnchorGrid, head: RPNHead) -> 
     ):
         if list(built_for) != list(found):
             raise ValueError(f"{what} {list(built_for)}, but this network has {list(found)}: pass those on.")
+
+
+def _check_cascade(cascade: AnchorRefinement | None, assigner: Assigner) -> None:
+    if cascade is not None and assigner.needs_grid:
+        raise ValueError(
+            "cascade moves the anchors off their grid, and this assigner reads rows and columns of them: "
+            "set assigner=max_iou."
+        )
 
 
 def _check_parts(head: RPNHead, sampler: Sampler, loss: RPNLoss, quality: Quality | None) -> None:
