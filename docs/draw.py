@@ -126,7 +126,7 @@ def one_location() -> tuple[Tensor, Tensor, Tensor]:
     network = RPNHead("softmax", in_channels=512, num_anchors=paper_grid().num_anchors)
     features = 2 * torch.randn(1, 512, *CELLS).relu()
     with torch.no_grad():
-        ((scores, deltas),) = network([features])
+        ((scores, deltas, _),) = network([features])
         hidden = network.conv(features)
     here = (0, slice(None), ROW, COLUMN)
     return hidden[here], scores[here].view(-1, 2), deltas[here].view(-1, 4)

@@ -24,6 +24,7 @@ NEEDED = {"data": ["data.root=/nowhere"], "timm_fpn": ["backbone.name=resnet18"]
 DERIVED = {
     "anchor": {"strides": (8, 16, 32)},
     "head": {"in_channels": 64, "num_anchors": (3, 3, 3)},
+    "cascade": {"in_channels": 64, "num_anchors": (1, 1, 1), "strides": (8, 16, 32)},
     "augment": {},
     "logger": {"save_dir": "/nowhere"},
 }
@@ -45,8 +46,13 @@ OTHER = {  # another value where adding or negating gives none
     "assigner.low_quality_floor": 0.2,
     "assigner.ignore_iof": 0.7,
     "assigner.border": 4,
+    "assigner.centre": 0.3,
+    "assigner.ignored": 0.6,
     "assigner.foreground_iou": 0.6,
-    "loss.divisor": {"sampled": "budget", "budget": "locations", "locations": "sampled"},
+    "loss.divisor": {"sampled": "budget", "budget": "locations", "locations": "positives"},
+    "sampler.edges": [0.15, 0.25],
+    "quality.score": "quality",
+    "quality.least_iou": 0.5,
     "backbone.batch_norm": {"frozen": "trainable", "trainable": "frozen"},
     "backbone.name": {"resnet18": "resnet34", "resnet50": "resnet34"},
     "backbone.frozen_stages": {0: 1, 2: 3},
@@ -133,10 +139,14 @@ def state(thing: Any) -> Any:
 
 PARTS = [
     (group, choice, key)
-    for group in ("anchor", "head", "coder", "assigner", "sampler", "loss", "proposals", "augment", "backbone")
+    for group in (
+        *("anchor", "head", "coder", "assigner", "sampler", "loss", "objectness", "quality", "proposals", "cascade"),
+        *("augment", "backbone"),
+    )
     for choice in choices(group)
     for key in composed(group, choice)
     if key not in ("_target_", "weights") and (choice, key) not in {("timm_fpn", "name")}
+    if not isinstance(composed(group, choice)[key], dict)
 ]
 
 
@@ -151,6 +161,13 @@ def test_changed_value_changes_what_is_built(group, choice, key):
     if group == "anchor" and choice != "fit":
         node, changed = suited(choice, key, node, changed)
     assert state(outcome(build(node, **derived))) != state(outcome(build(changed, **derived)))
+
+
+@pytest.mark.parametrize(("part", "key"), [("assigner", "centre"), ("assigner", "ignored"), ("coder", "weights")])
+def test_changed_value_changes_the_parts_of_a_cascade(part, key):
+    node, other = composed("cascade", "two_stage"), composed("cascade", "two_stage")
+    other[part][key] = {"centre": 0.3, "ignored": 0.6, "weights": [1, 1, 1, 1]}[key]
+    assert state(build(node, **DERIVED["cascade"])) != state(build(other, **DERIVED["cascade"]))
 
 
 def suited(choice: str, key: str, *nodes: dict[str, Any]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from torchvision.ops import nms
 from anchorlab.rpn.assigners import BACKGROUND, IGNORE, OBJECT, MaxIoUAssigner
 from anchorlab.rpn.boxes import clip, pairwise_iou
 from anchorlab.rpn.coders import DeltaCoder
-from anchorlab.rpn.losses import LossCounts, SmoothL1Loss
+from anchorlab.rpn.losses import LossCounts, Regression, SmoothL1Loss
 from anchorlab.rpn.samplers import BalancedSampler
 
 ROOT = Path(__file__).parent.parent
@@ -149,7 +149,8 @@ def test_loss_of_the_example(drawing: ModuleType, anchors: Tensor) -> None:
     wanted = DeltaCoder().encode(anchors[FOLLOWED], drawing.BOXES[0])[None]
     loss = SmoothL1Loss(beta=1 / 9, divisor="locations", box_weight=10)
     logits, labels = torch.tensor([2.0, -1.0]), torch.tensor([1, 0])
-    objectness, box = loss(logits, labels, predicted, wanted, LossCounts(budget=256, locations=196))
+    regression = Regression(predicted, wanted, anchors[FOLLOWED][None], drawing.BOXES[:1], DeltaCoder())
+    objectness, box = loss(logits, labels, regression, LossCounts(budget=256, locations=196))
     says(f"(0.1269 + 0.3133) / 2 = {objectness:.4f}", f"10 / 196 * 0.0440 = {box:.4f}")
     parts = 4.5 * (predicted - wanted)[0] ** 2
     says(" + ".join(f"{part:.4f}" for part in parts) + f" = {parts.sum():.4f}")

@@ -12,7 +12,7 @@ from pycocotools import mask
 from torch.multiprocessing.spawn import spawn
 
 from anchorlab.ranks import AREA_RANGES, THRESHOLDS, UNMATCHED, figures_from_ranks
-from anchorlab.recall import ProposalRecall, iou_of, pairs_above_half, serve_in_order
+from anchorlab.recall import ProposalRecall, finds_known, iou_of, pairs_above_half, serve_in_order
 from tests.by_pycocotools import Scored, by_pycocotools, xywh
 
 
@@ -66,6 +66,46 @@ def test_equals_pycocotools_on_crowded_images_with_more_proposals_than_the_budge
     dataset = [random_image(rng, num_proposals=1300, num_boxes=30) for _ in range(3)]
     budgets = (10, 50, 100, 300, 1000)
     assert measure(dataset, budgets).compute() == pytest.approx(by_pycocotools(dataset, budgets), abs=1e-9)
+
+
+def finds_known_one_by_one(image: Scored, known: np.ndarray) -> np.ndarray:
+    """OLN's rule in the loops of its evaluation: boxes that count first, each taken once, at IoU 0.5."""
+    finds, free = np.zeros(len(image.boxes), dtype=bool), ~image.gt_ignore
+    for proposal in np.argsort(-image.scores, kind="stable"):
+        for group in (~known, known):
+            best, taken = 0.5, -1
+            for box in np.flatnonzero(free & group):
+                iou = iou_of(image.gt_boxes[box], image.boxes[proposal])
+                if iou >= best:
+                    best, taken = iou, box
+            if taken >= 0:
+                free[taken], finds[proposal] = False, group is known
+                break
+    return finds
+
+
+@given(st.lists(images(), min_size=1, max_size=3), st.data())
+@settings(max_examples=100, deadline=None)
+def test_proposals_on_known_objects_use_up_no_budget(dataset, data):
+    budgets, metric, without = (1, 2, 5), ProposalRecall((1, 2, 5)), []
+    for index, image in enumerate(dataset):
+        size = len(image.gt_boxes)
+        known = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)), dtype=bool)
+        metric.update(index, image.boxes, image.scores, image.gt_boxes, image.gt_area, image.gt_ignore, known)
+        kept = ~finds_known_one_by_one(image, known)
+        others = [field[~known] for field in image[2:]]
+        without.append(Scored(image.boxes[kept], image.scores[kept], *others))
+    assert metric.compute() == pytest.approx(measure(without, budgets).compute(), abs=1e-12)
+
+
+def test_second_proposal_on_a_known_object_and_one_that_finds_both():
+    """Boxes: known, unseen and an unseen one half of which is known. IoU 0.5 itself is a find."""
+    gt = np.array([[0, 0, 10, 10], [50, 0, 60, 10], [20, 0, 30, 10], [20, 0, 30, 5]], dtype=float)
+    counted, known = np.array([False, True, True, False]), np.array([True, False, False, True])
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 20], [20, 0, 30, 10], [20, 0, 30, 10]], dtype=float)
+    finds = finds_known(boxes, np.array([0.8, 0.9, 0.1, 0.5, 0.4]), gt, counted, known)
+    assert finds.tolist() == [False, True, False, False, True]
+    assert not finds_known(boxes, np.ones(5), gt, counted, np.zeros(4, dtype=bool)).any()
 
 
 def random_image(rng: np.random.Generator, num_proposals: int, num_boxes: int) -> Scored:

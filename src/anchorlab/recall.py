@@ -80,6 +80,7 @@ class ProposalRecall(Metric):
         gt_boxes: Tensor | np.ndarray,
         gt_area: Tensor | np.ndarray,
         gt_ignore: Tensor | np.ndarray,
+        gt_known: Tensor | np.ndarray | None = None,
     ) -> None:
         """Match one image; boxes are xyxy in *original* pixels.
 
@@ -92,6 +93,8 @@ class ProposalRecall(Metric):
             gt_boxes: (G, 4); G may be 0.
             gt_area: (G,) the annotation's area, which need not be the box's.
             gt_ignore: (G,) bool; ignored boxes (crowd, difficult) are never counted.
+            gt_known: (G,) bool; boxes of categories that were trained on, where the others are scored. They are not
+                counted, and proposals that find them use up no budget (`finds_known`). None: there are none.
 
         Raises:
             FloatingPointError: for a proposal or score that is NaN or infinite.
@@ -101,8 +104,12 @@ class ProposalRecall(Metric):
         assert len(gt_boxes) == len(gt_area) == len(gt_ignore)
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise FloatingPointError(f"image {index}: a proposal or its score is NaN or infinite")
-        counted = counted_by_area(_numpy(gt_area, np.float64), _numpy(gt_ignore, np.bool_))
-        gt_boxes = _numpy(gt_boxes, np.float64).reshape(-1, 4)
+        ignore, gt_boxes = _numpy(gt_ignore, np.bool_), _numpy(gt_boxes, np.float64).reshape(-1, 4)
+        known = np.zeros_like(ignore) if gt_known is None else _numpy(gt_known, np.bool_)
+        counted = counted_by_area(_numpy(gt_area, np.float64), ignore | known)
+        if known.any():
+            others = ~finds_known(boxes, scores, gt_boxes, counted[:, 0], known & ~ignore)
+            boxes, scores = boxes[others], scores[others]
         rank = match(boxes, scores, gt_boxes, counted, limit=self.budgets[-1])
         self._append(np.array([index]), np.array([len(counted)]), rank.ravel(), counted.ravel())
 
@@ -190,6 +197,31 @@ def match(boxes: np.ndarray, scores: np.ndarray, gt_boxes: np.ndarray, counted: 
         settled = _settle(rank[pair], box[pair], iou[pair], counted, limit)
         found[contested] = settled[contested]
     return found.astype(np.int32)
+
+
+def finds_known(
+    boxes: np.ndarray, scores: np.ndarray, gt_boxes: np.ndarray, counted: np.ndarray, known: np.ndarray
+) -> np.ndarray:
+    """Which proposals (P,) find an object of a known category and none that counts: they are no wrong answers.
+
+    As in the evaluation of unseen categories of OLN (Kim et al. 2022, section 4.1, and its code): one-to-one at IoU
+    0.5, best score first, each proposal takes a box that counts, or else a known one. A second proposal on a known
+    object is therefore not among them. Crowds of known categories take none.
+
+    Args:
+        boxes: (P, 4) float64 xyxy, and their scores (P,).
+        gt_boxes: (G, 4) float64 xyxy; counted, known: (G,) bool, no box is both.
+    """
+    free = np.ones(len(boxes), dtype=bool)
+    for wanted in (counted, known):
+        order = np.flatnonzero(free)
+        rank = match(boxes[order], scores[order], gt_boxes, wanted[:, None], limit=max(len(order), 1))[:, 0, 0]
+        best_first = order[_best_first(scores[order])]
+        found = best_first[rank[rank != UNMATCHED]]
+        free[found] = False
+    finds = np.zeros(len(boxes), dtype=bool)
+    finds[found] = True
+    return finds
 
 
 def serve_in_order(proposer: np.ndarray, box: np.ndarray, num_boxes: int) -> np.ndarray:

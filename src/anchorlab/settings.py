@@ -104,7 +104,24 @@ class Texts:
         return "text" + (" or a list such as [a,b]" if self.several else "") + (" or null" if self.null else "")
 
 
-Rule = Number | Choice | Numbers | Texts
+@dataclass(frozen=True)
+class PerLevel:
+    """One number, or a list with one for each level."""
+
+    each: Number
+
+    def accepts(self, value: Any) -> bool:
+        return (
+            all(map(self.each.accepts, value)) and len(value) > 0
+            if isinstance(value, list)
+            else self.each.accepts(value)
+        )
+
+    def __str__(self) -> str:
+        return f"{self.each}, or a list with one for each level"
+
+
+Rule = Number | Choice | Numbers | Texts | PerLevel
 
 SHARE = Number(0, 1)
 COUNT = Number(1, whole=True)
@@ -138,19 +155,35 @@ RULES: dict[str, Rule] = {
     "assigner.low_quality_floor": Number(0, 1, null=True),
     "assigner.ignore_iof": Number(0, 1, above=True, null=True),
     "assigner.border": Number(0, null=True),
+    "assigner.candidates": COUNT,
+    "assigner.centre": Number(0, 1, above=True),
+    "assigner.ignored": Number(0, 1, above=True),
     "sampler.num": COUNT,
     "sampler.positive_fraction": SHARE,
+    "sampler.edges": Numbers(depth=(1,), null=False),
     "head.objectness": Choice(("softmax", "sigmoid")),
     "head.channels": COUNT_OR_NULL,
-    "head.convs": COUNT,
+    "head.convs": Number(0, whole=True),
+    "cascade.weight": Number(0),
+    "cascade.dilation": COUNT,
     "coder.clip": Number(0, above=True, null=True),
     "loss.beta": POSITIVE,
-    "loss.divisor": Choice(("sampled", "budget", "locations")),
+    "head.prior": Number(0, 1, above=True),
+    "loss.divisor": Choice(("sampled", "budget", "locations", "positives")),
     "loss.box_weight": Number(0),
     "loss.objectness_weight": Number(0),
-    "proposals.pre_nms_top_n": COUNT,
+    "objectness.alpha": SHARE,
+    "objectness.gamma": Number(0),
+    "objectness.beta": Number(0),
+    "quality.num": COUNT,
+    "quality.least_iou": Number(0, 1, above=True),
+    "quality.background": Number(0, whole=True),
+    "quality.weight": Number(0),
+    "quality.score": Choice(("both", "quality", "objectness")),
+    "proposals.pre_nms_top_n": PerLevel(COUNT),
     "proposals.post_nms_top_n": COUNT,
-    "proposals.nms_iou": SHARE,
+    "proposals.nms_iou": PerLevel(SHARE),
+    "proposals.sigma": PerLevel(POSITIVE),
     "proposals.min_size": Number(0),
     "proposals.score_threshold": SHARE,
     "backbone.frozen_stages": Number(0, 5, whole=True),
@@ -165,6 +198,8 @@ RULES: dict[str, Rule] = {
     "data.pad_to": COUNT,
     "data.val_fraction": Number(0, 1, above=True),
     "data.split_seed": Number(0, whole=True),
+    "data.score": Choice(("kept", "unseen")),
+    "data.holdout": Number(0, 1, above=True, null=True),
     "data.validate_on": Choice(("train", "val", "test")),
     "data.on_error": Choice(("raise", "skip")),
     "data.timeout": Number(0, above=True, null=True),

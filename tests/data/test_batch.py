@@ -112,5 +112,6 @@ def _item(height: int, width: int, count: int, index: int) -> Item:
         ignore=rng.random(count) < 0.5,
         image_id=f"image {index}",
     )
-    target = Target(torch.from_numpy(boxes), torch.ones(count).double(), torch.from_numpy(sample.ignore))
+    flags = torch.from_numpy(sample.ignore)
+    target = Target(torch.from_numpy(boxes), torch.ones(count).double(), flags, ~flags)
     return Item(sample, (0.5, 0.25), index, target)

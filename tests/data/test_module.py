@@ -82,6 +82,25 @@ def test_a_single_image_cannot_be_divided(make_data):
         make_data(images=1).setup()
 
 
+@pytest.mark.parametrize("val", [3, None])
+def test_a_holdout_is_scored_in_place_of_the_split_of_its_own(make_data, val):
+    plain, data = (make_data(images=20, val=val, holdout=share, val_fraction=0.3) for share in (None, 0.25))
+    plain.setup()
+    data.setup()
+    trained, scored = ([record.image_id for record in records] for records in (data.train_records, data.val_records))
+    assert sorted(trained + scored) == sorted(record.image_id for record in plain.train_records)
+    assert len(scored) == round(0.25 * len(plain.train_records))
+    again = make_data(images=20, val=val, holdout=0.25, val_fraction=0.3)
+    again.setup("validate")
+    assert [record.image_id for record in again.val_records] == scored
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5])
+def test_an_impossible_holdout(make_data, share):
+    with pytest.raises(ValueError, match=rf"data\.holdout={share} must lie between 0 and 1"):
+        make_data(val=2, holdout=share).setup()
+
+
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 3))
 @settings(deadline=None)
 def test_fewer_images_are_a_subset_of_more(few, many, seed):
@@ -132,6 +151,37 @@ def test_categories_that_are_kept(make_data):
     assert data.train_records[0].boxes.tolist() == [[1, 2, 4, 6], [3, 2, 6, 6]]
     with pytest.raises(ValueError, match="no category 'cwo'; did you mean 'cow'"):
         make_data(categories=["cwo"]).setup()
+
+
+@pytest.mark.parametrize("val", [2, None])
+def test_unseen_categories_are_scored_and_the_trained_ones_known(make_data, val):
+    data = make_data(images=8, val=val, categories=["cow"], score="unseen")
+    data.setup()
+    assert data.category_names == ["cow", "cat", "dog"]
+    assert [record.category.tolist() for record in data.train_records] == [[0]] * len(data.train_records)
+    assert all(record.known is None for record in data.train_records)
+    for record in data.val_records:  # in the order of the file: cat, dog, cow
+        assert record.category.tolist() == [1, 2, 0]
+        assert record.known is not None
+        assert record.known.tolist() == [False, False, True]
+        assert not record.ignore.any()
+    batch = next(iter(data.val_dataloader()))
+    assert batch.targets is not None
+    assert batch.targets[0].known.tolist() == [False, False, True]
+    assert batch.ignore[0].tolist() == [False, False, True]  # no loss takes it for background
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"score": "unseen"}, "data.score=unseen needs data.categories"),
+        ({"score": "unseen", "categories": ["cat"], "validate_on": "train"}, "set data.validate_on=val"),
+        ({"score": "all"}, "data.score=all must be one of kept, unseen"),
+    ],
+)
+def test_what_cannot_be_scored(make_data, settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make_data(**settings)
 
 
 def test_images_left_without_boxes_are_trained_on(make_data):

@@ -17,7 +17,7 @@ def features(channels: int = 8, batch: int = 2) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("objectness", "scores_per_anchor"), [("softmax", 2), ("sigmoid", 1)])
 def test_channels(objectness: str, scores_per_anchor: int) -> None:
     head = RPNHead(objectness, in_channels=8, num_anchors=(3, 3))
-    for (scores, deltas), (height, width) in zip(head(features()), GRIDS, strict=True):
+    for (scores, deltas, _), (height, width) in zip(head(features()), GRIDS, strict=True):
         assert scores.shape == (2, scores_per_anchor * 3, height, width)
         assert deltas.shape == (2, 4 * 3, height, width)
         assert head.logits(scores).shape == (2, 3, height, width)
@@ -28,7 +28,7 @@ def test_1x1_convolution_is_a_linear_layer_at_every_location() -> None:
     k, channels = 3, 8
     head = RPNHead(in_channels=channels, num_anchors=(k,))
     feature = features(batch=1)[0]
-    ((scores, deltas),) = head([feature])
+    ((scores, deltas, _),) = head([feature])
     hidden = head.conv(feature)
     for convolved, name, outputs in ((scores, "scores", 2 * k), (deltas, "deltas", 4 * k)):
         linear = nn.Linear(channels, outputs)
@@ -58,7 +58,7 @@ def test_levels_share_weights_but_for_those_of_another_k() -> None:
     torch.manual_seed(0)
     head = RPNHead("sigmoid", in_channels=8, num_anchors=(3, 3, 1))
     same = torch.randn(1, 8, 4, 3)
-    (first, _), (second, _), (third, _) = head([same, same, same])
+    (first, *_), (second, *_), (third, *_) = head([same, same, same])
     assert torch.equal(first, second)
     assert third.shape[1] == 1
     assert set(dict(head.scores.named_children())) == {"1", "3"}
@@ -91,7 +91,8 @@ def test_no_images() -> None:
     [
         ({"objectness": "tanh"}, "head.objectness=tanh"),
         ({"channels": 0}, "head.channels=0"),
-        ({"convs": 0}, "head.convs=0"),
+        ({"convs": -1}, "head.convs=-1"),
+        ({"convs": 0, "channels": 8}, "head.convs=0.* head.channels must be null"),
         ({"num_anchors": (3, 0)}, r"k=\[3, 0\]"),
         ({"num_anchors": ()}, r"k=\[\]"),
     ],

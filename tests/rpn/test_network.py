@@ -14,10 +14,13 @@ from anchorlab.rpn.assigners import MaxIoUAssigner
 from anchorlab.rpn.backbones import Tiny
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
-from anchorlab.rpn.losses import SmoothL1Loss
+from anchorlab.rpn.losses import GIoULoss, SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.objectness import QualityFocalLoss, VarifocalLoss
+from anchorlab.rpn.predictions import PendingPredictions
 from anchorlab.rpn.proposals import ProposalSelector
-from anchorlab.rpn.samplers import BalancedSampler
+from anchorlab.rpn.quality import CenternessQuality, IoUQuality, Quality, mean_logit
+from anchorlab.rpn.samplers import AllSampler, BalancedSampler, IoUBalancedSampler
 
 SIZES = [(70, 101), (53, 90)]
 BOXES = [torch.tensor([[10.0, 12.0, 45.0, 50.0], [60.0, 20.0, 100.0, 69.0]]), torch.zeros(0, 4)]
@@ -118,7 +121,7 @@ def test_nothing_depends_on_training_mode() -> None:
         outcomes.append((predictions.logits, losses, network.propose(predictions, SIZES)))
     (logits, losses, proposals), (eval_logits, eval_losses, eval_proposals) = outcomes
     assert torch.equal(logits, eval_logits)
-    assert all(map(torch.equal, losses, eval_losses))
+    assert all(map(torch.equal, losses[:4], eval_losses[:4]))
     assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(proposals, eval_proposals, strict=True))
 
 
@@ -236,3 +239,92 @@ def test_pending_predictions_give_the_loss_and_the_gradients_of_all_of_them(rati
         losses = network.loss(predictions, BOXES, IGNORE, SIZES, seeded(3, 4))
         found.append((losses, torch.autograd.grad(losses.total, list(network.parameters()))))
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-7)
+
+
+def with_quality(quality: Quality, **parts: Any) -> RegionProposalNetwork:
+    return build(head=RPNHead(in_channels=32, num_anchors=(3, 3, 3), quality=True), quality=quality, **parts)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"quality": IoUQuality(num=20, background=5), "loss": GIoULoss(objectness=QualityFocalLoss())},
+        {"quality": CenternessQuality(num=20), "sampler": IoUBalancedSampler(num=32)},
+    ],
+)
+def test_pending_predictions_of_quality(parts: dict[str, Any]) -> None:
+    network = with_quality(**parts)
+    images = network.prepare(batch(), torch.tensor(SIZES))
+    found = []
+    for predictions in (network(images), network.pending(images)):
+        losses = network.loss(predictions, BOXES, IGNORE, SIZES, seeded(3, 4))
+        assert set(losses.terms) == {"objectness", "box", "quality"}
+        torch.testing.assert_close(losses.total, losses.objectness + losses.box + losses.others["quality"])
+        found.append((losses, torch.autograd.grad(losses.total, list(network.parameters()))))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-7)
+
+
+def test_quality_and_objectness_rank_proposals_together() -> None:
+    network = with_quality(IoUQuality())
+    assert network.head.quality is not None
+    with torch.no_grad():
+        network.head.quality["3"].bias.copy_(torch.tensor([-2.0, 0.0, 3.0]))
+    predictions = predict(network)
+    assert torch.equal(predictions.logits, mean_logit(predictions.objectness, predictions.quality))
+    (proposals, _) = network.propose(predictions, SIZES)
+    torch.testing.assert_close(proposals.scores, predictions.logits[0, proposals.anchor].sigmoid())
+    together = predictions.objectness.sigmoid() * predictions.quality.sigmoid()
+    torch.testing.assert_close(proposals.scores, together[0, proposals.anchor].sqrt())
+
+
+def test_quality_of_a_batch_without_boxes_costs_nothing() -> None:
+    network = with_quality(IoUQuality())
+    empty = [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.bool)] * 2
+    losses = network.loss(predict(network), *empty, SIZES, seeded())
+    losses.total.backward()
+    assert losses.others["quality"].item() == 0
+
+
+def test_quality_leaves_the_sample_and_the_other_terms_as_they_are() -> None:
+    plain, other = build(), with_quality(IoUQuality())
+    other.load_state_dict(plain.state_dict(), strict=False)
+    first, second = (n.loss(predict(n), BOXES, IGNORE, SIZES, seeded(5, 6)) for n in (plain, other))
+    assert torch.equal(first.objectness, second.objectness)
+    assert torch.equal(first.box, second.box)
+
+
+def test_head_and_network_agree_about_quality() -> None:
+    with pytest.raises(ValueError, match="give both or neither"):
+        build(quality=IoUQuality())
+    with pytest.raises(ValueError, match="give both or neither"):
+        build(head=RPNHead(in_channels=32, num_anchors=(3, 3, 3), quality=True))
+
+
+def test_all_anchors_are_learnt_from_whole_maps() -> None:
+    loss = SmoothL1Loss(divisor="positives", objectness=VarifocalLoss())
+    network = build(sampler=AllSampler(), loss=loss, head=RPNHead(prior=0.01, in_channels=32, num_anchors=(3, 3, 3)))
+    predictions = network.pending(network.prepare(batch(), torch.tensor(SIZES)))
+    assert not isinstance(predictions, PendingPredictions)
+    assert predictions.objectness.sigmoid().mean().item() == pytest.approx(0.01, rel=0.2)
+    losses = network.loss(predictions, BOXES, IGNORE, SIZES, seeded())
+    losses.total.backward()
+    assert losses.num_negatives[1] == len(predictions.anchors.boxes)
+
+
+def test_budget_of_a_sampler_that_has_none_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"loss.divisor=budget .* set loss.divisor=positives"):
+        build(sampler=AllSampler(), loss=SmoothL1Loss(divisor="budget"))
+
+
+@pytest.mark.parametrize("loss", [GIoULoss(), GIoULoss(objectness=QualityFocalLoss())])
+def test_a_few_steps_with_other_losses_fit_one_batch(loss: GIoULoss) -> None:
+    network = with_quality(IoUQuality(num=32), loss=loss)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    boxes = []
+    for _ in range(25):
+        losses = network.loss(predict(network), BOXES, IGNORE, SIZES, seeded())
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+        boxes.append(losses.box.item())
+    assert boxes[-1] < 0.75 * boxes[0]

@@ -25,7 +25,7 @@ from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.losses import L1Loss, RPNLoss, SmoothL1Loss
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
 from anchorlab.rpn.proposals import ProposalSelector
-from anchorlab.rpn.samplers import BalancedSampler, Sampled
+from anchorlab.rpn.samplers import BalancedSampler, Overlap, Sampled
 
 SIZES = [(150, 203), (118, 170)]  # neither side a multiple of any stride; the second image is padded
 BOXES = [
@@ -56,7 +56,7 @@ class GivenSample(BalancedSampler):
         super().__init__()
         self.samples = [Sampled(p.nonzero()[:, 0], n.nonzero()[:, 0]) for p, n in zip(*masks, strict=True)]
 
-    def __call__(self, label: Tensor, generator: torch.Generator) -> Sampled:
+    def __call__(self, label: Tensor, generator: torch.Generator, overlap: Overlap | None = None) -> Sampled:
         return self.samples.pop(0)
 
 
@@ -295,7 +295,7 @@ def test_paper_on_vgg16() -> None:
     head = RPNHead("softmax", in_channels=backbone.channels, num_anchors=anchors.num_anchors)
     with torch.no_grad():
         features = backbone(torch.randn(1, 3, 224, 224))
-        ((scores, deltas),) = head(features)
+        ((scores, deltas, _),) = head(features)
     assert features[0].shape == (1, 512, 14, 14)
     assert scores.shape == (1, 2 * 9, 14, 14)
     assert deltas.shape == (1, 4 * 9, 14, 14)

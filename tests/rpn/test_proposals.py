@@ -13,20 +13,24 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import clip_boxes_to_image
 
 from anchorlab.rpn.anchors import Anchors
+from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.coders import DeltaCoder
-from anchorlab.rpn.proposals import Proposals, ProposalSelector
+from anchorlab.rpn.proposals import Proposals, ProposalSelector, SoftNMSSelector
 
 SIZE = (60, 100)  # height, width
 
 
 def select(
-    levels: Sequence[Sequence[tuple[Sequence[float], float]]], size: tuple[int, int] = SIZE, **settings: float
+    levels: Sequence[Sequence[tuple[Sequence[float], float]]],
+    size: tuple[int, int] = SIZE,
+    kind: type[ProposalSelector] = ProposalSelector,
+    **settings: float | list[float],
 ) -> Proposals:
     """What is left of one image whose anchors, taken as they are, are (box, logit) per level."""
     boxes = torch.tensor([box for level in levels for box, _ in level], dtype=torch.float32).reshape(-1, 4)
     logits = torch.tensor([logit for level in levels for _, logit in level], dtype=torch.float32)
     anchors = Anchors(boxes, levels=(), num_per_level=tuple(len(level) for level in levels))
-    selector = ProposalSelector(**settings)  # type: ignore[arg-type]
+    selector = kind(**settings)  # type: ignore[arg-type]
     (proposals,) = selector(logits[None], torch.zeros(1, len(boxes), 4), anchors, DeltaCoder(), [size])
     return proposals
 
@@ -150,6 +154,75 @@ def torchvision_filter(
     theirs = RegionProposalNetwork(AnchorGenerator(), RPNHead(1, 1), 0.7, 0.3, 256, 0.5, before, after, 0.7, 0.1)
     decoded = theirs.box_coder.decode(deltas.reshape(-1, 4), [anchors] * len(logits))
     return theirs.filter_proposals(decoded.view(len(logits), -1, 4), logits, sizes, num_per_level)
+
+
+def test_levels_may_have_thresholds_and_budgets_of_their_own() -> None:
+    pair = [((0, 0, 10, 30), 1.0), ((0, 0, 10, 15), 0.0)]  # IoU exactly 1/2
+    assert select([pair, pair], nms_iou=[0.5, 0.4]).level.tolist() == [0, 1, 0]
+    assert select([pair, pair], pre_nms_top_n=[1, 2]).level.tolist() == [0, 1, 1]
+    with pytest.raises(ValueError, match=r"proposals.nms_iou=\[0.5, 0.4\] has 2 numbers for 3 levels"):
+        ProposalSelector(nms_iou=[0.5, 0.4]).check_levels(3)
+    alone = ProposalSelector(pre_nms_top_n=[5, 6], nms_iou=0.3).of_level(1)
+    assert (alone.pre_nms_top_n, alone.nms_iou, alone.thinning) == (6, 0.3, "NMS 0.3")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.booleans())
+def test_equal_thresholds_per_level_are_one_threshold(seed: int, rounded: bool) -> None:
+    level = random_level(seed, 30, rounded)
+    one, several = (select([level[:12], [], level[12:]], nms_iou=iou) for iou in (0.5, [0.5, 0.5, 0.5]))
+    assert torch.equal(one.scores, several.scores)
+    if not rounded:  # boxes of equal score and level may change places
+        assert torch.equal(one.boxes, several.boxes)
+
+
+def random_level(seed: int, count: int, rounded: bool = False) -> list[tuple[list[float], float]]:
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(count, 2, generator=generator) * 60
+    boxes = torch.cat((corners, corners + torch.rand(count, 2, generator=generator) * 40 + 1), dim=1)
+    logits = torch.randn(count, generator=generator)
+    return list(zip(boxes.tolist(), (logits.round() if rounded else logits).tolist(), strict=True))
+
+
+def test_soft_nms_of_two_boxes() -> None:
+    """IoU 1/2: the second keeps exp(-0.25 / 0.5) of its score. Another level's box keeps its own."""
+    pair = [((0, 0, 10, 30), 1.0), ((0, 0, 10, 15), 0.0)]
+    found = select([pair, pair[1:]], kind=SoftNMSSelector, sigma=0.5)
+    assert found.level.tolist() == [0, 1, 0]
+    torch.testing.assert_close(found.scores[2], 0.5 * torch.tensor(-0.5).exp())
+    assert len(select([pair], kind=SoftNMSSelector, score_threshold=0.4).boxes) == 1
+    of_level = select([pair, pair], kind=SoftNMSSelector, sigma=[0.5, 0.05])
+    torch.testing.assert_close(of_level.scores[3], 0.5 * torch.tensor(-5.0).exp())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(0, 25), st.integers(0, 9), st.sampled_from([0.5, 0.001]), st.integers(1, 40))
+def test_soft_nms_is_the_paper_s_loop(seed: int, count: int, second: int, sigma: float, most: int) -> None:
+    levels = [random_level(seed, count), random_level(seed + 1, second)]
+    found = select(levels, kind=SoftNMSSelector, sigma=sigma, post_nms_top_n=most)
+    expected = []
+    for number, level in enumerate(levels):
+        left = [
+            (torch.tensor(logit).sigmoid(), torch.tensor(box).clamp(max=torch.tensor([100.0, 60.0] * 2)))
+            for box, logit in level
+        ]
+        left = [(score, box) for score, box in left if (box[2:] > box[:2]).all()]
+        while left:
+            best = max(range(len(left)), key=lambda i: left[i][0])
+            score, box = left.pop(best)
+            expected.append((score.item(), number, box.tolist()))
+            left = [(s * torch.exp(-(pairwise_iou(box[None], b[None])[0, 0] ** 2) / sigma), b) for s, b in left]
+    expected.sort(key=lambda found: -found[0])
+    torch.testing.assert_close(found.scores, torch.tensor([score for score, _, _ in expected[:most]]))
+    apart = len({round(score, 5) for score, _, _ in expected}) == len(expected)
+    if apart:
+        assert found.level.tolist() == [level for _, level, _ in expected[:most]]
+        torch.testing.assert_close(found.boxes, torch.tensor([b for _, _, b in expected[:most]]).view(-1, 4))
+
+
+def test_sigma_must_be_positive() -> None:
+    with pytest.raises(ValueError, match=r"proposals\.sigma=0"):
+        SoftNMSSelector(sigma=0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The balanced sampler: budgets, uniformity, and the same sample from the same generator state."""
+"""Samplers: budgets, uniformity, the same sample from the same generator state, and which IoUs are drawn."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anchorlab.rpn.assigners import BACKGROUND, IGNORE, OBJECT
-from anchorlab.rpn.samplers import BalancedSampler, Sampled
+from anchorlab.rpn.samplers import AllSampler, BalancedSampler, IoUBalancedSampler, Sampled
 
 
 def labels(positive: int, negative: int, ignored: int) -> Tensor:
@@ -15,7 +15,7 @@ def labels(positive: int, negative: int, ignored: int) -> Tensor:
     return values[torch.randperm(len(values), generator=torch.Generator().manual_seed(1))]
 
 
-def sample(sampler: BalancedSampler, label: Tensor, seed: int = 0) -> Sampled:
+def sample(sampler: BalancedSampler | AllSampler, label: Tensor, seed: int = 0) -> Sampled:
     return sampler(label, torch.Generator().manual_seed(seed))
 
 
@@ -76,6 +76,66 @@ def test_draws_advance_the_generator():
     label, generator = labels(0, 10_000, 0), torch.Generator().manual_seed(0)
     sampler = BalancedSampler()
     assert not torch.equal(sampler(label, generator).negative, sampler(label, generator).negative)
+
+
+def test_all_takes_all_but_the_ignored():
+    label = labels(3, 5, 4)
+    found = sample(AllSampler(), label)
+    assert torch.equal(found.positive, (label == OBJECT).nonzero()[:, 0])
+    assert torch.equal(found.negative, (label == BACKGROUND).nonzero()[:, 0])
+    assert AllSampler.num is None
+
+
+def above(iou: Tensor, asked: list[float] | None = None):
+    """The `overlap` of a sampler, from the IoU (A,) of each anchor."""
+
+    def overlap(least: float) -> Tensor:
+        if asked is not None:
+            asked.append(least)
+        return iou.where(iou >= least, 0)
+
+    return overlap
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ((900, 90, 9), (3, 3, 3)),
+        ((900, 2, 9), (4, 2, 3)),  # one of those left over is drawn, of 897 + 6
+        ((900, 0, 0), (9, 0, 0)),
+        ((3, 2, 1), (3, 2, 1)),
+    ],
+)
+def test_each_part_of_the_negatives_gives_as_many(parts, expected):
+    """An IoU at an edge lies above it; what a part lacks comes from all that is left."""
+    iou = torch.cat([torch.full((count,), value) for count, value in zip(parts, (0.0, 0.1, 0.2), strict=True)])
+    asked: list[float] = []
+    sampler = IoUBalancedSampler(num=9)
+    found = sampler(labels(0, len(iou), 0), torch.Generator().manual_seed(0), above(iou, asked)).negative
+    counts = [int((iou[found] == value).sum()) for value in (0.0, 0.1, 0.2)]
+    assert sum(counts) == sum(expected)
+    assert all(abs(a - b) <= 1 for a, b in zip(counts, expected, strict=True))
+    assert asked in ([0.1], [])
+
+
+@given(st.integers(0, 12), st.integers(0, 80), st.integers(1, 40), st.integers(0, 2**31))
+@settings(max_examples=100, deadline=None)
+def test_iou_balanced_is_a_sample_of_the_budget(positives, negatives, num, seed):
+    label = labels(positives, negatives, 5)
+    iou = torch.rand(len(label), generator=torch.Generator().manual_seed(seed)) * 0.3
+    found, again = (IoUBalancedSampler(num)(label, torch.Generator().manual_seed(seed), above(iou)) for _ in range(2))
+    balanced = sample(BalancedSampler(num), label, seed)
+    assert torch.equal(found.positive, balanced.positive)
+    assert len(found.negative) == len(balanced.negative)
+    assert (label[found.negative] == BACKGROUND).all()
+    assert (found.negative.diff() > 0).all()
+    assert torch.equal(found.negative, again.negative)
+
+
+@pytest.mark.parametrize("edges", [(), (0.0, 0.1), (0.2, 0.1), (0.1, 0.1), (0.5, 1.0)])
+def test_edges_out_of_order(edges):
+    with pytest.raises(ValueError, match=r"sampler.edges=.* must be ascending"):
+        IoUBalancedSampler(edges=edges)
 
 
 @pytest.mark.parametrize(

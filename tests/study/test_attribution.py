@@ -39,7 +39,10 @@ def item(index: int, boxes: list[list[float]], ignore: list[bool]) -> Item:
     image = np.zeros((64, 96, 3), dtype=np.uint8)
     sample = Sample(image, array, area, np.zeros(len(array), dtype=np.int64), flags, index)
     target = Target(
-        torch.from_numpy(2.0 * array.astype(np.float64)), torch.from_numpy(4.0 * area), torch.from_numpy(flags)
+        torch.from_numpy(2.0 * array.astype(np.float64)),
+        torch.from_numpy(4.0 * area),
+        torch.from_numpy(flags),
+        torch.from_numpy(np.zeros_like(flags)),
     )
     return Item(sample, (0.5, 0.5), index, target)
 

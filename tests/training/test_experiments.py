@@ -22,7 +22,27 @@ def test_experiment_trains_one_step(experiment, small, tmp_path, real_data):
         kept = ("data.reader.", "data.root=")
         overrides += [item for item in small if item.startswith(kept)]
         # The anchors of these recipes are meant for images of 600 px and more: larger than twice this input.
-        overrides += ["data.short=null", "data.long=256", "backbone.weights=none"]
+        overrides += ["data.short=null", "data.long=256"]
+        if "weights" in check_overrides("train", CONFIGS, overrides)["backbone"]:
+            overrides.append("backbone.weights=none")
+    figures = train(check_overrides("train", CONFIGS, overrides), tmp_path)
+    assert 0 <= figures["recall_1000"] <= 1
+
+
+COMBINATIONS = [
+    "assigner=atss loss=giou loss.box_weight=4 quality=iou proposals=soft_nms",
+    "assigner=centre_region loss=diou quality=centerness sampler=iou_balanced",
+    "sampler=all objectness=focal head.prior=0.01 loss=ciou loss.divisor=positives proposals.nms_iou=[0.7,0.7,0.6]",
+    "sampler=all objectness=varifocal head.prior=0.01 loss=iou loss.divisor=positives quality=iou",
+    "objectness=quality_focal quality=iou quality.background=16 quality.score=quality",
+    "cascade=two_stage anchor.ratios=[1] head.convs=0 loss=iou quality=iou",
+]
+
+
+@pytest.mark.parametrize("switches", COMBINATIONS)
+def test_every_switch_of_a_recipe_trains_one_step(switches, small, tmp_path):
+    """The built-in data; every choice of the groups that recipes are made of occurs once."""
+    overrides = [*small, *switches.split(), "debug=one_step", "logger=none"]
     figures = train(check_overrides("train", CONFIGS, overrides), tmp_path)
     assert 0 <= figures["recall_1000"] <= 1
 

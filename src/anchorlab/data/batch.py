@@ -26,6 +26,12 @@ class Target(NamedTuple):
     boxes: Tensor  # (G, 4) float64
     area: Tensor  # (G,) float64
     ignore: Tensor  # (G,) bool
+    known: Tensor  # (G,) bool, of categories trained on, where only others are scored
+
+    @property
+    def counted(self) -> Tensor:
+        """(G,) bool, the objects to be found."""
+        return ~(self.ignore | self.known)
 
 
 class Item(NamedTuple):
@@ -99,7 +105,8 @@ class Batch:
 
 def target_of(record: Record) -> Target:
     """The record's boxes as recall scores them."""
-    return Target(torch.from_numpy(record.boxes), torch.from_numpy(record.area), torch.from_numpy(record.ignore))
+    known = np.zeros_like(record.ignore) if record.known is None else record.known
+    return Target(*map(torch.from_numpy, (record.boxes, record.area, record.ignore, known)))
 
 
 def collate(items: Sequence[Item], pad_to: int = 1) -> Batch:

@@ -49,7 +49,7 @@ def sample_of(record: Record, image: np.ndarray) -> Sample:
         boxes=np.clip(record.boxes, 0, limits).astype(np.float32),
         area=record.area.astype(np.float32),
         category=record.category,
-        ignore=record.ignore,
+        ignore=record.ignore if record.known is None else record.ignore | record.known,
         image_id=record.image_id,
     )
 

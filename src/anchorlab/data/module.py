@@ -19,6 +19,8 @@ from anchorlab.data.dataset import EpochSampler, ImageDataset
 from anchorlab.data.loader import Loader
 from anchorlab.data.sample import SPLITS, Augment, DataError, Problem, Reader, Record
 
+SCORES = ("kept", "unseen")
+
 
 class DataModule(lightning.LightningDataModule):
     """Training, validation and test batches of one data set.
@@ -32,8 +34,14 @@ class DataModule(lightning.LightningDataModule):
         pad_to: batches are padded to multiples of this many pixels.
         categories: names of the categories to keep, None for all. Boxes of others become background, their
             images stay.
+        score: which boxes are to be found in images that are not trained on: "kept", those of `categories`; "unseen",
+            those of all others, as a measure of what was learnt about objects as such (Kim et al. 2022, OLN). The
+            kept ones are then marked `known`: neither scored nor counted against a budget.
         val_fraction: share of the images that validate where the data set has no such split, chosen by a hash
             of `split_seed` and image id.
+        holdout: share of the training images that is scored in place of the data's own validation split, which is
+            then not read, and not trained on; chosen as by `val_fraction`. For choices between settings, so that the
+            split a result is reported on has no part in them. None: none.
         on_error: "raise" lists every problem of the data in one `DataError`; "skip" leaves out what is bad. What
             goes bad after set-up is treated as `loader.Loader` says.
         timeout: seconds to wait for a batch before a worker counts as hanging; None: for ever.
@@ -70,6 +78,8 @@ class DataModule(lightning.LightningDataModule):
         cache: str | None = None,
         cache_limit: float = 20,
         cache_folder: str = "~/.cache/anchorlab/images",
+        holdout: float | None = None,
+        score: str = "kept",
         *,
         augment: Augment | None = None,
         seed: int = 0,
@@ -79,6 +89,7 @@ class DataModule(lightning.LightningDataModule):
             raise ValueError(f"data.on_error={on_error!r} must be raise or skip")
         if validate_on not in SPLITS:
             raise ValueError(f"data.validate_on={validate_on!r} must be one of {', '.join(SPLITS)}")
+        _check_score(score, categories, validate_on)
         self.reader = reader(root=root)
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
@@ -87,8 +98,10 @@ class DataModule(lightning.LightningDataModule):
         self.long = long
         self.pad_to = pad_to
         self.categories = categories
+        self.score = score
         self.val_fraction = val_fraction
         self.split_seed = split_seed
+        self.holdout = holdout
         self.on_error = on_error
         self.limits = {"train": limit_train, "val": limit_val}
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
@@ -125,7 +138,9 @@ class DataModule(lightning.LightningDataModule):
     @property
     def category_names(self) -> list[str]:
         """The name of each category index of records, samples and batches."""
-        return list(self.reader.categories if self.categories is None else self.categories)
+        if self.categories is None:
+            return list(self.reader.categories)
+        return [*self.categories, *(self._unseen_names() if self.score == "unseen" else ())]
 
     @property
     def num_categories(self) -> int:
@@ -167,29 +182,39 @@ class DataModule(lightning.LightningDataModule):
     def _read(self, split: str) -> tuple[dict[str, list[Record]], list[Problem]]:
         """The split, or training and validation where one is made of the other."""
         existing = self.reader.splits()
-        source = "train" if split == "val" and split not in existing else split
+        made = self.holdout is not None or "val" not in existing
+        source = "train" if split == "val" and made else split
         if source not in existing:
             raise DataError(f"data.root={self.root} has no split {split!r}, only: {', '.join(existing)}")
         records, problems = self.reader.read(source)
         divided = {source: records}
         if source == "train" and "val" not in existing:
             divided["train"], divided["val"] = divide(records, self.val_fraction, self.split_seed)
+        if source == "train" and self.holdout is not None:
+            divided["train"], divided["val"] = divide(divided["train"], self.holdout, self.split_seed, "holdout")
         for name, part in divided.items():
             if not part:
                 raise DataError(f"data.root={self.root} has no usable image for the split {name!r}", problems)
             limited = first_by_hash(part, self.limits.get(name), self.split_seed)
-            divided[name] = self._keep_categories(limited)
+            divided[name] = self._keep_categories(limited, trained=name == "train")
         return divided, problems
 
-    def _keep_categories(self, records: list[Record]) -> list[Record]:
+    def _keep_categories(self, records: list[Record], trained: bool) -> list[Record]:
         if self.categories is None:
             return records
-        new_index = np.full(len(self.reader.categories), -1)
-        for new, name in enumerate(self.categories):
+        for name in self.categories:
             if name not in self.reader.categories:
                 raise ValueError(_unknown_category(name, self.reader.categories))
+        unseen = self.score == "unseen" and not trained
+        names = self.category_names if unseen else self.categories
+        new_index = np.full(len(self.reader.categories), -1)
+        for new, name in enumerate(names):
             new_index[self.reader.categories.index(name)] = new
-        return [_select(record, new_index[record.category]) for record in records]
+        kept = [_select(record, new_index[record.category]) for record in records]
+        return [replace(r, known=r.category < len(self.categories)) for r in kept] if unseen else kept
+
+    def _unseen_names(self) -> list[str]:
+        return [name for name in self.reader.categories if name not in (self.categories or ())]
 
     def _open_cache(self, split: str) -> None:
         """Fill or find the split's cache; what cannot be decoded is found now, and treated as any bad image."""
@@ -270,13 +295,16 @@ class DataModule(lightning.LightningDataModule):
         return size // world
 
 
-def divide(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
+def divide(
+    records: Sequence[Record], fraction: float, seed: int, key: str = "val_fraction"
+) -> tuple[list[Record], list[Record]]:
     """(training, validation): the `fraction` of images with the smallest hashes validate; at least one each.
 
-    Both keep the order of `records`. An image that joins or leaves the data set moves at most one other.
+    Both keep the order of `records`. An image that joins or leaves the data set moves at most one other. `key` is
+    the setting the fraction comes from.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"data.val_fraction={fraction} must lie between 0 and 1: this data set has no val split")
+        raise ValueError(f"data.{key}={fraction} must lie between 0 and 1: that share of the images validates")
     count = min(max(1, round(fraction * len(records))), len(records) - 1)
     chosen = {record.image_id for record in first_by_hash(records, count, seed)}
     return (
@@ -307,6 +335,17 @@ def _select(record: Record, category: np.ndarray) -> Record:
         category=category[kept],
         ignore=record.ignore[kept],
     )
+
+
+def _check_score(score: str, categories: Sequence[str] | None, validate_on: str) -> None:
+    if score not in SCORES:
+        raise ValueError(f"data.score={score} must be one of {', '.join(SCORES)}")
+    if score == "unseen" and categories is None:
+        raise ValueError(
+            "data.score=unseen needs data.categories: list the categories to train on; all others are scored"
+        )
+    if score == "unseen" and validate_on == "train":
+        raise ValueError("data.score=unseen is for images that are not trained on: set data.validate_on=val")
 
 
 def _complaint(count: int, root: Path) -> str:

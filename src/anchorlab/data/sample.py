@@ -32,6 +32,7 @@ class Record:
     area: np.ndarray  # (G,) float64, the annotation's where it has one, else the box's
     category: np.ndarray  # (G,) int64, index into the reader's categories
     ignore: np.ndarray  # (G,) bool, crowds and difficult boxes: neither object nor background
+    known: np.ndarray | None = None  # (G,) bool, of categories trained on, where only others are scored; None: no box
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anchorlab.rpn.lattice import Lattice, LevelGrid
+from anchorlab.rpn.lattice import Lattice, LevelGrid, Overlaps
 from anchorlab.rpn.shapes import (
     check_k,
     explicit_shapes,
@@ -44,7 +44,7 @@ class Anchors:
     num_per_level: tuple[int, ...]
 
     @cached_property
-    def lattice(self) -> Lattice:
+    def lattice(self) -> Overlaps:
         """The anchors ready for IoU; made when first asked for, as only training compares them with boxes."""
         return Lattice(self.levels)
 

@@ -7,7 +7,7 @@ box is below `background_iou`; otherwise IGNORE, and it takes no part in the los
 A: anchors of one image over all levels, G: boxes of the image, P: pairs of an anchor and a box.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,17 @@ class Assignment(NamedTuple):
     box_index: Tensor
 
 
+class Assigner(Protocol):
+    """A rule that labels the anchors of one image."""
+
+    needs_grid: bool
+    """Whether it reads rows and columns of the anchors: refined anchors have none."""
+
+    def __call__(self, anchors: Anchors, boxes: Tensor, ignore: Tensor, image_size: tuple[int, int]) -> Assignment:
+        """As `MaxIoUAssigner.__call__`."""
+        ...
+
+
 class MaxIoUAssigner:
     """Assigns by IoU, found through the anchors' lattice instead of an (A, G) matrix.
 
@@ -46,6 +57,8 @@ class MaxIoUAssigner:
     Between boxes of equal IoU the one listed first is taken. Raises ValueError for settings out of range.
     """
 
+    needs_grid = False
+
     def __init__(
         self,
         foreground_iou: float = 0.7,
@@ -55,19 +68,18 @@ class MaxIoUAssigner:
         ignore_iof: float | None = 0.5,
         border: float | None = None,
     ) -> None:
-        _check_range("foreground_iou", foreground_iou, 0 < foreground_iou <= 1, "above 0 and at most 1")
-        _check_range(
+        check_range("foreground_iou", foreground_iou, 0 < foreground_iou <= 1, "above 0 and at most 1")
+        check_range(
             "background_iou",
             background_iou,
             0 < background_iou <= foreground_iou,
             f"above 0 and at most assigner.foreground_iou={foreground_iou}",
         )
         if low_quality_floor is not None:
-            _check_range("low_quality_floor", low_quality_floor, 0 <= low_quality_floor < 1, "in [0, 1), or null")
-        if ignore_iof is not None:
-            _check_range("ignore_iof", ignore_iof, 0 < ignore_iof <= 1, "above 0 and at most 1, or null")
+            check_range("low_quality_floor", low_quality_floor, 0 <= low_quality_floor < 1, "in [0, 1), or null")
+        check_ignore_iof(ignore_iof)
         if border is not None:
-            _check_range("border", border, border >= 0, "a number of pixels from 0 on, or null")
+            check_range("border", border, border >= 0, "a number of pixels from 0 on, or null")
         self.foreground_iou = foreground_iou
         self.background_iou = background_iou
         self.low_quality = low_quality
@@ -90,8 +102,7 @@ class MaxIoUAssigner:
             positive = (label == OBJECT).nonzero().squeeze(1)
             box_index[positive] = objects[box_index[positive]]
             if self.ignore_iof is not None:
-                label[anchors.lattice.pairs_inside(boxes[ignore], self.ignore_iof).anchor] = IGNORE
-                label[positive] = OBJECT
+                leave_out(label, anchors, boxes[ignore], self.ignore_iof)
         if region is not None:
             label[~_inside(anchors, region)] = IGNORE
         return Assignment(label, box_index)
@@ -132,6 +143,39 @@ class MaxIoUAssigner:
         return torch.where((best > floor) & self.low_quality, best, torch.inf)
 
 
+def yardstick(assigner: Assigner) -> MaxIoUAssigner:
+    """The rule that coverage is measured by: the assigner itself, or the default where it has no IoU thresholds."""
+    return assigner if isinstance(assigner, MaxIoUAssigner) else MaxIoUAssigner()
+
+
+def leave_out(label: Tensor, anchors: Anchors, regions: Tensor, iof: float) -> None:
+    """Write IGNORE into `label` (A,) where the share `iof` of an anchor lies in a region (n, 4), but for OBJECT."""
+    inside = anchors.lattice.pairs_inside(regions, iof).anchor
+    label[inside] = label[inside].where(label[inside] == OBJECT, IGNORE)
+
+
+def check_ignore_iof(ignore_iof: float | None) -> None:
+    """Raise ValueError for a share that is none; the setting means the same for every assigner."""
+    if ignore_iof is not None:
+        check_range("ignore_iof", ignore_iof, 0 < ignore_iof <= 1, "above 0 and at most 1, or null")
+
+
+def best_boxes(anchors: Anchors, boxes: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Anchors (n,), ascending, whose IoU with some of the boxes (G, 4) is at least `least` > 0; box (n,) and IoU (n,).
+
+    Between boxes of equal IoU the one listed first is taken.
+    """
+    if len(boxes) == 0:
+        none = torch.zeros(0, dtype=torch.int64, device=boxes.device)
+        return none, none, boxes.new_zeros(0)
+    pairs = anchors.lattice.pairs_above(boxes.float(), boxes.new_full((len(boxes),), least, dtype=torch.float32))
+    anchor, row = pairs.anchor.unique(return_inverse=True)
+    iou = pairs.overlap.new_zeros(len(anchor)).scatter_reduce_(0, row, pairs.overlap, "amax")
+    box = torch.full_like(anchor, len(boxes))
+    best = pairs.overlap == iou[row]
+    return anchor, box.scatter_reduce_(0, row[best], pairs.box[best], "amin"), iou
+
+
 def _point_to_best(box_index: Tensor, pairs: Pairs, iou: Tensor, label: Tensor) -> None:
     """Write into `box_index` (A,) the first box with which an OBJECT has its best IoU, `iou` (A,)."""
     objects = (label.index_select(0, pairs.anchor) == OBJECT).nonzero().squeeze(1)
@@ -154,6 +198,7 @@ def _inside(anchors: Anchors, region: Region | None) -> Tensor:
     return (x1 >= region[0]) & (y1 >= region[1]) & (x2 <= region[2]) & (y2 <= region[3])
 
 
-def _check_range(name: str, value: float, holds: bool, wanted: str) -> None:
+def check_range(name: str, value: float, holds: bool, wanted: str) -> None:
+    """Raise ValueError for a setting of the group `assigner` that does not hold."""
     if not holds:
         raise ValueError(f"assigner.{name}={value} is out of range: it must be {wanted}.")

@@ -24,6 +24,18 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     return ops.box_iou(_precise(a), _precise(b))
 
 
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union (N,), in 0..1, of each box of a (N, 4) with the box of b (N, 4) in the same row.
+
+    0 for two boxes without area.
+    """
+    a, b = _precise(a), _precise(b)
+    top_left, bottom_right = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    intersection = (bottom_right - top_left).clamp(min=0).prod(dim=1)
+    union = area(a) + area(b) - intersection
+    return intersection / union.where(union > 0, 1)
+
+
 def pairwise_iof(a: Tensor, b: Tensor) -> Tensor:
     """Share (N, M), in 0..1, of each box of a (N, 4) that lies inside each box of b (M, 4).
 

@@ -3,14 +3,24 @@
 B images | k anchors per location | H, W the level's grid | level = index of a feature map, finest first
 """
 
+import math
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
 from anchorlab.rpn.sparse import PendingMap, linear
 
 OBJECTNESS = ("softmax", "sigmoid")
+
+
+class HeadOutput(NamedTuple):
+    """What the head gives: of a level (B, channels, H, W), or of n locations."""
+
+    scores: Tensor  # k or 2k channels; at locations one logit per anchor (n, k)
+    deltas: Tensor  # 4k channels; at locations (n, k, 4)
+    quality: Tensor | None  # k channels; at locations (n, k); None: the head has no such output
 
 
 class RPNHead(nn.Module):
@@ -24,9 +34,12 @@ class RPNHead(nn.Module):
         objectness: "softmax": 2k scores, for each anchor background first and object second (the paper);
             "sigmoid": k scores (torchvision, Detectron2). Either way the rest sees one logit per anchor.
         channels: width of the 3x3 convolutions; None: as many as the backbone's.
-        convs: number of 3x3 convolutions.
+        convs: number of 3x3 convolutions; 0 where a stage before makes the features (`cascade`).
+        prior: probability of "object" that the biases start with; 0.5 is the paper's, biases of 0. With a focal loss
+            over all anchors 0.01 (Lin et al. 2017, section 4.1).
         in_channels: the backbone's channels.
         num_anchors: k of every level.
+        quality: whether there is a third 1x1 convolution, to k numbers that say how well each box fits.
 
     Weights start as normal(0, 0.01), biases as 0, as in the paper.
     """
@@ -36,13 +49,16 @@ class RPNHead(nn.Module):
         objectness: str = "softmax",
         channels: int | None = None,
         convs: int = 1,
+        prior: float = 0.5,
         *,
         in_channels: int,
         num_anchors: Sequence[int],
+        quality: bool = False,
     ):
         super().__init__()
-        _check(objectness, channels, convs, num_anchors)
+        _check(objectness, channels, convs, prior, num_anchors)
         self.objectness = objectness
+        self.prior = prior
         self.in_channels = in_channels
         self.num_anchors = tuple(num_anchors)
         width = in_channels if channels is None else channels
@@ -54,23 +70,31 @@ class RPNHead(nn.Module):
         distinct = sorted(set(self.num_anchors))
         self.scores = nn.ModuleDict({str(k): nn.Conv2d(width, scores_per_anchor * k, 1) for k in distinct})
         self.deltas = nn.ModuleDict({str(k): nn.Conv2d(width, 4 * k, 1) for k in distinct})
+        self.quality = nn.ModuleDict({str(k): nn.Conv2d(width, k, 1) for k in distinct}) if quality else None
         self.apply(_init_as_paper)
+        self._start_with_prior()
 
-    def forward(self, features: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Per level (B, in_channels, H, W) -> scores (B, k or 2k, H, W) and deltas (B, 4k, H, W)."""
-        outputs = []
-        for feature, k in zip(features, self.num_anchors, strict=True):
-            hidden = self.conv(feature)
-            outputs.append((self.scores[str(k)](hidden), self.deltas[str(k)](hidden)))
-        return outputs
+    def forward(self, features: Sequence[Tensor]) -> list[HeadOutput]:
+        """Per level (B, in_channels, H, W) -> scores (B, k or 2k, H, W), deltas (B, 4k, H, W), quality (B, k, H, W)."""
+        hidden = [self.conv(feature) for feature in features]
+        return [
+            HeadOutput(*(None if part is None else part[str(k)](level) for part in self._outputs()))
+            for level, k in zip(hidden, self.num_anchors, strict=True)
+        ]
 
-    def at(self, level: int, feature: PendingMap, locations: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` gives on a level, at n of its locations: logits (n, k) and deltas (n, k, 4)."""
+    def at(self, level: int, feature: PendingMap, locations: Tensor) -> HeadOutput:
+        """What `forward` gives on a level, at n of its locations: logits (n, k), deltas (n, k, 4), quality (n, k)."""
+        return self.at_hidden(level, feature.then(self.conv).at(locations))
+
+    def at_hidden(self, level: int, hidden: Tensor) -> HeadOutput:
+        """The same from what the 3x3 convolutions give at n locations (n, width)."""
         k = str(self.num_anchors[level])
-        hidden = feature.then(self.conv).at(locations)  # (n, width)
-        scores = linear(cast(nn.Conv2d, self.scores[k]), hidden)
-        deltas = linear(cast(nn.Conv2d, self.deltas[k]), hidden)
-        return self.logits(scores), deltas.unflatten(1, (-1, 4))
+        scores, deltas, quality = (
+            None if part is None else linear(cast(nn.Conv2d, part[k]), hidden) for part in self._outputs()
+        )
+        assert scores is not None
+        assert deltas is not None
+        return HeadOutput(self.logits(scores), deltas.unflatten(1, (-1, 4)), quality)
 
     def logits(self, scores: Tensor) -> Tensor:
         """One logit per anchor (B, k, ...) from the scores of a level (B, k or 2k, ...).
@@ -84,14 +108,26 @@ class RPNHead(nn.Module):
         # In float32: under autocast both scores are bfloat16, and a small difference of theirs would be lost.
         return scores[:, 1::2].float() - scores[:, 0::2].float()
 
+    def _outputs(self) -> tuple[nn.ModuleDict | None, ...]:
+        return self.scores, self.deltas, self.quality
 
-def _check(objectness: str, channels: int | None, convs: int, num_anchors: Sequence[int]) -> None:
+    def _start_with_prior(self) -> None:
+        logit = math.log(self.prior / (1 - self.prior))
+        step = 2 if self.objectness == "softmax" else 1
+        with torch.no_grad():
+            for layer in self.scores.values():
+                cast(Tensor, layer.bias)[step - 1 :: step] = logit
+
+
+def _check(objectness: str, channels: int | None, convs: int, prior: float, num_anchors: Sequence[int]) -> None:
     if objectness not in OBJECTNESS:
         raise ValueError(f"head.objectness={objectness}: choose one of {', '.join(OBJECTNESS)}.")
     if channels is not None and channels < 1:
         raise ValueError(f"head.channels={channels}: give a positive number, or null for the backbone's channels.")
-    if convs < 1:
-        raise ValueError(f"head.convs={convs}: the head needs at least one 3x3 convolution.")
+    if convs < 0 or (convs == 0 and channels is not None):
+        raise ValueError(f"head.convs={convs}: give a number of 3x3 convolutions; with 0, head.channels must be null.")
+    if not 0 < prior < 1:
+        raise ValueError(f"head.prior={prior}: give a probability between 0 and 1, without either.")
     if not num_anchors or min(num_anchors) < 1:
         raise ValueError(f"anchor gives k={list(num_anchors)} anchors per location: every level needs at least one.")
 

@@ -15,7 +15,7 @@ Long gathers are `index_select`, which is several times faster on CPU than index
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -61,6 +61,16 @@ class Pairs(NamedTuple):
     anchor: Tensor
     box: Tensor
     overlap: Tensor
+
+
+class Overlaps(Protocol):
+    """What an assigner asks of anchors, of whatever arrangement; `Lattice` says what each call gives."""
+
+    def best_iou(self, boxes: Tensor, region: Region | None = None) -> Tensor: ...
+
+    def pairs_above(self, boxes: Tensor, threshold: Tensor, region: Region | None = None) -> Pairs: ...
+
+    def pairs_inside(self, boxes: Tensor, threshold: float) -> Pairs: ...
 
 
 class Lattice:

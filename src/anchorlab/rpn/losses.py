@@ -3,12 +3,22 @@
 S sampled anchors of the batch | P sampled positives among them
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-DIVISORS = ("sampled", "budget", "locations")
+from anchorlab.rpn.boxes import paired_iou
+from anchorlab.rpn.coders import DeltaCoder
+from anchorlab.rpn.objectness import BinaryCrossEntropy, ObjectnessLoss
+
+DIVISORS = ("sampled", "budget", "locations", "positives")
+
+Count = float | Tensor
 
 
 class LossCounts(NamedTuple):
@@ -18,13 +28,38 @@ class LossCounts(NamedTuple):
     gets for the whole batch, however unevenly anchors are spread over them.
     """
 
-    budget: float | Tensor  # anchors the sampler may take per image x images
-    locations: float | Tensor  # anchor locations (grid cells of all levels) per image x images
-    sampled: float | Tensor | None = None  # anchors it took; None: S, those the loss is given
+    budget: Count  # anchors the sampler may take per image x images; 0 where it takes all
+    locations: Count  # anchor locations (grid cells of all levels) per image x images
+    sampled: Count | None = None  # anchors it took; None: S, those the loss is given
+    positives: Count | None = None  # positives among them; None: P, those the loss is given
+    images: Count = 1
+    near: Count = 1  # anchors that teach the quality output
+    moves: Count = 1  # anchors that learn to move in a first stage
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The boxes of the sampled positives (P): what is predicted and what should be, as deltas and as boxes."""
+
+    deltas: Tensor  # (P, 4) predicted
+    wanted: Tensor  # (P, 4) deltas that lead from the anchors to the boxes
+    anchors: Tensor  # (P, 4)
+    boxes: Tensor  # (P, 4) ground truth
+    coder: DeltaCoder
+
+    @cached_property
+    def decoded(self) -> Tensor:
+        """(P, 4) float32 predicted boxes, not clipped, with the gradient of the deltas."""
+        return self.coder.decode(self.anchors, self.deltas)
+
+    @cached_property
+    def iou(self) -> Tensor:
+        """(P,) of predicted and wanted boxes, without gradient."""
+        return paired_iou(self.decoded.detach(), self.boxes)
 
 
 class RPNLoss:
-    """Binary cross-entropy for objectness, plus a box loss that the subclass defines.
+    """A loss for objectness, plus a box loss that the subclass defines.
 
     Args:
         divisor: what the sums are divided by.
@@ -32,12 +67,22 @@ class RPNLoss:
             "budget": both by the sampler's budget x images, taken or not (Detectron2: 256 x images).
             "locations": objectness by S, the box loss by the number of anchor locations (paper, equation 1,
                 whose lambda is `box_weight` = 10).
+            "positives": both by P, or by the number of images where that is more (RetinaNet, section 4.1): for
+                samplers that take all anchors.
         box_weight, objectness_weight: factors of the two losses.
+        objectness: the objectness loss; None: binary cross-entropy.
 
     Always float32. Non-finite predictions or targets give a non-finite loss; nothing is dropped or replaced.
     """
 
-    def __init__(self, divisor: str = "sampled", box_weight: float = 1.0, objectness_weight: float = 1.0):
+    def __init__(
+        self,
+        divisor: str = "sampled",
+        box_weight: float = 1.0,
+        objectness_weight: float = 1.0,
+        *,
+        objectness: ObjectnessLoss | None = None,
+    ):
         if divisor not in DIVISORS:
             raise ValueError(f"loss.divisor={divisor}: choose one of {', '.join(DIVISORS)}.")
         for key, weight in (("box_weight", box_weight), ("objectness_weight", objectness_weight)):
@@ -46,29 +91,37 @@ class RPNLoss:
         self.divisor = divisor
         self.box_weight = box_weight
         self.objectness_weight = objectness_weight
+        self.objectness = BinaryCrossEntropy() if objectness is None else objectness
 
     def __call__(
-        self, logits: Tensor, labels: Tensor, deltas: Tensor, targets: Tensor, counts: LossCounts
+        self, logits: Tensor, labels: Tensor, regression: Regression, counts: LossCounts
     ) -> tuple[Tensor, Tensor]:
         """Weighted objectness and box loss, two float32 scalars; zero where there is nothing to sum.
 
         Args:
             logits, labels: (S,), label True or 1 for object, False or 0 for background.
-            deltas, targets: (P, 4), predicted and wanted deltas of the positives.
+            regression: the P objects, in the order in which they stand among the S.
         """
-        objectness = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="sum")
-        box = self.box_sum(deltas.float(), targets.float())
-        num_objectness, num_box = self._divisors(len(logits), counts)
+        iou = torch.zeros_like(logits, dtype=torch.float32)
+        if self.objectness.wants_iou:
+            iou[labels.bool()] = regression.iou
+        objectness = self.objectness(logits.float(), labels, iou)
+        num_objectness, num_box = self._divisors(len(logits), len(regression.deltas), counts)
+        box = self.box_sum(regression)
         return self.objectness_weight * objectness / num_objectness, self.box_weight * box / num_box
 
-    def box_sum(self, deltas: Tensor, targets: Tensor) -> Tensor:
-        """The box loss summed over the (P, 4) deltas."""
+    def box_sum(self, regression: Regression) -> Tensor:
+        """The box loss summed over the P objects."""
         raise NotImplementedError
 
-    def _divisors(self, num_sampled: int, counts: LossCounts) -> tuple[float | Tensor, float | Tensor]:
+    def _divisors(self, num_sampled: int, num_positives: int, counts: LossCounts) -> tuple[Count, Count]:
         sampled = max(num_sampled, 1) if counts.sampled is None else counts.sampled
         if self.divisor == "budget":
             return counts.budget, counts.budget
+        if self.divisor == "positives":
+            positives = num_positives if counts.positives is None else counts.positives
+            positives = _larger(positives, counts.images)
+            return positives, positives
         return sampled, counts.locations if self.divisor == "locations" else sampled
 
 
@@ -81,18 +134,64 @@ class SmoothL1Loss(RPNLoss):
         divisor: str = "sampled",
         box_weight: float = 1.0,
         objectness_weight: float = 1.0,
+        *,
+        objectness: ObjectnessLoss | None = None,
     ):
-        super().__init__(divisor, box_weight, objectness_weight)
+        super().__init__(divisor, box_weight, objectness_weight, objectness=objectness)
         if not beta >= 0:
             raise ValueError(f"loss.beta={beta}: give a number that is not negative (0 is the L1 loss).")
         self.beta = beta
 
-    def box_sum(self, deltas: Tensor, targets: Tensor) -> Tensor:
-        return F.smooth_l1_loss(deltas, targets, beta=self.beta, reduction="sum")
+    def box_sum(self, regression: Regression) -> Tensor:
+        deltas, wanted = regression.deltas.float(), regression.wanted.float()
+        return F.smooth_l1_loss(deltas, wanted, beta=self.beta, reduction="sum")
 
 
 class L1Loss(RPNLoss):
     """Box loss that is linear in the error."""
 
-    def box_sum(self, deltas: Tensor, targets: Tensor) -> Tensor:
-        return F.l1_loss(deltas, targets, reduction="sum")
+    def box_sum(self, regression: Regression) -> Tensor:
+        return F.l1_loss(regression.deltas.float(), regression.wanted.float(), reduction="sum")
+
+
+class IoULoss(RPNLoss):
+    """1 - IoU of the decoded box, between 0 and 1 for each object (Cascade RPN, section 4.1, "linear" in its code).
+
+    No gradient where the boxes do not touch.
+    """
+
+    def box_sum(self, regression: Regression) -> Tensor:
+        return (1 - paired_iou(regression.decoded, regression.boxes)).sum()
+
+
+class GIoULoss(RPNLoss):
+    """1 - GIoU of the decoded box, between 0 and 2 (Rezatofighi et al. 2019, algorithm 1), by torchvision.
+
+    The IoU, less the share of the smallest enclosing box that belongs to neither.
+    """
+
+    def box_sum(self, regression: Regression) -> Tensor:
+        return generalized_box_iou_loss(regression.decoded, regression.boxes, reduction="sum")
+
+
+class DIoULoss(RPNLoss):
+    """1 - DIoU of the decoded box, between 0 and 2 (Zheng et al. 2020, equation 7), by torchvision.
+
+    The IoU, less the squared distance of the centres over that of the enclosing box's corners.
+    """
+
+    def box_sum(self, regression: Regression) -> Tensor:
+        return distance_box_iou_loss(regression.decoded, regression.boxes, reduction="sum")
+
+
+class CIoULoss(RPNLoss):
+    """1 - CIoU of the decoded box (Zheng et al. 2020, equation 10), by torchvision: DIoU, and a term for the ratio."""
+
+    def box_sum(self, regression: Regression) -> Tensor:
+        return complete_box_iou_loss(regression.decoded, regression.boxes, reduction="sum")
+
+
+def _larger(a: Count, b: Count) -> Count:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.maximum(a, b)
+    return max(a, b)

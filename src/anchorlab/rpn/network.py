@@ -2,105 +2,33 @@
 
 B images | A anchors of one image, all levels | k anchors per location | G boxes of one image
 H, W size of an image or of a level's grid | P sampled positives and N sampled negatives of one image
-S = P + N over all images of a batch
 
 The way of an image: backbone -> feature maps -> head -> logits and deltas, one per anchor. Anchors enter at
 exactly two places: the assigner, which says what each should predict, and the coder, which says what its
 deltas mean.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from anchorlab.rpn.anchors import AnchorGrid, Anchors
-from anchorlab.rpn.assigners import MaxIoUAssigner
+from anchorlab.rpn.assigners import Assigner, best_boxes
 from anchorlab.rpn.backbones import Backbone
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.losses import LossCounts, RPNLoss
+from anchorlab.rpn.predictions import LevelPredictions, PendingPredictions, Predictions
 from anchorlab.rpn.proposals import Proposals, ProposalSelector
-from anchorlab.rpn.samplers import BalancedSampler
-from anchorlab.rpn.sparse import PendingMap
+from anchorlab.rpn.quality import Quality
+from anchorlab.rpn.refinement import AnchorRefinement, Moves
+from anchorlab.rpn.samplers import Sampler
+from anchorlab.rpn.targets import BatchTargets, ImageTargets
 
 Sizes = Tensor | Sequence[tuple[int, int]]
-
-
-class LevelPredictions(NamedTuple):
-    """What the head says about one level."""
-
-    logits: Tensor  # (B, k, H, W), one per anchor whatever the head's objectness
-    deltas: Tensor  # (B, 4k, H, W), the four of anchor j in channels 4j to 4j + 3
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What the network says about a batch, as maps per level and in the order of `anchors.boxes`."""
-
-    levels: list[LevelPredictions]
-    anchors: Anchors
-
-    @cached_property
-    def logits(self) -> Tensor:
-        """(B, A) float32."""
-        return torch.cat([_flatten(level.logits, 1) for level in self.levels], dim=1).squeeze(-1)
-
-    @cached_property
-    def deltas(self) -> Tensor:
-        """(B, A, 4) float32."""
-        return torch.cat([_flatten(level.deltas, 4) for level in self.levels], dim=1)
-
-    @property
-    def num_locations(self) -> int:
-        """Grid cells of all levels, in one image."""
-        return sum(level.logits[0, 0].numel() for level in self.levels)
-
-    def sampled(self, targets: Sequence["ImageTargets"]) -> tuple[Tensor, Tensor]:
-        """Logits (S,) and deltas (S, 4) of the sampled anchors: image by image, positives before negatives."""
-        rows = [image.sampled for image in targets]
-        logits = torch.cat([self.logits[i, anchors] for i, anchors in enumerate(rows)])
-        return logits, torch.cat([self.deltas[i, anchors] for i, anchors in enumerate(rows)])
-
-
-@dataclass(frozen=True)
-class PendingPredictions:
-    """Predictions that are computed for sampled anchors alone, for a loss; the same numbers at less cost."""
-
-    features: list[PendingMap]
-    head: RPNHead
-    anchors: Anchors
-
-    @property
-    def num_locations(self) -> int:
-        """Grid cells of all levels, in one image."""
-        return sum(feature.grid[0] * feature.grid[1] for feature in self.features)
-
-    def sampled(self, targets: Sequence["ImageTargets"]) -> tuple[Tensor, Tensor]:
-        """As `Predictions.sampled`."""
-        rows = [image.sampled for image in targets]
-        images = torch.cat([torch.full_like(anchors, i) for i, anchors in enumerate(rows)])
-        anchors = torch.cat(rows)
-        results, order, first = [], [], 0
-        for level, (feature, count) in enumerate(zip(self.features, self.anchors.num_per_level, strict=True)):
-            (here,) = ((anchors >= first) & (anchors < first + count)).nonzero(as_tuple=True)
-            results.append(self._at(level, feature, images[here], anchors[here] - first))
-            order.append(here)
-            first += count
-        back = torch.cat(order).argsort()
-        logits, deltas = (torch.cat(parts)[back] for parts in zip(*results, strict=True))
-        return logits, deltas
-
-    def _at(self, level: int, feature: PendingMap, images: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (n,) and deltas (n, 4) of n anchors of one level, given with the image of each."""
-        k = self.head.num_anchors[level]
-        height, width = feature.grid
-        locations, row = (images * (height * width) + anchors // k).unique(return_inverse=True)
-        logits, deltas = self.head.at(level, feature, locations)
-        return logits[row, anchors % k].float(), deltas[row, anchors % k].float()
 
 
 class Losses(NamedTuple):
@@ -110,28 +38,16 @@ class Losses(NamedTuple):
     box: Tensor  # scalar
     num_positives: Tensor  # (B,) int64
     num_negatives: Tensor  # (B,) int64
+    others: dict[str, Tensor]  # scalars by name: "quality" where the head has such an output, "stage1" with a cascade
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The scalars that add up to `total`, by name."""
+        return {"objectness": self.objectness, "box": self.box} | self.others
 
     @property
     def total(self) -> Tensor:
-        return self.objectness + self.box
-
-
-class ImageTargets(NamedTuple):
-    """What the sampled anchors of one image should predict."""
-
-    positive: Tensor  # (P,) int64, anchors that should say "object"
-    negative: Tensor  # (N,) int64, anchors that should say "background"
-    deltas: Tensor  # (P, 4) float32, from the positive anchors to their boxes
-
-    @property
-    def sampled(self) -> Tensor:
-        """(P + N,), the positive anchors before the negative ones."""
-        return torch.cat((self.positive, self.negative))
-
-    @property
-    def is_object(self) -> Tensor:
-        """(P + N,) bool, in the order of `sampled`."""
-        return torch.cat((torch.ones_like(self.positive), torch.zeros_like(self.negative))).bool()
+        return torch.stack(list(self.terms.values())).sum() if self.others else self.objectness + self.box
 
 
 class RegionProposalNetwork(nn.Module):
@@ -140,7 +56,8 @@ class RegionProposalNetwork(nn.Module):
     `forward`, `loss` and `propose` are separate calls, and what they return never depends on training mode.
 
     Raises:
-        ValueError: backbone, anchors and head disagree about strides, channels or anchors per location.
+        ValueError: backbone, anchors and head disagree about strides, channels or anchors per location, or other
+            parts cannot work together.
     """
 
     def __init__(
@@ -149,13 +66,18 @@ class RegionProposalNetwork(nn.Module):
         anchors: AnchorGrid,
         head: RPNHead,
         coder: DeltaCoder,
-        assigner: MaxIoUAssigner,
-        sampler: BalancedSampler,
+        assigner: Assigner,
+        sampler: Sampler,
         loss: RPNLoss,
         proposals: ProposalSelector,
+        quality: Quality | None = None,
+        cascade: AnchorRefinement | None = None,
     ):
         super().__init__()
         _check_agreement(backbone, anchors, head)
+        _check_parts(head, sampler, loss, quality)
+        _check_cascade(cascade, assigner)
+        proposals.check_levels(len(backbone.strides))
         self.backbone = backbone
         self.anchors = anchors
         self.head = head
@@ -164,6 +86,8 @@ class RegionProposalNetwork(nn.Module):
         self.sampler = sampler
         self.criterion = loss
         self.selector = proposals
+        self.quality = quality
+        self.cascade = cascade
 
     def prepare(self, images: Tensor, sizes: Tensor) -> Tensor:
         """The network's input (B, 3, H, W) float32 from padded images (B, 3, H, W) uint8, on their device.
@@ -183,15 +107,33 @@ class RegionProposalNetwork(nn.Module):
     def forward(self, images: Tensor) -> Predictions:
         """Predictions for normalised, padded images (B, 3, H, W) of any height and width."""
         features = self.backbone(images)
-        levels = [LevelPredictions(self.head.logits(scores), deltas) for scores, deltas in self.head(features)]
-        return Predictions(levels, self._anchors([level.logits for level in levels], images))
+        anchors, moved = self._anchors(features, images), None
+        if self.cascade is not None:
+            features, moved = self.cascade(features, anchors)
+        outputs = self.head(features)
+        levels = [LevelPredictions(self.head.logits(output.scores), output.deltas) for output in outputs]
+        if self.quality is None:
+            return Predictions(levels, anchors, moved=moved)
+        quality = [output.quality for output in outputs if output.quality is not None]
+        return Predictions(levels, anchors, quality, self.quality.rank, moved)
 
-    def pending(self, images: Tensor) -> PendingPredictions:
+    @property
+    def learns_from_few(self) -> bool:
+        """Whether a loss asks about a bounded number of anchors: the one rule for what `pending` can save.
+
+        A first stage is needed everywhere, as any moved anchor may overlap a box.
+        """
+        return self.sampler.num is not None and self.cascade is None
+
+    def pending(self, images: Tensor) -> PendingPredictions | Predictions:
         """Predictions for images (B, 3, H, W) that only `loss` can use: it has them computed where it samples.
 
         The loss and its gradients are those of `forward`, up to the order of floating-point sums. Away from the
-        sampled anchors the head, and the pyramid's last convolutions, are never evaluated.
+        sampled anchors the head, and the pyramid's last convolutions, are never evaluated. Where the loss asks about
+        all anchors, these are the predictions of `forward`.
         """
+        if not self.learns_from_few:
+            return self(images)
         features = self.backbone.pending(images)
         return PendingPredictions(features, self.head, self._anchors([f.source for f in features], images))
 
@@ -214,24 +156,21 @@ class RegionProposalNetwork(nn.Module):
                 which other images share the batch or the process.
             average: the mean of the counts over all processes that share a batch; None: there is one.
         """
-        images = zip(boxes, ignore, _as_pairs(sizes), generators, strict=True)
-        targets = [self.targets(predictions.anchors, *image) for image in images]
-        logits, deltas = predictions.sampled(targets)
-        is_object = torch.cat([image.is_object for image in targets])
-        wanted = torch.cat([image.deltas for image in targets])
-        counts = LossCounts(
-            budget=self.sampler.num * len(targets),
-            locations=predictions.num_locations * len(targets),
-            sampled=max(len(logits), 1),
-        )
+        pairs = _as_pairs(sizes)
+        images = enumerate(zip(boxes, ignore, pairs, generators, strict=True))
+        targets = [self.targets(predictions.anchors_of(i), *image) for i, image in images]
+        moves = self._moves(predictions.anchors, zip(boxes, ignore, pairs, strict=True))
+        batch = BatchTargets(targets, predictions.at([image.rows for image in targets]), self.coder)
+        counts = self._counts(targets, moves, predictions.num_locations)
         counts = counts if average is None else average(counts)
-        objectness, box = self.criterion(logits, is_object, deltas[is_object], wanted, counts)
-        device = logits.device
+        objectness, box = self.criterion(batch.logits, batch.is_object, batch.regression, counts)
+        device = objectness.device
         return Losses(
             objectness,
             box,
             num_positives=torch.tensor([len(image.positive) for image in targets], device=device),
             num_negatives=torch.tensor([len(image.negative) for image in targets], device=device),
+            others=self._quality_loss(batch, counts) | self._cascade_loss(predictions, moves, counts),
         )
 
     @torch.no_grad()
@@ -245,14 +184,56 @@ class RegionProposalNetwork(nn.Module):
     ) -> ImageTargets:
         """Assigns and samples the anchors of one image: boxes (G, 4), ignore (G,), size (height, width)."""
         assignment = self.assigner(anchors, boxes, ignore, size)
-        sampled = self.sampler(assignment.label, generator)
-        matched = boxes[assignment.box_index[sampled.positive]]
-        deltas = self.coder.encode(anchors.boxes[sampled.positive], matched)
-        return ImageTargets(sampled.positive, sampled.negative, deltas)
+        objects = boxes[~ignore].float()
+        positive, negative = self.sampler(assignment.label, generator, partial(_overlap, anchors, objects))
+        matched, positive_anchors = boxes[assignment.box_index[positive]].float(), anchors.boxes[positive]
+        deltas = self.coder.encode(positive_anchors, matched)
+        if self.quality is None:
+            return ImageTargets(positive, negative, deltas, positive_anchors, matched)
+        near = self.quality.draw(anchors, objects, generator)
+        near_anchors = anchors.boxes[near.anchor]
+        return ImageTargets(positive, negative, deltas, positive_anchors, matched, near, near_anchors)
 
     def propose(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
         """The proposals of each image, best first, clipped to its own (height, width), without gradient."""
-        return self.selector(predictions.logits, predictions.deltas, predictions.anchors, self.coder, _as_pairs(sizes))
+        return self.selector(predictions.logits, predictions.deltas, predictions.starts, self.coder, _as_pairs(sizes))
+
+    def propose_moved(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
+        """The first stage's boxes as proposals, with the scores of the second: what the second adds is the rest."""
+        deltas = torch.zeros_like(predictions.deltas)
+        return self.selector(predictions.logits, deltas, predictions.starts, self.coder, _as_pairs(sizes))
+
+    def _moves(self, anchors: Anchors, images: Iterable[tuple[Tensor, Tensor, tuple[int, int]]]) -> list[Moves]:
+        """Of images with boxes, ignore and size; empty without a first stage."""
+        return [] if self.cascade is None else [self.cascade.moves(anchors, *image) for image in images]
+
+    def _counts(self, targets: Sequence[ImageTargets], moves: Sequence[Moves], num_locations: int) -> LossCounts:
+        positives = sum(len(image.positive) for image in targets)
+        near = sum(0 if image.near is None else len(image.near.anchor) for image in targets)
+        return LossCounts(
+            budget=(self.sampler.num or 0) * len(targets),
+            locations=num_locations * len(targets),
+            sampled=max(positives + sum(len(image.negative) for image in targets), 1),
+            positives=positives,
+            images=len(targets),
+            near=max(near, 1),
+            moves=max(sum(len(image.anchor) for image in moves), 1),
+        )
+
+    def _quality_loss(self, batch: BatchTargets, counts: LossCounts) -> dict[str, Tensor]:
+        if self.quality is None:
+            return {}
+        logits, anchors, predicted, near = batch.near
+        return {"quality": self.quality.loss(logits, self.quality.target(anchors, predicted, near), counts.near)}
+
+    def _cascade_loss(
+        self, predictions: Predictions | PendingPredictions, moves: Sequence[Moves], counts: LossCounts
+    ) -> dict[str, Tensor]:
+        if self.cascade is None:
+            return {}
+        assert isinstance(predictions, Predictions), "a first stage leaves nothing pending"
+        assert predictions.moved is not None
+        return {"stage1": self.cascade.loss(predictions.moved, moves, counts.moves)}
 
     def _anchors(self, maps: Sequence[Tensor], images: Tensor) -> Anchors:
         """The anchors of maps (B, any, h, w), one per level, of images (B, 3, H, W)."""
@@ -260,9 +241,10 @@ class RegionProposalNetwork(nn.Module):
         return self.anchors(grids, (images.shape[-2], images.shape[-1]), images.device)
 
 
-def _flatten(maps: Tensor, per_anchor: int) -> Tensor:
-    """(B, k * per_anchor, H, W) -> (B, H * W * k, per_anchor), in float32."""
-    return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, per_anchor).float()
+def _overlap(anchors: Anchors, boxes: Tensor, least: float) -> Tensor:
+    """The best IoU (A,) of each anchor with one of the boxes (G, 4), 0 where it is below `least`."""
+    anchor, _, iou = best_boxes(anchors, boxes, least)
+    return torch.zeros(len(anchors.boxes), device=iou.device).scatter_(0, anchor, iou)
 
 
 def _as_pairs(sizes: Sizes) -> list[tuple[int, int]]:
@@ -278,3 +260,21 @@ def _check_agreement(backbone: Backbone, anchors: AnchorGrid, head: RPNHead) -> 
     ):
         if list(built_for) != list(found):
             raise ValueError(f"{what} {list(built_for)}, but this network has {list(found)}: pass those on.")
+
+
+def _check_cascade(cascade: AnchorRefinement | None, assigner: Assigner) -> None:
+    if cascade is not None and assigner.needs_grid:
+        raise ValueError(
+            "cascade moves the anchors off their grid, and this assigner reads rows and columns of them: "
+            "set assigner=max_iou."
+        )
+
+
+def _check_parts(head: RPNHead, sampler: Sampler, loss: RPNLoss, quality: Quality | None) -> None:
+    if (head.quality is None) != (quality is None):
+        raise ValueError("The head's quality output and the network's quality belong together: give both or neither.")
+    if loss.divisor == "budget" and sampler.num is None:
+        raise ValueError(
+            "loss.divisor=budget divides by the sampler's budget, and this sampler takes all anchors: "
+            "set loss.divisor=positives."
+        )

@@ -1,16 +1,22 @@
 """From predictions to proposals: the best anchors of each level, decoded, clipped and thinned by NMS.
 
 B images | A anchors of one image, all levels | n anchors kept of one level | P proposals of one image
+C candidates of one image, L levels among them
 """
 
-from typing import NamedTuple
+import copy
+from collections.abc import Sequence
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import batched_nms, clip_boxes_to_image, nms
 
 from anchorlab.rpn.anchors import Anchors
+from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.coders import DeltaCoder
+
+T = TypeVar("T", int, float)
 
 
 class Proposals(NamedTuple):
@@ -35,9 +41,10 @@ class ProposalSelector:
     """Faster R-CNN's proposal layer as it is built today: top-k and NMS level by level, then the best of all.
 
     Args:
-        pre_nms_top_n: anchors kept per level before NMS.
+        pre_nms_top_n: anchors kept per level before NMS; one number, or one for each level, finest first.
         post_nms_top_n: proposals kept per image.
-        nms_iou: a proposal is dropped when its IoU with a better one of the same level exceeds this.
+        nms_iou: a proposal is dropped when its IoU with a better one of the same level exceeds this; one number, or
+            one for each level.
         min_size: shortest side a proposal may have, in pixels of the network's input; empty boxes always go.
         score_threshold: lowest probability a proposal may have.
 
@@ -47,18 +54,45 @@ class ProposalSelector:
 
     def __init__(
         self,
-        pre_nms_top_n: int = 1000,
+        pre_nms_top_n: int | Sequence[int] = 1000,
         post_nms_top_n: int = 1000,
-        nms_iou: float = 0.7,
+        nms_iou: float | Sequence[float] = 0.7,
         min_size: float = 0.0,
         score_threshold: float = 0.0,
     ):
-        _check(pre_nms_top_n, post_nms_top_n, nms_iou, min_size, score_threshold)
+        _check_counts(pre_nms_top_n, post_nms_top_n)
+        _check_shares(nms_iou, score_threshold)
+        _check_min_size(min_size)
         self.pre_nms_top_n = pre_nms_top_n
         self.post_nms_top_n = post_nms_top_n
         self.nms_iou = nms_iou
         self.min_size = min_size
         self.score_threshold = score_threshold
+
+    per_level = ("pre_nms_top_n", "nms_iou")
+    """Settings that may be one for each level."""
+
+    @property
+    def thinning(self) -> str:
+        """What `thin` does, in a word or two."""
+        return f"NMS {self.nms_iou:g}" if isinstance(self.nms_iou, float | int) else f"NMS {list(self.nms_iou)}"
+
+    def check_levels(self, num_levels: int) -> None:
+        """Raise ValueError where a setting has one number for each of another number of levels."""
+        for key in self.per_level:
+            value = getattr(self, key)
+            if isinstance(value, Sequence) and len(value) != num_levels:
+                raise ValueError(
+                    f"proposals.{key}={list(value)} has {len(value)} numbers for {num_levels} levels: "
+                    "give one for each level, or one for all."
+                )
+
+    def of_level(self, level: int) -> Self:
+        """The selector of a single level."""
+        alone = copy.copy(self)
+        for key in self.per_level:
+            setattr(alone, key, _at(getattr(self, key), level))
+        return alone
 
     @torch.no_grad()
     def __call__(
@@ -71,6 +105,8 @@ class ProposalSelector:
     ) -> list[Proposals]:
         """Proposals of each image, from logits (B, A), deltas (B, A, 4) and each image's own (height, width).
 
+        The anchors are those of every image, or each image's own, boxes (B, A, 4).
+
         Raises:
             FloatingPointError: a logit, delta or decoded box is NaN or infinite; names the level.
         """
@@ -82,12 +118,13 @@ class ProposalSelector:
         """The best-scored anchors of each level, decoded; raises as the call does."""
         boxes, scores, levels, chosen = [], [], [], []
         start = 0
-        per_level = (part.split(anchors.num_per_level, dim=1) for part in (logits, deltas, anchors.boxes[None]))
+        starts = anchors.boxes.expand(len(logits), -1, -1)  # (B, A, 4)
+        per_level = (part.split(anchors.num_per_level, dim=1) for part in (logits, deltas, starts))
         for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(*per_level, strict=True)):
-            n = min(self.pre_nms_top_n, level_logits.shape[1])
+            n = min(_at(self.pre_nms_top_n, level), level_logits.shape[1])
             top_logits, top = level_logits.topk(n, dim=1)  # (B, n)
-            top_deltas = level_deltas.gather(1, top[..., None].expand(-1, -1, 4))  # (B, n, 4)
-            decoded = coder.decode(level_anchors[0, top], top_deltas)
+            rows = top[..., None].expand(-1, -1, 4)  # (B, n, 4)
+            decoded = coder.decode(level_anchors.gather(1, rows), level_deltas.gather(1, rows))
             _require_finite(level, logits=level_logits, deltas=level_deltas, boxes=decoded)
             boxes.append(decoded)
             scores.append(top_logits.sigmoid())
@@ -104,17 +141,121 @@ class ProposalSelector:
         shortest = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
         keep = (shortest > 0) & (shortest >= self.min_size) & (scores >= self.score_threshold)
         boxes, scores, levels, anchor = boxes[keep], scores[keep], levels[keep], anchor[keep]
-        best = batched_nms(boxes, scores, levels, self.nms_iou)[: self.post_nms_top_n]
-        return Proposals(boxes[best], scores[best], levels[best], anchor[best])
+        best, scores = self.thin(boxes, scores, levels)
+        return Proposals(boxes[best], scores, levels[best], anchor[best])
+
+    def thin(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Which (P,) of the boxes (C, 4) are proposals, best first, and their scores (P,), from levels (C,)."""
+        if isinstance(self.nms_iou, Sequence):
+            parts = [(levels == level).nonzero().squeeze(1) for level in range(len(self.nms_iou))]
+            kept = [part[nms(boxes[part], scores[part], iou)] for part, iou in zip(parts, self.nms_iou, strict=True)]
+            best = torch.cat(kept).sort().values
+            best = best[scores[best].sort(descending=True, stable=True).indices]
+        else:
+            best = batched_nms(boxes, scores, levels, self.nms_iou)
+        best = best[: self.post_nms_top_n]
+        return best, scores[best]
 
 
-def _check(pre_nms_top_n: int, post_nms_top_n: int, nms_iou: float, min_size: float, score_threshold: float) -> None:
-    for key, count in (("pre_nms_top_n", pre_nms_top_n), ("post_nms_top_n", post_nms_top_n)):
-        if count < 1:
-            raise ValueError(f"proposals.{key}={count}: give a whole number of at least 1.")
-    for key, share in (("nms_iou", nms_iou), ("score_threshold", score_threshold)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"proposals.{key}={share}: give a number between 0 and 1.")
+class SoftNMSSelector(ProposalSelector):
+    """Proposals lose score by their overlap with better ones instead of being dropped (Bodla et al. 2017, Soft-NMS).
+
+        s_i <- s_i exp(-IoU(M, b_i)^2 / sigma)   for each remaining box of M's level, M the best of them, in turn
+
+    In crowds the neighbour of a good box is another object; NMS would drop it for good.
+
+    Args:
+        sigma: width of the Gaussian (0.5 in the paper); the smaller, the nearer to dropping.
+        score_threshold: lowest score a proposal may have, before and after.
+        others: as `ProposalSelector`'s.
+    """
+
+    per_level = ("pre_nms_top_n", "sigma")
+
+    def __init__(
+        self,
+        pre_nms_top_n: int | Sequence[int] = 1000,
+        post_nms_top_n: int = 1000,
+        sigma: float | Sequence[float] = 0.5,
+        min_size: float = 0.0,
+        score_threshold: float = 0.0,
+    ):
+        super().__init__(pre_nms_top_n, post_nms_top_n, min_size=min_size, score_threshold=score_threshold)
+        for value in sigma if isinstance(sigma, Sequence) else [sigma]:
+            if not value > 0:
+                raise ValueError(f"proposals.sigma={sigma}: give positive numbers.")
+        self.sigma = sigma
+
+    @property
+    def thinning(self) -> str:
+        return "soft-NMS"
+
+    def thin(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `ProposalSelector.thin`; the scores are those that are left."""
+        if len(boxes) == 0:
+            return levels, scores
+        present = levels.unique().tolist()
+        numbers = [(levels == level).nonzero().squeeze(1) for level in present]
+        width = max(len(number) for number in numbers)
+        left = scores.new_full((len(present), width), -1.0)  # (L, n), -1 where a level has fewer
+        decay = scores.new_ones(len(present), width, width)
+        for row, (level, number) in enumerate(zip(present, numbers, strict=True)):
+            left[row, : len(number)] = scores[number]
+            own = boxes[number]
+            gaussian = torch.exp(-(pairwise_iou(own, own) ** 2) / _at(self.sigma, level))
+            decay[row, : len(number), : len(number)] = gaussian
+        chosen, final = soft_nms(left, decay, min(width, self.post_nms_top_n))
+        padded = torch.stack([_padded(number, width) for number in numbers])
+        found = padded.gather(1, chosen).flatten()
+        final = final.flatten()
+        kept = (final >= self.score_threshold) & (final >= 0)
+        best = final[kept].sort(descending=True, stable=True)
+        best_number = found[kept][best.indices][: self.post_nms_top_n]
+        return best_number, best.values[: self.post_nms_top_n]
+
+
+def soft_nms(scores: Tensor, decay: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The first `count` boxes of each level as soft-NMS takes them (L, count), and the scores they then have.
+
+    scores: (L, n), negative for places without a box. decay: (L, n, n), what a box leaves of another's score.
+    Scores only fall, so each level's are in descending order.
+    """
+    left, rows = scores.clone(), torch.arange(len(scores), device=scores.device)
+    chosen, final = [], []
+    for _ in range(count):
+        best = left.max(dim=1)
+        chosen.append(best.indices)
+        final.append(best.values)
+        left[rows, best.indices] = -1.0
+        left = left.where(left < 0, left * decay[rows, best.indices])
+    return torch.stack(chosen, dim=1), torch.stack(final, dim=1)
+
+
+def _padded(number: Tensor, width: int) -> Tensor:
+    return torch.cat((number, number.new_zeros(width - len(number))))
+
+
+def _at(value: T | Sequence[T], level: int) -> T:
+    return value[level] if isinstance(value, Sequence) else value
+
+
+def _check_counts(pre_nms_top_n: int | Sequence[int], post_nms_top_n: int) -> None:
+    before = pre_nms_top_n if isinstance(pre_nms_top_n, Sequence) else [pre_nms_top_n]
+    if not before or min(before) < 1:
+        raise ValueError(f"proposals.pre_nms_top_n={pre_nms_top_n}: give whole numbers of at least 1.")
+    if post_nms_top_n < 1:
+        raise ValueError(f"proposals.post_nms_top_n={post_nms_top_n}: give a whole number of at least 1.")
+
+
+def _check_shares(nms_iou: float | Sequence[float], score_threshold: float) -> None:
+    thresholds = nms_iou if isinstance(nms_iou, Sequence) else [nms_iou]
+    if not thresholds or not all(0 <= iou <= 1 for iou in thresholds):
+        raise ValueError(f"proposals.nms_iou={nms_iou}: give numbers between 0 and 1.")
+    if not 0 <= score_threshold <= 1:
+        raise ValueError(f"proposals.score_threshold={score_threshold}: give a number between 0 and 1.")
+
+
+def _check_min_size(min_size: float) -> None:
     if not min_size >= 0:
         raise ValueError(f"proposals.min_size={min_size}: give a number of pixels that is not negative.")
 

@@ -3,7 +3,8 @@
 A: anchors of one image, p, n: sampled positives and negatives.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,23 @@ class Sampled(NamedTuple):
 
     positive: Tensor
     negative: Tensor
+
+
+Overlap = Callable[[float], Tensor]
+"""least > 0 -> the best IoU (A,) of each anchor with a box of the image, 0 where that is below `least`."""
+
+
+class Sampler(Protocol):
+    """A rule that picks anchors of one image for the loss."""
+
+    @property
+    def num(self) -> int | None:
+        """The most anchors it takes; None: as many as there are."""
+        ...
+
+    def __call__(self, label: Tensor, generator: torch.Generator, overlap: Overlap) -> Sampled:
+        """As `BalancedSampler.__call__`; `overlap` is for samplers that look at IoU, and costs nothing unasked."""
+        ...
 
 
 class BalancedSampler:
@@ -34,19 +52,66 @@ class BalancedSampler:
         self.num = num
         self.positive_fraction = positive_fraction
 
-    def __call__(self, label: Tensor, generator: torch.Generator) -> Sampled:
+    def __call__(self, label: Tensor, generator: torch.Generator, overlap: Overlap | None = None) -> Sampled:
         """A uniform sample of the anchors labelled (A,) OBJECT, BACKGROUND or IGNORE (never sampled).
 
         A function of `label` and the generator's state alone; the generator may be the CPU's for labels on
         any device.
         """
         positive = (label == OBJECT).nonzero().squeeze(1)
-        positive = _choose(positive, int(self.num * self.positive_fraction), generator)
+        positive = choose(positive, int(self.num * self.positive_fraction), generator)
         negative = (label == BACKGROUND).nonzero().squeeze(1)
-        return Sampled(positive, _choose(negative, self.num - len(positive), generator))
+        return Sampled(positive, choose(negative, self.num - len(positive), generator))
 
 
-def _choose(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:
+class IoUBalancedSampler:
+    """As the balanced sampler, but hard negatives come as often as easy ones (Libra R-CNN, Pang et al. 2019, 3.1).
+
+    Nearly all background overlaps no box at all, so that a uniform sample hardly holds what is easily mistaken for an
+    object. Here negatives are divided by their best IoU with a box, and each part gives as many.
+
+    edges: the IoUs that divide them, ascending, above 0. [0.1, 0.2] are the paper's three equal parts below
+        assigner.background_iou = 0.3. An IoU at an edge belongs above it. What a part lacks, all the others give.
+    Raises ValueError for settings out of range.
+    """
+
+    def __init__(self, num: int = 256, positive_fraction: float = 0.5, edges: Sequence[float] = (0.1, 0.2)) -> None:
+        self._objects = BalancedSampler(num, positive_fraction)
+        if not edges or min(edges) <= 0 or max(edges) >= 1 or list(edges) != sorted(set(edges)):
+            raise ValueError(f"sampler.edges={list(edges)} must be ascending IoUs between 0 and 1, such as [0.1,0.2].")
+        self.num = num
+        self.edges = tuple(edges)
+
+    def __call__(self, label: Tensor, generator: torch.Generator, overlap: Overlap) -> Sampled:
+        """As `BalancedSampler.__call__`, and a function of `overlap`, too."""
+        positive, uniform = self._objects(label, generator)
+        negative = (label == BACKGROUND).nonzero().squeeze(1)
+        wanted = self.num - len(positive)
+        if len(negative) <= wanted:
+            return Sampled(positive, uniform)
+        iou = overlap(self.edges[0])[negative]
+        part = torch.bucketize(iou, iou.new_tensor(self.edges), right=True)
+        share = wanted // (len(self.edges) + 1)
+        chosen = torch.cat([choose(negative[part == p], share, generator) for p in range(len(self.edges) + 1)])
+        left = torch.ones_like(label, dtype=torch.bool)
+        left[chosen] = False
+        others = choose(negative[left[negative]], wanted - len(chosen), generator)
+        return Sampled(positive, torch.cat((chosen, others)).sort().values)
+
+
+class AllSampler:
+    """Every anchor that is OBJECT or BACKGROUND; for losses that make easy ones count little themselves.
+
+    The head is then computed everywhere: `trainer.sampled_only` saves nothing.
+    """
+
+    num = None
+
+    def __call__(self, label: Tensor, generator: torch.Generator, overlap: Overlap | None = None) -> Sampled:
+        return Sampled((label == OBJECT).nonzero().squeeze(1), (label == BACKGROUND).nonzero().squeeze(1))
+
+
+def choose(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """`count` of the candidates (or all, if they are fewer), each subset equally likely; in their order."""
     total = len(candidates)
     if total <= count:

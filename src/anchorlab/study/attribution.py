@@ -119,7 +119,8 @@ class _Tally:
             objects = boxes[~ignore.to(boxes.device)]
             best = best_by_stage(self.network, predictions, row, objects, (height, width), self.budgets)
             self.best.append(best.cpu())
-            assignment = self.network.assigner(predictions.anchors, boxes, ignore.to(boxes.device), (height, width))
+            anchors, ignore = predictions.anchors_of(row), ignore.to(boxes.device)
+            assignment = self.network.assigner(anchors, boxes, ignore, (height, width))
             self.positives += self._by_shape((assignment.label == OBJECT).nonzero().squeeze(1), predictions.anchors)
             self._add_proposals(predictions, batch, row, target, (height, width))
             self.images += 1
@@ -147,7 +148,7 @@ class _Tally:
         rank = ranks[:, :, 0]
         self.matched += self._by_shape(proposals.anchor.cpu()[rank[rank != UNMATCHED]], predictions.anchors)
         self.found[0] += (ranks[:, :, 0] != UNMATCHED).mean(axis=1).sum()
-        self.counted += int((~target.ignore).sum())
+        self.counted += int(target.counted.sum())
         for level, k in enumerate(self.k):
             for j in range(k):
                 others = [*kept[:level], self._of_level(predictions, row, level, size, without=j), *kept[level + 1 :]]
@@ -158,14 +159,14 @@ class _Tally:
         self, predictions: Predictions, row: int, level: int, size: tuple[int, int], without: int | None = None
     ) -> Proposals:
         """The proposals of one level alone, best first, perhaps without one of its shapes; NMS knows no other level."""
-        anchors = predictions.anchors
+        anchors = predictions.anchors_of(row)
         start, count = sum(anchors.num_per_level[:level]), anchors.num_per_level[level]
         number = torch.arange(start, start + count, device=anchors.boxes.device)
         if without is not None:
             number = number[(number - start) % self.k[level] != without]
         alone = Anchors(anchors.boxes[number], (), (len(number),))
         logits, deltas = predictions.logits[row, number], predictions.deltas[row, number]
-        selector = self.network.selector
+        selector = self.network.selector.of_level(level)
         found = selector.select(selector.candidates(logits[None], deltas[None], alone, self.network.coder), 0, size)
         return found._replace(anchor=number[found.anchor])
 
@@ -174,7 +175,7 @@ class _Tally:
         together = Proposals(*(torch.cat(field) for field in zip(*kept, strict=True)))
         order = together.scores.sort(descending=True, stable=True).indices[: self.budget]
         best = Proposals(*(field[order] for field in together))
-        counted = counted_by_area(target.area.numpy(), target.ignore.numpy())
+        counted = counted_by_area(target.area.numpy(), (~target.counted).numpy())
         boxes = batch.to_original(row, best.boxes).numpy()
         scores = best.scores.double().cpu().numpy()
         return match(boxes, scores, target.boxes.numpy(), counted, self.budget), best

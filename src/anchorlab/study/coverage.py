@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
+from anchorlab.rpn.assigners import Assigner, MaxIoUAssigner, yardstick
 from anchorlab.study.placed import LevelShape, PlacedBoxes, level_shapes
 from anchorlab.study.truth import GroundTruth
 
@@ -131,11 +131,12 @@ class Coverage:
         return [self.group(name, which == i) for i, name in enumerate(names) if bool((which == i).any())]
 
 
-def cover(truth: GroundTruth, anchors: AnchorGrid, assigner: MaxIoUAssigner) -> Coverage:
-    """Every box's best IoU, where it comes from, and its expected positives.
+def cover(truth: GroundTruth, anchors: AnchorGrid, assigner: Assigner) -> Coverage:
+    """Every box's best IoU, where it comes from, and its expected positives (`yardstick` of the assigner).
 
     Raises ValueError where anchors and ground truth were made for different numbers of levels.
     """
+    assigner = yardstick(assigner)
     levels, keys = PlacedBoxes(truth, assigner.border), level_shapes(anchors, truth)
     estimate = torch.empty(len(keys), len(truth))
     for row, key in zip(estimate, keys, strict=True):
@@ -161,7 +162,7 @@ def cover(truth: GroundTruth, anchors: AnchorGrid, assigner: MaxIoUAssigner) -> 
 def cover_many(
     truth: GroundTruth,
     configurations: Sequence[AnchorGrid],
-    assigner: MaxIoUAssigner,
+    assigner: Assigner,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, float]]:
     """The figures of many configurations, each distinct shape of a level computed once.
@@ -169,6 +170,7 @@ def cover_many(
     Those of `Coverage.figures` without the positives. Shares equal those of `cover` exactly, mean_best_iou to 1e-4.
     `progress` is called with the boxes done and all boxes.
     """
+    assigner = yardstick(assigner)
     rows: dict[LevelShape, int] = {}
     members = [[rows.setdefault(key, len(rows)) for key in level_shapes(anchors, truth)] for anchors in configurations]
     tally = np.zeros((len(configurations), len(_TALLIED)))

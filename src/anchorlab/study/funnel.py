@@ -48,7 +48,7 @@ class Funnel:
 
 def stage_names(selector: ProposalSelector, budgets: Sequence[int]) -> tuple[str, ...]:
     before = f"top {selector.pre_nms_top_n} per level"
-    return ("anchors", "decoded", before, f"NMS {selector.nms_iou:g}", *(f"best {n}" for n in budgets))
+    return ("anchors", "decoded", before, selector.thinning, *(f"best {n}" for n in budgets))
 
 
 def best_by_stage(
@@ -63,7 +63,7 @@ def best_by_stage(
 
     budgets: descending numbers of proposals. Ignored regions are left out by the caller.
     """
-    anchors, selector = predictions.anchors, network.selector
+    anchors, selector = predictions.anchors_of(image), network.selector
     logits, deltas = predictions.logits[image : image + 1], predictions.deltas[image : image + 1]
     boxes = boxes.float()
     candidates = selector.candidates(logits, deltas, anchors, network.coder)

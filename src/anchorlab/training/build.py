@@ -23,23 +23,31 @@ Config = Mapping[str, Any]
 
 
 def build_network(config: Config) -> RegionProposalNetwork:
-    """The network of the groups backbone, anchor, head, coder, assigner, sampler, loss and proposals.
+    """The network of the groups backbone, anchor, head, coder, assigner, sampler, loss, objectness, quality, proposals,
+    cascade.
+
+    Configs of before there were the last groups lack them; they mean the defaults.
 
     Raises:
         SettingError: anchors, levels or weights that cannot be had.
     """
     backbone = build(config["backbone"])
     anchors = build(config["anchor"], strides=backbone.strides)
+    derived = {"in_channels": backbone.channels, "num_anchors": anchors.num_anchors}
+    quality = build_optional(config.get("quality"))
+    cascade = build_optional(config.get("cascade"), **derived, strides=backbone.strides)
     with user_errors():
         return RegionProposalNetwork(
             backbone=backbone,
             anchors=anchors,
-            head=build(config["head"], in_channels=backbone.channels, num_anchors=anchors.num_anchors),
+            head=build(config["head"], **derived, quality=quality is not None),
             coder=build(config["coder"]),
             assigner=build(config["assigner"]),
             sampler=build(config["sampler"]),
-            loss=build(config["loss"]),
+            loss=build(config["loss"], objectness=build_optional(config.get("objectness"))),
             proposals=build(config["proposals"]),
+            quality=quality,
+            cascade=cascade,
         )
 
 
@@ -62,6 +70,11 @@ def build_module(config: Config, network: RegionProposalNetwork, trainer: Traine
 
 def build_callbacks(config: Config) -> list[Callback]:
     return [build(callback) for callback in config["callbacks"].values()]
+
+
+def build_optional(group: Config | None, **derived: Any) -> Any:
+    """None for a group's choice `none`, and where there is no such group."""
+    return None if group is None or group["_target_"] is None else build(group, **derived)
 
 
 def build(group: Config, **derived: Any) -> Any:

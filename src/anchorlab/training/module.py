@@ -5,7 +5,7 @@ B images, G ground-truth boxes of one image, P proposals of one image.
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,10 @@ from anchorlab.data.batch import Batch
 from anchorlab.recall import ProposalRecall
 from anchorlab.rpn.losses import LossCounts
 from anchorlab.rpn.network import Losses, PendingPredictions, Predictions, RegionProposalNetwork
+from anchorlab.rpn.proposals import Proposals
 
 TRAIN, VALIDATE = 0, 1  # streams of random numbers
-LOSSES = ("loss", "objectness", "box")
+POSITIVES = "positives"
 
 
 class NonFiniteLossError(RuntimeError):
@@ -31,8 +32,9 @@ class NonFiniteLossError(RuntimeError):
 class RPNModule(LightningModule):
     """Trains a RegionProposalNetwork and scores its proposals.
 
-    Logs `train/{loss,objectness,box,positives,lr,images_per_s}` by step, `val/{loss,objectness,box}` and every
-    figure of ProposalRecall (`val/recall_100`, `val/AR_1000`, ...) by epoch.
+    Logs `train/{loss,objectness,box,positives,lr,images_per_s}` by step (and the other terms of the loss, where there
+    are any), `val/{loss,objectness,box}` and every figure of ProposalRecall (`val/recall_100`, `val/AR_1000`, ...)
+    by epoch; with a cascade those of its first stage, too (`val/stage1_AR_1000`, ...).
 
     Args:
         network: the network to train.
@@ -58,6 +60,7 @@ class RPNModule(LightningModule):
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
         self.recall = ProposalRecall()
+        self.stage1_recall = None if network.cascade is None else ProposalRecall()
         self.seed = seed
         self.sampled_only = sampled_only
         self.max_steps = max_steps
@@ -83,32 +86,28 @@ class RPNModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         predictions = self(batch)
         figures = self._figures(self._losses(predictions, batch, VALIDATE))
-        self._validation.add({name: figures[name] for name in LOSSES}, len(batch.images))
+        self._validation.add(_losses_of(figures), len(batch.images))
         self.score(predictions, batch)
 
     def score(self, predictions: Predictions, batch: Batch) -> None:
         """Count the batch's proposals, taken back to original pixels, in `recall`."""
-        assert batch.targets is not None, "recall is scored on batches that were not augmented"
-        proposals = self.network.propose(predictions, batch.sizes)
-        for row, target in enumerate(batch.targets):
-            self.recall.update(
-                int(batch.index[row]),
-                batch.to_original(row, proposals[row].boxes),
-                proposals[row].scores,
-                target.boxes,
-                target.area,
-                target.ignore,
-            )
+        _score(self.recall, self.network.propose(predictions, batch.sizes), batch)
+        if self.stage1_recall is not None:
+            _score(self.stage1_recall, self.network.propose_moved(predictions, batch.sizes), batch)
 
     def on_validation_epoch_end(self) -> None:
         self.scored_step = self.trainer.global_step
         figures: dict[str, float] = self.recall.compute()
+        if self.stage1_recall is not None:
+            figures |= {f"stage1_{name}": value for name, value in self.stage1_recall.compute().items()}
         figures |= self._validation.result(self.trainer.strategy.reduce)
         # Every process logs the same figures: checkpoints are chosen by them on each. Lightning would round to float32.
         self.log_dict({f"val/{name}": torch.tensor(value, dtype=torch.float64) for name, value in figures.items()})
 
     def on_validation_epoch_start(self) -> None:
-        self.recall.reset()
+        for recall in (self.recall, self.stage1_recall):
+            if recall is not None:
+                recall.reset()
         self._validation = _RunningMean()
 
     def on_train_epoch_start(self) -> None:
@@ -146,8 +145,9 @@ class RPNModule(LightningModule):
         All processes see the same, so that all stop at a loss that is not finite.
         """
         positives = losses.num_positives.float().mean()
-        values = torch.stack((losses.total.detach(), losses.objectness.detach(), losses.box.detach(), positives))
-        return dict(zip((*LOSSES, "positives"), self._mean(values).tolist(), strict=True))
+        figures = {"loss": losses.total} | losses.terms | {POSITIVES: positives}
+        values = torch.stack([figure.detach() for figure in figures.values()])
+        return dict(zip(figures, self._mean(values).tolist(), strict=True))
 
     def _generators(self, stream: int, batch: Batch) -> list[torch.Generator]:
         """Random numbers for each image, a function of (seed, epoch, its row in the data set) alone."""
@@ -159,7 +159,7 @@ class RPNModule(LightningModule):
     def _refuse_non_finite(self, figures: dict[str, float], batch: Batch) -> None:
         if math.isfinite(figures["loss"]):
             return
-        now, before = {name: figures[name] for name in LOSSES}, self._last_losses
+        now, before = _losses_of(figures), self._last_losses
         raise NonFiniteLossError(
             f"the loss is not finite at step {self.global_step} (epoch {self.current_epoch}): now {_shown(now)}, "
             f"the step before {_shown(before) or 'none'}; images {', '.join(map(str, batch.image_ids))}. "
@@ -167,7 +167,7 @@ class RPNModule(LightningModule):
         )
 
     def _log_step(self, figures: dict[str, float], images: int) -> None:
-        self._last_losses = {name: figures[name] for name in LOSSES}
+        self._last_losses = _losses_of(figures)
         now = time.perf_counter()
         rate = images * self.trainer.world_size / (now - self._step_ended)
         self._step_ended = now
@@ -176,6 +176,13 @@ class RPNModule(LightningModule):
             "images_per_s": rate,
         }
         self.log_dict({f"train/{name}": value for name, value in figures.items()}, batch_size=images)
+
+
+def _score(recall: ProposalRecall, proposals: Sequence[Proposals], batch: Batch) -> None:
+    assert batch.targets is not None, "recall is scored on batches that were not augmented"
+    for row, (found, target) in enumerate(zip(proposals, batch.targets, strict=True)):
+        boxes = batch.to_original(row, found.boxes)
+        recall.update(int(batch.index[row]), boxes, found.scores, *target)
 
 
 class _RunningMean:
@@ -196,6 +203,10 @@ class _RunningMean:
         totals = torch.tensor([self._sums[name] for name in names] + [float(self._weight)])
         totals = reduce(totals, reduce_op="sum")
         return {name: float(total / totals[-1]) for name, total in zip(names, totals[:-1], strict=True)}
+
+
+def _losses_of(figures: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if name != POSITIVES}
 
 
 def _shown(figures: dict[str, float]) -> str:

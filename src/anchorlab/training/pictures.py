@@ -100,7 +100,7 @@ class Pictures(Callback):
         return [
             Scene(
                 self._pixels[row],
-                target.boxes[~target.ignore].numpy(),
+                target.boxes[target.counted].numpy(),
                 batch.to_original(row, proposals[row].boxes).numpy(),
                 proposals[row].scores.cpu().numpy(),
                 batch.image_ids[row],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anchorlab.data.module import DataModule
+from anchorlab.rpn.assigners import yardstick
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.settings import SettingError
 from anchorlab.study.coverage import Coverage, cover
@@ -55,7 +56,7 @@ def with_fitted_anchors(config: Mapping[str, Any], data: DataModule) -> dict[str
     fit: AnchorFit = build(config["anchor"], strides=backbone.strides)
     with user_errors():
         data.setup()
-        found = fit(truth_of(data, "train", BackboneGrids(backbone)), build(config["assigner"]))
+        found = fit(truth_of(data, "train", BackboneGrids(backbone)), yardstick(build(config["assigner"])))
     return {**config, "anchor": found.group}
 
 
@@ -75,7 +76,7 @@ def look_ahead(config: Mapping[str, Any], data: DataModule, network: RegionPropo
     line = _line(coverage)
     if axes["coverage"] >= config["preflight_least"]:
         return Preflight(axes, line)
-    share, threshold, least = axes["coverage"], network.assigner.foreground_iou, config["preflight_least"]
+    share, threshold, least = axes["coverage"], coverage.assigner.foreground_iou, config["preflight_least"]
     warning = (
         f"only {share:.2f} of the training boxes have an anchor of IoU >= {threshold:g} (preflight_least={least:g}): "
         f"{_advice(coverage, truth)}"

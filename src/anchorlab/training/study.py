@@ -20,7 +20,7 @@ from anchorlab.command import exit_with
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import DataError
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
+from anchorlab.rpn.assigners import MaxIoUAssigner, yardstick
 from anchorlab.runs.files import write_whole
 from anchorlab.settings import SettingError
 from anchorlab.study import baselines, pictures, report
@@ -96,7 +96,7 @@ def _scene(config: Mapping[str, Any]) -> _Scene:
         raise SettingError(
             f"data.root={data.root} has no boxes in its split {config['split']}: there is nothing to study"
         )
-    assigner = build(config["assigner"])
+    assigner = yardstick(build(config["assigner"]))
     seconds = round(time.perf_counter() - started, 2)
     return _Scene(data, config["split"], grids.strides, assigner, truth, grids, seconds)
 

@@ -1,0 +1,179 @@
+"""A first stage that moves the anchors, and features that follow them; what a moved anchor holds it does not judge.
+
+Vu et al. 2019, "Cascade RPN: Delving into High-Quality Region Proposal Network with Adaptive Convolution". From one
+anchor per location a dilated convolution predicts where the object in whose middle the location lies has its sides
+(section 3.2). The second stage must see the anchor it judges: its 3x3 convolution samples the features at a 3x3 grid
+over the moved anchor instead of over its cell (adaptive convolution, section 3.3), and the usual head follows.
+
+B images | A anchors of one image, all levels | C channels | H, W a level's grid | P anchors that learn to move
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+from anchorlab.rpn.anchors import Anchors
+from anchorlab.rpn.assigners import OBJECT, Assigner
+from anchorlab.rpn.boxes import paired_iou
+from anchorlab.rpn.coders import DeltaCoder
+from anchorlab.rpn.lattice import LevelGrid
+from anchorlab.rpn.scattered import Scattered
+
+
+@dataclass(frozen=True, eq=False)
+class MovedAnchors(Anchors):
+    """The anchors of one image after the first stage: no grid any more, but the same rows as before."""
+
+    @cached_property
+    def lattice(self) -> Scattered:
+        return Scattered(self.boxes)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What the first stage says about a batch."""
+
+    anchors: Anchors  # the grid it started from
+    deltas: Tensor  # (B, A, 4) float32, from there
+    boxes: Tensor  # (B, A, 4) float32, where the anchors are now, without gradient
+
+    def of(self, image: int) -> MovedAnchors:
+        """The anchors of one image."""
+        return MovedAnchors(self.boxes[image], (), self.anchors.num_per_level)
+
+    @property
+    def of_all(self) -> Anchors:
+        """The anchors of all images at once, as `ProposalSelector` takes them: boxes (B, A, 4)."""
+        return replace(self.anchors, boxes=self.boxes, levels=())
+
+
+class Moves(NamedTuple):
+    """The anchors of one image that learn to move (P,), and to where (P, 4)."""
+
+    anchor: Tensor
+    boxes: Tensor
+
+
+class AnchorRefinement(nn.Module):
+    """The first stage, and the convolution that aligns features for the second.
+
+    Args:
+        assigner: which anchors learn to move, and to which box (the paper: the middle of a box).
+        coder: of the moves.
+        weight: factor of the loss, which is 1 - IoU averaged over the anchors that learn.
+        dilation: of the first stage's 3x3 convolution (3 in the paper).
+        in_channels: the backbone's channels, which both convolutions keep.
+        num_anchors: k of every level, which must be 1: a location has one set of features to align.
+        strides: pixels per cell of every level.
+
+    Weights start as normal(0, 0.01), biases as 0: at first anchors stay where they are.
+    """
+
+    def __init__(
+        self,
+        assigner: Assigner,
+        coder: DeltaCoder,
+        weight: float = 1.0,
+        dilation: int = 3,
+        *,
+        in_channels: int,
+        num_anchors: Sequence[int],
+        strides: Sequence[int],
+    ):
+        super().__init__()
+        _check(weight, dilation, num_anchors)
+        self.assigner = assigner
+        self.coder = coder
+        self.weight = weight
+        self.strides = tuple(strides)
+        self.conv = nn.Conv2d(in_channels, in_channels, 3, padding=dilation, dilation=dilation)
+        self.deltas = nn.Conv2d(in_channels, 4, 1)
+        self.adaptive = nn.Conv2d(in_channels, in_channels, 3, padding=1)
+        for layer in (self.conv, self.deltas, self.adaptive):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(cast(Tensor, layer.bias))
+
+    def forward(self, features: Sequence[Tensor], anchors: Anchors) -> tuple[list[Tensor], Moved]:
+        """Features aligned with the moved anchors, (B, C, H, W) of each level as before, and those anchors."""
+        bridge = [self.conv(feature).relu() for feature in features]
+        deltas = torch.cat([_rows(self.deltas(level)) for level in bridge], dim=1)  # (B, A, 4)
+        boxes = self.coder.decode(anchors.boxes, deltas.detach())
+        per_level = boxes.split(anchors.num_per_level, dim=1)
+        aligned = [
+            self._align(feature, moved, level, stride)
+            for feature, moved, level, stride in zip(bridge, per_level, anchors.levels, self.strides, strict=True)
+        ]
+        return aligned, Moved(anchors, deltas, boxes)
+
+    @torch.no_grad()
+    def moves(self, anchors: Anchors, boxes: Tensor, ignore: Tensor, size: tuple[int, int]) -> Moves:
+        """Who learns to move in one image: boxes (G, 4), ignore (G,), size (height, width)."""
+        assignment = self.assigner(anchors, boxes, ignore, size)
+        anchor = (assignment.label == OBJECT).nonzero().squeeze(1)
+        return Moves(anchor, boxes[assignment.box_index[anchor]].float())
+
+    def loss(self, moved: Moved, moves: Sequence[Moves], count: float | Tensor) -> Tensor:
+        """Weighted sum of 1 - IoU over the anchors that learn, divided by `count`."""
+        deltas = torch.cat([moved.deltas[i, image.anchor] for i, image in enumerate(moves)])
+        start = torch.cat([moved.anchors.boxes[image.anchor] for image in moves])
+        boxes = torch.cat([image.boxes for image in moves])
+        return self.weight * (1 - paired_iou(self.coder.decode(start, deltas), boxes)).sum() / count
+
+    def _align(self, feature: Tensor, moved: Tensor, level: LevelGrid, stride: int) -> Tensor:
+        """The adaptive convolution of one level, with ReLU; moved: (B, H * W, 4)."""
+        offset = sampling_offsets(moved, level, stride)
+        weight, bias = self.adaptive.weight, cast(Tensor, self.adaptive.bias)
+        # deform_conv2d wants one type; at half precision its positions would be a cell off on large maps.
+        with torch.autocast(feature.device.type, enabled=False):
+            return F.relu(deform_conv2d(feature.float(), offset, weight.float(), bias.float(), padding=1))
+
+
+def sampling_offsets(moved: Tensor, level: LevelGrid, stride: int) -> Tensor:
+    """How far from its cell a 3x3 convolution looks for its nine inputs: (B, 18, H, W), y before x, in cells.
+
+    They are three rows and columns from one side of the anchor (B, H * W, 4) to the other. An anchor two cells wide
+    and tall at its own location gives no offset: the usual convolution.
+    """
+    rows, columns = len(level.y1), len(level.x1)
+    x1, y1, x2, y2 = moved.unflatten(1, (rows, columns)).unbind(-1)  # (B, H, W) each
+    offsets = []
+    for low, high, grid, axis in (
+        (y1, y2, _centres(level.y1, level.y2), 1),
+        (x1, x2, _centres(level.x1, level.x2), 2),
+    ):
+        step = (grid[-1] - grid[0]) / (len(grid) - 1) if len(grid) > 1 else grid.new_tensor(stride)
+        shape = (-1, 1) if axis == 1 else (1, -1)
+        away = ((low + high) / 2 - grid.view(shape)) / step
+        tap = torch.arange(-1, 2, device=moved.device).view(3, 1, 1, 1)
+        offsets.append(away + tap * ((high - low) / step / 2 - 1)[None])  # (3, B, H, W)
+    dy, dx = offsets
+    nine = torch.stack((dy[:, None].expand(3, 3, -1, -1, -1), dx[None].expand(3, 3, -1, -1, -1)), dim=2)
+    return nine.flatten(0, 2).transpose(0, 1).contiguous()  # (3, 3, 2, B, H, W) -> (B, 18, H, W)
+
+
+def _centres(low: Tensor, high: Tensor) -> Tensor:
+    """Where the anchors of each cell are centred along one axis, from edges (cells, 1)."""
+    return (low[:, 0] + high[:, 0]) / 2
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """(B, 4, H, W) -> (B, H * W, 4), in float32."""
+    return maps.permute(0, 2, 3, 1).flatten(1, 2).float()
+
+
+def _check(weight: float, dilation: int, num_anchors: Sequence[int]) -> None:
+    if not weight >= 0:
+        raise ValueError(f"cascade.weight={weight}: give a number that is not negative.")
+    if dilation < 1:
+        raise ValueError(f"cascade.dilation={dilation}: give a whole number of at least 1.")
+    if set(num_anchors) != {1}:
+        raise ValueError(
+            f"cascade moves one anchor per location, and anchor gives k={list(num_anchors)}: "
+            "set anchor.ratios=[1] and one size per level, or cascade=none."
+        )
