@@ -101,6 +101,7 @@ def test_every_choice_is_reachable_and_every_rule_has_a_key():
     known |= {"seed", "debug.look", "preflight", "preflight_least"}
     known |= set(leaf_keys(check_overrides("study", CONFIGS, [])))
     known |= set(leaf_keys(check_overrides("compare", CONFIGS, ["runs=multirun"])))
+    known |= set(leaf_keys(check_overrides("evaluate", CONFIGS, ["run=outputs"])))
     assert set(RULES) <= known, set(RULES) - known
 
 

@@ -19,6 +19,7 @@ from anchorlab.data.batch import Batch
 from anchorlab.recall import ProposalRecall
 from anchorlab.rpn.losses import LossCounts
 from anchorlab.rpn.network import Losses, PendingPredictions, Predictions, RegionProposalNetwork
+from anchorlab.rpn.proposals import Proposals
 
 TRAIN, VALIDATE = 0, 1  # streams of random numbers
 LOSSES = ("loss", "objectness", "box")
@@ -89,7 +90,7 @@ class RPNModule(LightningModule):
     def score(self, predictions: Predictions, batch: Batch) -> None:
         """Count the batch's proposals, taken back to original pixels, in `recall`."""
         assert batch.targets is not None, "recall is scored on batches that were not augmented"
-        proposals = self.network.propose(predictions, batch.sizes)
+        proposals = self.propose(predictions, batch)
         for row, target in enumerate(batch.targets):
             self.recall.update(
                 int(batch.index[row]),
@@ -99,6 +100,10 @@ class RPNModule(LightningModule):
                 target.area,
                 target.ignore,
             )
+
+    def propose(self, predictions: Predictions, batch: Batch) -> list[Proposals]:
+        """The proposals that are scored, in pixels of the network's input."""
+        return self.network.propose(predictions, batch.sizes)
 
     def on_validation_epoch_end(self) -> None:
         self.scored_step = self.trainer.global_step

@@ -21,8 +21,8 @@ from anchorlab.settings import SettingError
 from anchorlab.training.build import build_network
 from anchorlab.use import package
 
-NETWORK_GROUPS = ("backbone", "anchor", "head", "coder", "assigner", "sampler", "loss", "proposals")
-"""The groups of a config that make a network."""
+OTHER_GROUPS = ("data", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "sweep", "debug")
+"""The groups of a config that make no part of the network; every other one does."""
 
 PREFIX = "network."
 """Of the network's tensors in a checkpoint."""
@@ -34,7 +34,7 @@ class Trained:
 
     config: the settings it was trained with, as its checkpoint has them; of an exported model those of the network and
     `data.short`, `data.long` and `data.pad_to`. file: where the weights come from. run: the folder it was trained in,
-    where it still lies there. step, epoch: how far it was trained, None where that is not known.
+    where it still lies there. step, epoch: how far it was trained, in whole epochs; None where that is not known.
     """
 
     network: RegionProposalNetwork
@@ -84,7 +84,8 @@ def load_trained(source: str | Path, checkpoint: str = "last", allow: Sequence[s
     config = content["config"]
     network = _build(config, file, allow)
     _fill(network, {name.removeprefix(PREFIX): tensor for name, tensor in content["state_dict"].items()}, file)
-    return Trained(network, config, file, _run_of(file), content.get("global_step"), content.get("epoch"), {})
+    epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    return Trained(network, config, file, _run_of(file), content["global_step"], epochs, {})
 
 
 def find_trained(patterns: str | Sequence[str]) -> list[Path]:
@@ -109,7 +110,8 @@ def find_trained(patterns: str | Sequence[str]) -> list[Path]:
 
 def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The groups that make the network, complete with its weights: no others are loaded while it is built."""
-    groups = {name: config[name] for name in NETWORK_GROUPS}
+    parts = (name for name, group in config.items() if isinstance(group, Mapping) and "_target_" in group)
+    groups = {name: config[name] for name in parts if name not in OTHER_GROUPS}
     backbone = groups["backbone"]
     return {**groups, "backbone": {**backbone, "weights": "none"} if "weights" in backbone else backbone}
 
@@ -158,7 +160,7 @@ def _read_checkpoint(file: Path) -> dict[str, Any]:
         content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # an unpickler that is fed other bytes may raise anything
         raise SettingError(f"run={file} is no checkpoint: give a .ckpt that train.py wrote") from error
-    if not isinstance(content, dict) or not {"config", "state_dict"} <= set(content):
+    if not isinstance(content, dict) or not {"config", "state_dict", "loops"} <= set(content):
         raise SettingError(f"run={file} is no checkpoint of AnchorLab: it holds no config or no state_dict")
     return content
 
