@@ -103,7 +103,21 @@ class Texts:
         return "text" + (" or a list such as [a,b]" if self.several else "") + (" or null" if self.null else "")
 
 
-Rule = Number | Choice | Numbers | Texts
+@dataclass(frozen=True)
+class Words:
+    """One of a few words, or a list of them."""
+
+    words: tuple[str, ...]
+
+    def accepts(self, value: Any) -> bool:
+        given = value if isinstance(value, list) else [value]
+        return bool(given) and all(isinstance(word, str) and word in self.words for word in given)
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(self.words) + f", or a list such as [{','.join(self.words[:2])}]"
+
+
+Rule = Number | Choice | Numbers | Texts | Words
 
 SHARE = Number(0, 1)
 COUNT = Number(1, whole=True)
@@ -113,6 +127,7 @@ PIXELS_OR_NULL = Number(1, whole=True, null=True)
 
 RULES: dict[str, Rule] = {
     "seed": Number(0, 2**31 - 1, whole=True),
+    "start": Texts(null=True),
     "preflight": Choice(("warn", "refuse", "none")),
     "preflight_least": SHARE,
     "split": Choice(("train", "val", "test")),
@@ -228,6 +243,15 @@ RULES: dict[str, Rule] = {
     "outcome": Number(0, whole=True),
     "device": Choice((None, "cpu", "gpu")),
     "precision": Choice((None, 32, "bf16", 16)),
+    # propose.py
+    "source": Texts(several=True),
+    "folder": Texts(null=True),
+    "format": Words(("coco", "npz", "detectron2")),
+    "limit": COUNT_OR_NULL,
+    "size": COUNT_OR_NULL,
+    "batch_size": COUNT,
+    "workers": Number(0, whole=True),
+    "chunk": COUNT,
 }
 
 

@@ -105,7 +105,7 @@ def test_mirroring_twice_is_nothing_and_flipped_proposals_do_not_depend_on_the_s
     torch.testing.assert_close(mirrored(mirrored(batch)).images, batch.images, rtol=0, atol=0)
     assert not torch.equal(mirrored(batch).images, batch.images)
 
-    module = Scoring(trained.network, flip=True).eval()
+    module: Any = Scoring(trained.network, flip=True).eval()
     with torch.no_grad():
         ours = module.propose(module(batch), batch)
         other = module.propose(module(mirrored(batch)), mirrored(batch))
