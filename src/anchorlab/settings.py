@@ -252,6 +252,12 @@ RULES: dict[str, Rule] = {
     "batch_size": COUNT,
     "workers": Number(0, whole=True),
     "chunk": COUNT,
+    # export.py
+    "formats": Words(("safetensors", "torch", "onnx")),
+    "photos": Texts(several=True, null=True),
+    "sizes": Numbers(depth=(1,), whole=True),
+    "repeats": COUNT,
+    "threads": COUNT_OR_NULL,
 }
 
 
