@@ -104,6 +104,7 @@ def test_every_choice_is_reachable_and_every_rule_has_a_key():
     known |= set(leaf_keys(check_overrides("evaluate", CONFIGS, ["run=outputs"])))
     known |= set(leaf_keys(check_overrides("propose", CONFIGS, ["run=outputs", "source=photos"])))
     known |= set(leaf_keys(check_overrides("export", CONFIGS, ["run=outputs"])))
+    known |= set(leaf_keys(check_overrides("explain", CONFIGS, ["run=outputs", "image=photo.jpg"])))
     assert set(RULES) <= known, set(RULES) - known
 
 

@@ -119,7 +119,7 @@ def targets(batch: Batch) -> list[dict[str, Tensor]]:
 def average_precision(model: FasterRCNN, data: DataModule) -> tuple[float, float, float]:
     """mAP over IoU 0.50:0.05:0.95, at 0.50 and at 0.75, of the validation images, by pycocotools."""
     model.eval()
-    found: list[dict[str, Any]] = []
+    found: Any = []
     for batch in data.val_dataloader():
         for row, result in enumerate(model(pictures(batch))):
             boxes = batch.to_original(row, result["boxes"])
@@ -136,7 +136,7 @@ def average_precision(model: FasterRCNN, data: DataModule) -> tuple[float, float
 
 
 def ground_truth(data: DataModule) -> COCO:
-    boxes: list[dict[str, Any]] = []
+    boxes: list[Any] = []
     for number, record in enumerate(data.val_records):
         columns = (record.boxes.tolist(), record.category.tolist(), record.area.tolist(), record.ignore.tolist())
         for box, category, area, ignore in zip(*columns, strict=True):

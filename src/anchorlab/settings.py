@@ -258,6 +258,10 @@ RULES: dict[str, Rule] = {
     "sizes": Numbers(depth=(1,), whole=True),
     "repeats": COUNT,
     "threads": COUNT_OR_NULL,
+    # explain.py
+    "image": Texts(),
+    "at": Numbers(depth=(1,)),
+    "level": Number(0, whole=True, null=True),
 }
 
 

@@ -1,5 +1,6 @@
 """export.py: files that give PyTorch's proposals at any size, a model that loads again, a card, and what is refused."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from timm.layers.conv2d_same import Conv2dSame
+from torch import Tensor, nn
 
 import anchorlab
 from anchorlab.rpn.anchors import AnchorGrid
@@ -23,7 +25,7 @@ from anchorlab.rpn.proposals import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from anchorlab.settings import SettingError
 from anchorlab.use.exporting import agreement, export, reference
-from anchorlab.use.graph import Graph
+from anchorlab.use.graph import Graph, _with_symbolic_padding
 from anchorlab.use.parts import require_plain
 from anchorlab.use.trained import load_trained
 from tests.use.conftest import composed
@@ -129,6 +131,17 @@ def test_graph_computes_what_the_network_does(anchors, selector, head):
         torch.testing.assert_close(ours[0], boxes, rtol=1e-5, atol=1e-4)
 
 
+def test_padding_that_depends_on_the_side_is_the_same_in_a_graph():
+    """timm's convolutions with TensorFlow's padding: odd and even sides, and strides over kernels of one."""
+    for kernel, stride, dilation in ((3, 2, 1), (5, 2, 1), (3, 1, 1), (3, 2, 2)):
+        conv = Conv2dSame(2, 3, kernel, stride, dilation=dilation)
+        other = _with_symbolic_padding(nn.Sequential(copy.deepcopy(conv)))
+        assert not isinstance(other[0], Conv2dSame)  # pyright: ignore[reportIndexIssue]
+        for size in ((8, 9), (11, 6), (7, 7)):
+            image = torch.randn(1, 2, *size)
+            torch.testing.assert_close(other(image), conv(image))
+
+
 def test_agreement_counts_what_is_missing_moved_or_too_much():
     boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 50, 50], [5, 5, 90, 90]])
     scores = torch.tensor([0.9, 0.8, 0.7])
@@ -186,7 +199,7 @@ def test_images_to_check_on_have_to_be_there(exported, run, tmp_path):
     folder, _ = exported
     with pytest.raises(SettingError, match="photos=<folder>"):
         export(composed("export", f"run={folder}", f"output={tmp_path}", "formats=[torch]"))
-    with pytest.raises(SettingError, match="sides go from 64"):
+    with pytest.raises(SettingError, match="sides go from 64 to 8192"):
         export(composed("export", f"run={run}", f"output={tmp_path}", "formats=[torch]", "sizes=[40]"))
     again, checks = export(composed("export", f"run={folder}", f"output={tmp_path}", "formats=[safetensors]"))
     assert (checks, again[0].read_bytes()) == ([], (folder / "model.safetensors").read_bytes())

@@ -26,7 +26,7 @@ from anchorlab.training.build import build, user_errors
 from anchorlab.use import card, package
 from anchorlab.use.evaluation import resized
 from anchorlab.use.failures import FAILED, user_sentences
-from anchorlab.use.graph import LARGEST, SMALLEST, exported_program
+from anchorlab.use.graph import LARGEST, exported_program, smallest_side
 from anchorlab.use.machine import settings_for
 from anchorlab.use.sources import list_images
 from anchorlab.use.trained import Trained, check_classes, load_trained, network_settings
@@ -203,20 +203,20 @@ def agreement(wanted: tuple[Tensor, Tensor], given: tuple[Tensor, Tensor], side:
 def _images(trained: Trained, config: Mapping[str, Any]) -> list[Tensor]:
     """Three images, each at one of three sizes, all (1, 3, H, W) uint8."""
     short, long = trained.resize
-    side = short or long
-    if config["sizes"] is None and side is None:
+    sizes: list[int] = config["sizes"] or [round(share * (short or long or 0)) for share in (0.75, 1, 1.25)]
+    if not sizes[0]:
         raise SettingError(
             "sizes=null needs a network of one input size, and this one takes images as they are: sizes=[320,416,600]"
         )
-    sizes = config["sizes"] or [round(share * side) for share in (0.75, 1, 1.25)]  # pyright: ignore[reportOptionalOperand]
     records = _records(trained, config)
     images = []
     for size, record in zip(sizes, records * len(sizes), strict=False):
         pixels = read_resized(record, *resized(short, long, size))
-        if not SMALLEST <= min(pixels.shape[:2]) <= max(pixels.shape[:2]) <= LARGEST:
+        least = smallest_side(trained.network)
+        if not least <= min(pixels.shape[:2]) <= max(pixels.shape[:2]) <= LARGEST:
             raise SettingError(
                 f"sizes={size} makes an image of {pixels.shape[1]} x {pixels.shape[0]} pixels: sides go from "
-                f"{SMALLEST} to {LARGEST}"
+                f"{least} to {LARGEST}"
             )
         images.append(torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous())
     return images

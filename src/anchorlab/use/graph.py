@@ -9,6 +9,7 @@ H, W the image | h, w a level's grid | k its anchors per location | n = pre_nms_
 
 import copy
 import warnings
+from typing import cast
 
 import torch
 from timm.layers.conv2d_same import Conv2dSame
@@ -21,8 +22,8 @@ from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.settings import SettingError
 from anchorlab.use.parts import require_plain
 
-SMALLEST, LARGEST = 64, 8192
-"""Sides of images that an exported graph takes."""
+LARGEST = 8192
+"""Longest side of an image that an exported graph takes."""
 
 DROPPED = -1.0
 """The score of what would not be a proposal."""
@@ -102,9 +103,14 @@ class LevelAnchors(nn.Module):
         return torch.stack((x1, y1, x2, y2), dim=-1).reshape(-1, 4)
 
 
+def smallest_side(network: RegionProposalNetwork) -> int:
+    """Shortest side of an image that an exported graph takes: every level then has two cells, and none is special."""
+    return 2 * max(network.backbone.strides)
+
+
 @torch.no_grad()
 def exported_program(network: RegionProposalNetwork) -> torch.export.ExportedProgram:
-    """The graph for images of any height and width from `SMALLEST` to `LARGEST`.
+    """The graph for images of any height and width from `smallest_side` to `LARGEST`.
 
     Raises:
         SettingError: a part that no graph can express.
@@ -112,8 +118,8 @@ def exported_program(network: RegionProposalNetwork) -> torch.export.ExportedPro
     graph = Graph(network).eval()
     example = torch.zeros(1, 3, 232, 328, dtype=torch.uint8)
     sides = {
-        2: torch.export.Dim("height", min=SMALLEST, max=LARGEST),
-        3: torch.export.Dim("width", min=SMALLEST, max=LARGEST),
+        2: torch.export.Dim("height", min=smallest_side(network), max=LARGEST),
+        3: torch.export.Dim("width", min=smallest_side(network), max=LARGEST),
     }
     try:
         with warnings.catch_warnings():
@@ -139,7 +145,9 @@ class _SymbolicSame(nn.Module):
         for side, kernel, stride, dilation in zip(
             x.shape[-2:], conv.kernel_size, conv.stride, conv.dilation, strict=True
         ):
-            total = (kernel - 1) * dilation + 1 - stride + (-side) % stride
+            cells = (side + stride - 1) // stride
+            # In these terms the padded side, and so the next map's, is a short expression of the image's side.
+            total = (cells - 1) * stride + (kernel - 1) * dilation + 1 - side
             pads.append((total // 2, total - total // 2))
         (top, bottom), (left, right) = pads
         x = F.pad(x, (left, right, top, bottom))
@@ -148,8 +156,8 @@ class _SymbolicSame(nn.Module):
 
 def _with_symbolic_padding(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
-        if isinstance(child, Conv2dSame) and _never_negative(child):
-            setattr(module, name, _SymbolicSame(child))
+        if isinstance(child, Conv2dSame) and _never_negative(cast(nn.Conv2d, child)):
+            setattr(module, name, _SymbolicSame(cast(nn.Conv2d, child)))
         else:
             _with_symbolic_padding(child)
     return module

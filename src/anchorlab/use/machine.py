@@ -46,7 +46,7 @@ def settings_for(
     own = dict(trained_with or {})
     there = own.get("accelerator") != "gpu" or torch.cuda.is_available()
     if own and there and device in (None, own["accelerator"]):
-        chosen = {key: own[key] for key in DECIDED}
+        chosen: dict[str, Any] = {key: own[key] for key in DECIDED}
     else:
         chosen = {**dict.fromkeys(DECIDED, "auto"), "accelerator": device or "auto"}
     if precision is not None:

@@ -19,7 +19,7 @@ def proposals_picture(scene: Scene, top: int, with_truth: bool) -> Figure:
     axis.axis("off")
     boxes, scores = scene.proposals[:top], scene.scores[:top]
     show(axis, scene.image, f"{scene.image_id}: the {len(boxes)} best of {len(scene.proposals):,} proposals")
-    span = Normalize(*(float(v) for v in (scores.min(initial=1.0), scores.max(initial=0.0)))) if len(scores) else None
+    span = Normalize(float(scores.min()), float(scores.max())) if len(scores) else None
     colours = colormaps["viridis"]
     for box, score in zip(boxes[::-1], scores[::-1], strict=True):  # the best on top
         assert span is not None
