@@ -143,11 +143,12 @@ def ground_truth(data: DataModule) -> COCO:
             at = {"id": len(boxes) + 1, "image_id": number, "category_id": 1 + category}
             boxes.append({**at, "bbox": xywh(box), "area": area, "iscrowd": int(ignore)})
     truth = COCO()
-    truth.dataset = {
+    content: Any = {
         "images": [{"id": number} for number in range(len(data.val_records))],
         "categories": [{"id": 1 + number, "name": name} for number, name in enumerate(data.category_names)],
         "annotations": boxes,
     }
+    truth.dataset = content
     truth.createIndex()
     return truth
 

@@ -94,8 +94,9 @@ def test_other_data_keeps_the_size_the_network_was_trained_with(run, real_data, 
     [((None, 416), 600, (None, 600)), ((800, 1333), 400, (400, 666)), ((600, None), 300, (300, None))],
 )
 def test_size_replaces_the_side_that_rules(own_sides, size, expected):
-    assert resized(*own_sides, size) == expected
-    assert resized(*own_sides, None) == own_sides
+    short, long = own_sides
+    assert resized(short, long, size) == expected
+    assert resized(short, long, None) == own_sides
 
 
 def test_mirroring_twice_is_nothing_and_flipped_proposals_do_not_depend_on_the_side(run):

@@ -136,10 +136,8 @@ def follow(
     (proposals,) = network.propose(predictions, batch.sizes)
     height, width = batch.sizes[0].tolist()
     scale = batch.scales[0].flip(0)  # (y, x) -> (x, y)
-    point = None if at is None else (torch.as_tensor(at, dtype=torch.float64) * scale).tolist()
-    if point is not None and not (0 <= point[0] < width and 0 <= point[1] < height):
-        raise SettingError(f"at={list(at or ())} lies outside the image of {record.width} x {record.height} pixels")
-    place = _place(network, predictions, int(proposals.anchor[0]) if len(proposals.anchor) else 0, point, level)
+    best = int(proposals.anchor[0]) if len(proposals.anchor) else 0
+    place = _place(network, predictions, best, _point(at, record, scale), level)
     per_anchor = outputs[place.level][0].shape[1] // network.anchors.num_anchors[place.level]
     anchors, deltas = predictions.anchors.boxes[place.anchors], predictions.deltas[0, place.anchors]
     return Steps(
@@ -225,6 +223,17 @@ def _batch(trained: Trained, record: Record) -> Batch:
     image = read_resized(record, *trained.resize)
     sample, scale = with_image(sample_of(record, image), image, (record.height, record.width))
     return collate([Item(sample, scale, 0, target_of(record))], trained.config["data"].get("pad_to", 1))
+
+
+def _point(at: Sequence[float] | None, record: Record, scale: Tensor) -> list[float] | None:
+    """`at` in pixels of the input."""
+    if at is None:
+        return None
+    if len(at) != 2 or at[0] >= record.width or at[1] >= record.height:
+        raise SettingError(
+            f"at={list(at)} lies outside the image of {record.width} x {record.height} pixels, or is no x,y"
+        )
+    return (torch.as_tensor(at, dtype=torch.float64) * scale).tolist()
 
 
 def _place(

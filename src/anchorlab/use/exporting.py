@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -94,19 +94,12 @@ def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check]]:
     files: list[Path] = []
     runners: dict[str, Propose] = {}
     if "safetensors" in formats:
-        files += package.write(
-            folder, trained.network.state_dict(), {"config": kept_settings(trained.config), "about": about}
-        )
-        runners["model.safetensors"] = reference(load_trained(folder).network)
-    if set(formats) & {"torch", "onnx"}:
-        program = exported_program(trained.network)
-        if "torch" in formats:
-            files.append(_save_program(program, folder / "model.pt2"))
-            loaded = torch.export.load(folder / "model.pt2").module()
-            runners["model.pt2"] = lambda image: program_outputs(loaded, image)
-        if "onnx" in formats:
-            files.append(save_onnx(program, folder / "model.onnx"))
-            runners["model.onnx"] = onnx_runner(folder / "model.onnx", threads)
+        settings = {"config": kept_settings(trained.config), "about": about}
+        files += package.write(folder, trained.network.state_dict(), settings)
+        runners["model.safetensors"] = reference(load_trained(folder, allow=config["allow"]).network)
+    for path, runner in _graphs(trained.network, formats, folder, threads):
+        files.append(path)
+        runners[path.name] = runner
     checks = compare(reference(trained.network), runners, images, config["repeats"])
     for check in checks:
         console().print(str(check), markup=False, soft_wrap=True)
@@ -115,6 +108,22 @@ def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check]]:
     results = [asdict(check) for check in checks]
     write_whole(folder / "export.json", f"{json.dumps(results, indent=2)}\n".encode())
     return [*files, folder / CARD, folder / "export.json"], checks
+
+
+def _graphs(
+    network: RegionProposalNetwork, formats: Sequence[str], folder: Path, threads: int
+) -> Iterator[tuple[Path, Propose]]:
+    """The files that hold the whole graph, each with what runs it."""
+    if not set(formats) & {"torch", "onnx"}:
+        return
+    program = exported_program(network)
+    if "torch" in formats:
+        path = _save_program(program, folder / "model.pt2")
+        loaded = torch.export.load(path).module()
+        yield path, lambda image: program_outputs(loaded, image)
+    if "onnx" in formats:
+        path = save_onnx(program, folder / "model.onnx")
+        yield path, onnx_runner(path, threads)
 
 
 def kept_settings(config: Mapping[str, Any]) -> dict[str, Any]:
