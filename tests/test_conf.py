@@ -104,9 +104,13 @@ def test_every_choice_is_reachable_and_every_rule_has_a_key():
     known = set()
     for group, choice in ALL:
         known |= {f"{group}.{key}" for key in leaf_keys(composed(group, choice))}
-    known |= {"seed", "debug.look", "preflight", "preflight_least"}
+    known |= {"seed", "start", "debug.look", "preflight", "preflight_least"}
     known |= set(leaf_keys(check_overrides("study", CONFIGS, [])))
     known |= set(leaf_keys(check_overrides("compare", CONFIGS, ["runs=multirun"])))
+    known |= set(leaf_keys(check_overrides("evaluate", CONFIGS, ["run=outputs"])))
+    known |= set(leaf_keys(check_overrides("propose", CONFIGS, ["run=outputs", "source=photos"])))
+    known |= set(leaf_keys(check_overrides("export", CONFIGS, ["run=outputs"])))
+    known |= set(leaf_keys(check_overrides("explain", CONFIGS, ["run=outputs", "image=photo.jpg"])))
     assert set(RULES) <= known, set(RULES) - known
 
 

@@ -1,3 +1,21 @@
 """AnchorLab: which anchors make a Region Proposal Network find the objects?"""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anchorlab.rpn.network import RegionProposalNetwork
+
 __version__ = "0.1.0"
+
+
+def load(path: "str | Path") -> "RegionProposalNetwork":
+    """A trained network, ready to propose, on the CPU: from an exported model, a run's folder or a checkpoint.
+
+    Raises:
+        anchorlab.settings.SettingError: there is none, or it names classes of others (`use.trained.load_trained`).
+    """
+    from anchorlab.use.trained import load_trained  # torch: not for `import anchorlab`
+
+    return load_trained(path).network

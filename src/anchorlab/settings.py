@@ -61,7 +61,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A list of positive numbers, or one such list per level (`depth` 1 and 2; shapes go one deeper)."""
+    """A list of positive numbers, or one such list per level (`depth` 1 and 2; shapes go one deeper; 0: a number)."""
 
     depth: tuple[int, ...] = (1, 2)
     null: bool = True
@@ -73,17 +73,16 @@ class Numbers:
         return any(self._is_list(value, depth) for depth in self.depth)
 
     def _is_list(self, value: Any, depth: int) -> bool:
-        if not isinstance(value, list) or not value:
-            return False
-        if depth > 1:
-            return all(self._is_list(item, depth - 1) for item in value)
-        return all(Number(0, above=True, whole=self.whole).accepts(item) for item in value)
+        if depth == 0:
+            return Number(0, above=True, whole=self.whole).accepts(value)
+        return isinstance(value, list) and bool(value) and all(self._is_list(item, depth - 1) for item in value)
 
     def __str__(self) -> str:
         lists = "[[[16, 32], [24, 24]]] (width, height; a list per level)" if 3 in self.depth else "[0.5,1,2]"
         lists = "[3,6,9]" if self.whole else lists
         kind = "whole" if self.whole else "positive"
-        return f"a list of {kind} numbers such as {lists}" + (" or null" if self.null else "")
+        one = f"a {kind} number or " if 0 in self.depth else ""
+        return f"{one}a list of {kind} numbers such as {lists}" + (" or null" if self.null else "")
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,20 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class Words:
+    """One of a few words, or a list of them."""
+
+    words: tuple[str, ...]
+
+    def accepts(self, value: Any) -> bool:
+        given = value if isinstance(value, list) else [value]
+        return bool(given) and all(isinstance(word, str) and word in self.words for word in given)
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(self.words) + f", or a list such as [{','.join(self.words[:2])}]"
+
+
+@dataclass(frozen=True)
 class PerLevel:
     """One number, or a list with one for each level."""
 
@@ -121,7 +134,7 @@ class PerLevel:
         return f"{self.each}, or a list with one for each level"
 
 
-Rule = Number | Choice | Numbers | Texts | PerLevel
+Rule = Number | Choice | Numbers | Texts | Words | PerLevel
 
 SHARE = Number(0, 1)
 COUNT = Number(1, whole=True)
@@ -131,6 +144,7 @@ PIXELS_OR_NULL = Number(1, whole=True, null=True)
 
 RULES: dict[str, Rule] = {
     "seed": Number(0, 2**31 - 1, whole=True),
+    "start": Texts(null=True),
     "preflight": Choice(("warn", "refuse", "none")),
     "preflight_least": SHARE,
     "split": Choice(("train", "val", "test")),
@@ -250,6 +264,39 @@ RULES: dict[str, Rule] = {
     "bootstrap.seed": Number(0, whole=True),
     "wandb.entity": Texts(null=True),
     "wandb.url": Texts(null=True),
+    # evaluate.py
+    "run": Texts(several=True),
+    "checkpoint": Choice(("last", "best")),
+    "root": Texts(null=True),
+    "eval.split": Choice((None, "train", "val", "test")),
+    "eval.size": Numbers(depth=(0, 1), whole=True),
+    "eval.limit": COUNT_OR_NULL,
+    "eval.batch_size": COUNT_OR_NULL,
+    "eval.workers": Number(0, whole=True, null=True),
+    "pictures": Number(0, whole=True),
+    "top": COUNT,
+    "outcome": Number(0, whole=True),
+    "device": Choice((None, "cpu", "gpu")),
+    "precision": Choice((None, 32, "bf16", 16)),
+    # propose.py
+    "source": Texts(several=True),
+    "folder": Texts(null=True),
+    "format": Words(("coco", "npz", "detectron2")),
+    "limit": COUNT_OR_NULL,
+    "size": COUNT_OR_NULL,
+    "batch_size": COUNT,
+    "workers": Number(0, whole=True),
+    "chunk": COUNT,
+    # export.py
+    "formats": Words(("safetensors", "torch", "onnx")),
+    "photos": Texts(several=True, null=True),
+    "sizes": Numbers(depth=(1,), whole=True),
+    "repeats": COUNT,
+    "threads": COUNT_OR_NULL,
+    # explain.py
+    "image": Texts(),
+    "at": Numbers(depth=(1,)),
+    "level": Number(0, whole=True, null=True),
 }
 
 

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -268,7 +268,7 @@ def test_quality_and_objectness_rank_proposals_together() -> None:
     network = with_quality(IoUQuality())
     assert network.head.quality is not None
     with torch.no_grad():
-        network.head.quality["3"].bias.copy_(torch.tensor([-2.0, 0.0, 3.0]))
+        cast(Tensor, network.head.quality["3"].bias).copy_(torch.tensor([-2.0, 0.0, 3.0]))
     predictions = predict(network)
     assert torch.equal(predictions.logits, mean_logit(predictions.objectness, predictions.quality))
     (proposals, _) = network.propose(predictions, SIZES)

@@ -82,7 +82,14 @@ def test_loss_is_the_mean_of_one_minus_iou() -> None:
     loss = stage.loss(moved, moves, 2)
     torch.testing.assert_close(loss, torch.tensor(3 * (0.5 + 0.0) / 2))
     loss.backward()
-    assert stage.deltas.bias.grad.abs().sum() > 0
+    gradient = bias_of(stage).grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
+
+
+def bias_of(stage: AnchorRefinement) -> Tensor:
+    assert stage.deltas.bias is not None
+    return stage.deltas.bias
 
 
 def build(**parts: Any) -> RegionProposalNetwork:
@@ -100,7 +107,7 @@ def test_second_stage_starts_from_the_moved_anchors() -> None:
     network = build()
     assert network.cascade is not None
     with torch.no_grad():
-        network.cascade.deltas.bias.copy_(torch.tensor([2.0, -1.0, 0.4, -0.2]))
+        bias_of(network.cascade).copy_(torch.tensor([2.0, -1.0, 0.4, -0.2]))
     predictions = predict(network)
     assert predictions.moved.boxes.shape == (2, len(predictions.anchors.boxes), 4)
     for image, (proposals, first) in enumerate(

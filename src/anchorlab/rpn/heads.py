@@ -77,10 +77,11 @@ class RPNHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[HeadOutput]:
         """Per level (B, in_channels, H, W) -> scores (B, k or 2k, H, W), deltas (B, 4k, H, W), quality (B, k, H, W)."""
         hidden = [self.conv(feature) for feature in features]
-        return [
-            HeadOutput(*(None if part is None else part[str(k)](level) for part in self._outputs()))
-            for level, k in zip(hidden, self.num_anchors, strict=True)
-        ]
+        outputs = []
+        for level, k in zip(hidden, self.num_anchors, strict=True):
+            scores, deltas, quality = self._layers(k)
+            outputs.append(HeadOutput(scores(level), deltas(level), None if quality is None else quality(level)))
+        return outputs
 
     def at(self, level: int, feature: PendingMap, locations: Tensor) -> HeadOutput:
         """What `forward` gives on a level, at n of its locations: logits (n, k), deltas (n, k, 4), quality (n, k)."""
@@ -88,13 +89,12 @@ class RPNHead(nn.Module):
 
     def at_hidden(self, level: int, hidden: Tensor) -> HeadOutput:
         """The same from what the 3x3 convolutions give at n locations (n, width)."""
-        k = str(self.num_anchors[level])
-        scores, deltas, quality = (
-            None if part is None else linear(cast(nn.Conv2d, part[k]), hidden) for part in self._outputs()
+        scores, deltas, quality = self._layers(self.num_anchors[level])
+        return HeadOutput(
+            self.logits(linear(scores, hidden)),
+            linear(deltas, hidden).unflatten(1, (-1, 4)),
+            None if quality is None else linear(quality, hidden),
         )
-        assert scores is not None
-        assert deltas is not None
-        return HeadOutput(self.logits(scores), deltas.unflatten(1, (-1, 4)), quality)
 
     def logits(self, scores: Tensor) -> Tensor:
         """One logit per anchor (B, k, ...) from the scores of a level (B, k or 2k, ...).
@@ -108,8 +108,11 @@ class RPNHead(nn.Module):
         # In float32: under autocast both scores are bfloat16, and a small difference of theirs would be lost.
         return scores[:, 1::2].float() - scores[:, 0::2].float()
 
-    def _outputs(self) -> tuple[nn.ModuleDict | None, ...]:
-        return self.scores, self.deltas, self.quality
+    def _layers(self, k: int) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d | None]:
+        """The 1x1 convolutions of a level with k anchors per location."""
+        key = str(k)
+        quality = None if self.quality is None else cast(nn.Conv2d, self.quality[key])
+        return cast(nn.Conv2d, self.scores[key]), cast(nn.Conv2d, self.deltas[key]), quality
 
     def _start_with_prior(self) -> None:
         logit = math.log(self.prior / (1 - self.prior))

@@ -131,7 +131,7 @@ class AnchorRefinement(nn.Module):
         weight, bias = self.adaptive.weight, cast(Tensor, self.adaptive.bias)
         # deform_conv2d wants one type; at half precision its positions would be a cell off on large maps.
         with torch.autocast(feature.device.type, enabled=False):
-            return F.relu(deform_conv2d(feature.float(), offset, weight.float(), bias.float(), padding=1))
+            return F.relu(deform_conv2d(feature.float(), offset, weight.float(), bias.float(), padding=(1, 1)))
 
 
 def sampling_offsets(moved: Tensor, level: LevelGrid, stride: int) -> Tensor:

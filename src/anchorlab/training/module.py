@@ -91,9 +91,13 @@ class RPNModule(LightningModule):
 
     def score(self, predictions: Predictions, batch: Batch) -> None:
         """Count the batch's proposals, taken back to original pixels, in `recall`."""
-        _score(self.recall, self.network.propose(predictions, batch.sizes), batch)
+        _score(self.recall, self.propose(predictions, batch), batch)
         if self.stage1_recall is not None:
             _score(self.stage1_recall, self.network.propose_moved(predictions, batch.sizes), batch)
+
+    def propose(self, predictions: Predictions, batch: Batch) -> list[Proposals]:
+        """The proposals that are scored, in pixels of the network's input."""
+        return self.network.propose(predictions, batch.sizes)
 
     def on_validation_epoch_end(self) -> None:
         self.scored_step = self.trainer.global_step

@@ -41,15 +41,13 @@ class AnchorOutcome(Callback):
             return
         assert isinstance(pl_module, RPNModule)
         data: DataModule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        report = _report(pl_module, data, self.images, self.budget)
         folder = Path(trainer.default_root_dir)
-        write_whole(folder / "anchors.json", f"{json.dumps(report.values(), indent=2)}\n".encode())
-        figures = {"funnel": funnel_figure(report), "attribution": attribution_figure(report)}
+        report, files = keep_outcome(pl_module, data, self.images, self.budget, folder)
         truth = truth_of(data, "train", BackboneGrids(pl_module.network.backbone))
         if len(truth):
             coverage = cover(truth, pl_module.network.anchors, pl_module.network.assigner)
-            figures["coverage"] = coverage_map(coverage, f"What the anchors cover: {len(truth):,} training boxes")
-        files = [save(figure, folder / "figures" / f"{name}.png") for name, figure in figures.items()]
+            figure = coverage_map(coverage, f"What the anchors cover: {len(truth):,} training boxes")
+            files.append(save(figure, folder / "figures" / "coverage.png"))
         for line in in_words(report):
             console().print(f"{report.images} validation images: {line}", soft_wrap=True)
         for logger in trainer.loggers:
@@ -58,6 +56,16 @@ class AnchorOutcome(Callback):
                 logger.log_table("funnel", *_rows(report))
                 if logger.media:
                     logger.log_image("anchors/pictures", [str(path) for path in files])
+
+
+def keep_outcome(
+    module: RPNModule, data: DataModule, images: int, budget: int, folder: Path
+) -> tuple[AnchorReport, list[Path]]:
+    """The report on so many images of the split that is scored; anchors.json and two figures in `folder`."""
+    report = _report(module, data, images, budget)
+    write_whole(folder / "anchors.json", f"{json.dumps(report.values(), indent=2)}\n".encode())
+    figures = {"funnel": funnel_figure(report), "attribution": attribution_figure(report)}
+    return report, [save(figure, folder / "figures" / f"{name}.png") for name, figure in figures.items()]
 
 
 def _report(module: RPNModule, data: DataModule, images: int, budget: int) -> AnchorReport:

@@ -64,12 +64,16 @@ class Pictures(Callback):
         if self.images == 0 or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, RPNModule)
-        data: DataModule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        self.choose(trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
+        assert self._batch is not None
+        figure = anchors_figure(self._pixels[0], predict(pl_module, self._batch).anchors, self._batch)
+        save(figure, _folder(trainer) / "anchors.png")
+
+    def choose(self, data: DataModule) -> None:
+        """Decode the images that are drawn, of the split that is scored."""
         by_boxes = sorted(enumerate(data.val_records), key=lambda row: len(row[1].boxes) == 0)[: self.images]
         self._pixels = [decode(record).image for _, record in by_boxes]
         self._batch = collate([data.dataset(data.validate_on)[row] for row, _ in by_boxes], data.pad_to)
-        figure = anchors_figure(self._pixels[0], predict(pl_module, self._batch).anchors, self._batch)
-        save(figure, _folder(trainer) / "anchors.png")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
@@ -96,7 +100,7 @@ class Pictures(Callback):
         batch = self._batch
         assert batch is not None
         assert batch.targets is not None
-        proposals = module.network.propose(predict(module, batch), batch.sizes.to(module.device))
+        proposals = module.propose(predict(module, batch), batch)
         return [
             Scene(
                 self._pixels[row],

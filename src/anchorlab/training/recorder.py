@@ -2,14 +2,16 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from anchorlab.data.sample import Record
 from anchorlab.ranks import AT_50, AT_70, THRESHOLDS, recall_from_ranks
+from anchorlab.recall import ProposalRecall
 from anchorlab.runs.loggers import CSVLogger, WandbLogger
 from anchorlab.runs.record import RunRecord
 from anchorlab.training.module import RPNModule
@@ -68,7 +70,9 @@ class Recorder(Callback):
                 "train_images_per_s": round(self._images / max(self._training, 1e-9), 2),
             },
         )
-        self._keep_ranks(trainer, pl_module)
+        images: list[Record] = trainer.datamodule.val_records  # pyright: ignore[reportAttributeAccessIssue]
+        title = f"{len(images)} validation images, epoch {trainer.current_epoch + 1}"
+        keep_ranks(self.record, pl_module.recall, images, title)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, RPNModule)
@@ -106,17 +110,16 @@ class Recorder(Callback):
     def _fit_seconds(self) -> float:
         return self._before + time.perf_counter() - self._started
 
-    def _keep_ranks(self, trainer: Trainer, module: RPNModule) -> None:
-        """recall.npz, and the curve of recall against N that follows from it."""
-        arrays = module.recall.ranks()
-        records = trainer.datamodule.val_records  # pyright: ignore[reportAttributeAccessIssue]
-        self.record.write_recall(arrays, [records[int(row)].image_id for row in arrays["index"]])
-        budgets = np.unique(np.geomspace(1, module.recall.budgets[-1], 60).astype(int))
-        recall = recall_from_ranks(arrays["rank"], arrays["counted"], budgets.tolist())[:, :, 0]
-        curves = {
-            "IoU 0.5": (budgets, recall[:, AT_50]),
-            "IoU 0.7": (budgets, recall[:, AT_70]),
-            "mean over IoU 0.5:0.95 (AR)": (budgets, recall.mean(1)),
-        }
-        figure = recall_figure(curves, f"{len(records)} validation images, epoch {trainer.current_epoch + 1}")
-        save(figure, self.record.folder / "figures" / "recall.png")
+
+def keep_ranks(record: RunRecord, recall: ProposalRecall, images: Sequence[Record], title: str) -> None:
+    """recall.npz, and the curve of recall against N that follows from it; `images`: those that were scored."""
+    arrays = recall.ranks()
+    record.write_recall(arrays, [images[int(row)].image_id for row in arrays["index"]])
+    budgets = np.unique(np.geomspace(1, recall.budgets[-1], 60).astype(int))
+    found = recall_from_ranks(arrays["rank"], arrays["counted"], budgets.tolist())[:, :, 0]
+    curves = {
+        "IoU 0.5": (budgets, found[:, AT_50]),
+        "IoU 0.7": (budgets, found[:, AT_70]),
+        "mean over IoU 0.5:0.95 (AR)": (budgets, found.mean(1)),
+    }
+    save(recall_figure(curves, title), record.folder / "figures" / "recall.png")

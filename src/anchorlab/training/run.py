@@ -41,6 +41,7 @@ from anchorlab.training.preflight import look_ahead, with_fitted_anchors
 from anchorlab.training.recorder import MONITORED, Recorder
 from anchorlab.training.resume import checkpoint_to_resume, position, resumed_config
 from anchorlab.training.rungs import stopped_after
+from anchorlab.training.start import start_from_file
 from anchorlab.training.stopping import Stopped, StopRequest
 from anchorlab.training.trainer import TrainerSettings
 from anchorlab.training.watch import DataWatch
@@ -119,6 +120,7 @@ def _train(
     data = build_data(config)
     config = with_fitted_anchors(config, data)
     network = build_network(config)
+    started_from = _start_weights(config, network)
     with user_errors():
         data.setup()
     if config["debug"]["look"]:
@@ -129,6 +131,7 @@ def _train(
     settings.prepare_process()
     module = build_module(config, network, settings)
     notices = _start(record, config, data, network, overrides, command)
+    notices = started_from + (notices or [])
     loggers = build_loggers(config["logger"], record)
     try:
         with user_errors():
@@ -136,7 +139,7 @@ def _train(
             trainer = settings.trainer(_callbacks(config, record, stop), loggers, record.folder)
             check_launch(trainer.num_devices * trainer.num_nodes)
             data.check_processes(trainer.world_size)
-        _announce(config, record, data, network, settings, loggers, notices or [])
+        _announce(config, record, data, network, settings, loggers, notices)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint_to_resume(config), weights_only=True)
         if module.scored_step != trainer.global_step:  # the last step was not the last of an epoch
             trainer.validate(module, datamodule=data, verbose=False)
@@ -144,6 +147,13 @@ def _train(
         return _conclude(record, data, loggers, rung) or {}  # nothing on other processes than the first
     finally:
         close(loggers)
+
+
+def _start_weights(config: Mapping[str, Any], network: RegionProposalNetwork) -> list[tuple[str, str]]:
+    """The weights of `start`, and what the start screen says of them; a run that goes on has its own."""
+    if config.get("start") is None or config["resume"] is not None:
+        return []
+    return [("start", start_from_file(network, config["start"]))]
 
 
 @rank_zero_only

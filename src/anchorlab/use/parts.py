@@ -1,0 +1,34 @@
+"""What can be handed over: a network made of the plain parts, which do what the paper says and nothing more."""
+
+import torch
+
+from anchorlab.rpn.anchors import AnchorGrid
+from anchorlab.rpn.coders import DeltaCoder
+from anchorlab.rpn.heads import RPNHead
+from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.proposals import ProposalSelector
+from anchorlab.settings import SettingError
+
+PLAIN = {
+    "anchors": AnchorGrid,
+    "head": RPNHead,
+    "coder": DeltaCoder,
+    "selector": ProposalSelector,
+}
+
+
+@torch.no_grad()
+def require_plain(network: RegionProposalNetwork, target: str) -> None:
+    """Raise SettingError where the network does more than scores and deltas -> top k -> NMS, which `target` knows."""
+    found = {"network": network} | {name: getattr(network, name) for name in PLAIN}
+    for name, kind in {"network": RegionProposalNetwork, **PLAIN}.items():
+        if type(found[name]) is not kind:
+            raise SettingError(
+                f"{target} cannot express {name} {type(found[name]).__name__}: it knows {kind.__name__} alone"
+            )
+    parts = {name for name, _ in network.named_children()} - {"backbone", "head"}
+    maps = [torch.zeros(1, network.head.in_channels, 1, 1) for _ in network.head.num_anchors]
+    further = [output for level in network.head(maps) for output in level[2:] if output is not None]
+    if parts or further:
+        what = " and ".join(sorted(parts)) or "a third output of its head"
+        raise SettingError(f"{target} cannot express this network's {what}: train one without it to hand over")
