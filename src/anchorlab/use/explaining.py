@@ -6,7 +6,7 @@ h, w a level's grid | k anchors per location | A anchors of the image | N candid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from anchorlab.training.build import build, user_errors
 from anchorlab.training.pictures import FOUND_IOU, save
 from anchorlab.use import explain_pictures
 from anchorlab.use.failures import user_sentences
+from anchorlab.use.parts import require_plain
 from anchorlab.use.sources import list_images
 from anchorlab.use.trained import Trained, check_classes, load_trained
 
@@ -128,6 +129,7 @@ def follow(
         level: of it; None: that of its best score.
     """
     network = trained.network
+    require_plain(network, "explain.py")
     batch = _batch(trained, record)
     images = network.prepare(batch.images, batch.sizes)
     features = network.backbone(images)
@@ -158,7 +160,7 @@ def follow(
         candidates=_candidates(network, predictions, (height, width)),
         proposals=proposals.boxes.numpy(),
         proposal_scores=proposals.scores.numpy(),
-        nms_iou=network.selector.nms_iou,
+        nms_iou=cast(float, network.selector.of_level(place.level).nms_iou),
         truth=_truth(record, scale) if known else None,
         top=top,
     )

@@ -19,6 +19,7 @@ from torchvision.ops import nms
 
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.proposals import ProposalSelector
 from anchorlab.settings import SettingError
 from anchorlab.use.parts import require_plain
 
@@ -50,17 +51,21 @@ class Graph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone((image / 255 - self.mean) / self.std)
         boxes, scores = [], []
-        for maps, anchors in zip(self.head(features), self.anchors, strict=True):
+        for level, (maps, anchors) in enumerate(zip(self.head(features), self.anchors, strict=True)):
             logits = self.head.logits(maps[0])[0].permute(1, 2, 0).reshape(-1)  # (k, h, w) -> (h * w * k,)
             deltas = maps[1][0].permute(1, 2, 0).reshape(-1, 4)
-            level_boxes, level_scores = self._level(logits, deltas, anchors(maps[1], image), image)
+            level_boxes, level_scores = self._level(
+                self.selector.of_level(level), logits, deltas, anchors(maps[1], image), image
+            )
             boxes.append(level_boxes)
             scores.append(level_scores)
         return self._best(torch.cat(boxes), torch.cat(scores))
 
-    def _level(self, logits: Tensor, deltas: Tensor, anchors: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    def _level(
+        self, selector: ProposalSelector, logits: Tensor, deltas: Tensor, anchors: Tensor, image: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The best of one level: boxes (n, 4) and scores (n,), `DROPPED` where NMS or a threshold takes them out."""
-        n, selector = self.selector.pre_nms_top_n, self.selector
+        n = cast(int, selector.pre_nms_top_n)
         nothing = torch.zeros(n, 4)
         top, index = torch.cat((logits, torch.full((n,), -torch.inf))).topk(n)
         decoded = self.coder.decode(torch.cat((anchors, nothing))[index], torch.cat((deltas, nothing))[index])
@@ -71,7 +76,7 @@ class Graph(nn.Module):
         shortest = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
         keep = (shortest > 0) & (shortest >= selector.min_size) & (scores >= selector.score_threshold)
         scores = torch.where(keep, scores, torch.full_like(scores, DROPPED))
-        kept = nms(torch.where(keep[:, None], boxes, torch.zeros_like(boxes)), scores, selector.nms_iou)
+        kept = nms(torch.where(keep[:, None], boxes, torch.zeros_like(boxes)), scores, cast(float, selector.nms_iou))
         return boxes, torch.full_like(scores, DROPPED).scatter(0, kept, scores[kept])
 
     def _best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,4 +31,4 @@ def require_plain(network: RegionProposalNetwork, target: str) -> None:
     further = [output for level in network.head(maps) for output in level[2:] if output is not None]
     if parts or further:
         what = " and ".join(sorted(parts)) or "a third output of its head"
-        raise SettingError(f"{target} cannot express this network's {what}: train one without it to hand over")
+        raise SettingError(f"{target} cannot express this network's {what}: it knows a plain RPN alone")

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from anchorlab.data.batch import Batch
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
@@ -61,9 +60,8 @@ class Scoring(RPNModule):
 
     def _merged(self, a: Proposals, b: Proposals) -> Proposals:
         both = Proposals(*(torch.cat(pair) for pair in zip(a, b, strict=True)))
-        selector = self.network.selector
-        best = batched_nms(both.boxes, both.scores, both.level, selector.nms_iou)[: selector.post_nms_top_n]
-        return Proposals(*(field[best] for field in both))
+        best, scores = self.network.selector.thin(both.boxes, both.scores, both.level)
+        return Proposals(*(field[best] for field in both))._replace(scores=scores)
 
 
 def mirrored(batch: Batch) -> Batch:

@@ -8,6 +8,7 @@ A torchvision detector resizes and normalises by itself: give it images (3, H, W
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -157,7 +158,9 @@ def _detector_settings(trained: Trained) -> dict[str, Any]:
     """FasterRCNN's arguments that the run fixes; in training torchvision keeps at least 2,000 proposals, as it does."""
     network, (short, long) = trained.network, trained.resize
     selector, assigner, sampler = network.selector, network.assigner, network.sampler
-    before, after = selector.pre_nms_top_n, selector.post_nms_top_n
+    before, after, nms_iou = selector.pre_nms_top_n, selector.post_nms_top_n, selector.nms_iou
+    if isinstance(before, Sequence) or isinstance(nms_iou, Sequence):
+        raise SettingError("torchvision takes one pre_nms_top_n and one nms_iou for all levels: train with one of each")
     settings: dict[str, Any] = {
         # Its rule takes the smaller of two scales: one number for both leaves the long side to rule.
         "min_size": short or long,
@@ -169,7 +172,7 @@ def _detector_settings(trained: Trained) -> dict[str, Any]:
         "rpn_post_nms_top_n_test": after,
         "rpn_pre_nms_top_n_train": max(before, 2000),
         "rpn_post_nms_top_n_train": max(after, 2000),
-        "rpn_nms_thresh": selector.nms_iou,
+        "rpn_nms_thresh": nms_iou,
         "rpn_score_thresh": selector.score_threshold,
     }
     if isinstance(assigner, MaxIoUAssigner):
