@@ -27,7 +27,7 @@ def test_figures_of_a_validation_equal_pycocotools(real_data):
         assert batch.targets is not None
         for row, target in enumerate(batch.targets):
             boxes = batch.to_original(row, proposals[row].boxes).numpy()
-            truth = (field.numpy() for field in target)
+            truth = (field.numpy() for field in (target.boxes, target.area, target.ignore))
             images.append(Scored(boxes, proposals[row].scores.numpy(), *truth))
     assert sum(image.gt_ignore.sum() for image in images) > 0, "no crowd among the validation images"
     theirs = by_pycocotools(images, module.recall.budgets)

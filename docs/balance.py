@@ -1,7 +1,7 @@
 """How hard each term of a loss pulls before training: the gradient that it sends into what comes after the backbone.
 
-Not a matter of speed. A recipe that swaps a loss changes this balance without saying so; docs/recipes.md shows what
-follows. Command: python -m benchmarks.balance [as for train.py]
+A recipe that swaps a loss changes this balance without saying so; docs/recipes.md shows what follows.
+Command: python docs/balance.py [as for train.py]
 """
 
 import sys
