@@ -56,6 +56,18 @@ def test_maps_have_the_declared_channels_and_strides(maker: Callable[[], Backbon
         assert feature.shape == (2, backbone.channels, *grid)
 
 
+@pytest.mark.parametrize(("width", "same"), [(96, True), (87, False)])
+def test_cells_lie_over_the_same_pixels_where_sides_are_multiples_of_32(width: int, same: bool) -> None:
+    """Why `data.pad_to` is 32: TensorFlow's "same" padding, which EfficientNet-Lite keeps, moves with odd sizes."""
+    body = EfficientNetLite0FPN("none").eval().body
+    wide = torch.randn(1, 3, 64, 160, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone, beside = body(wide[..., :width]), body(wide)
+    cells = slice(0, 4)  # of stride 4, further from the right edge of both than any convolution before them reaches
+    finest = 1
+    assert torch.allclose(alone[finest][..., cells], beside[finest][..., cells], atol=1e-6) == same
+
+
 def test_vgg16_is_cut_after_conv5_3() -> None:
     """Its pools round down; torchvision's ranks of layers are checked by their number, 13 convolutions."""
     backbone = VGG16("none")

@@ -31,7 +31,9 @@ class DataModule(lightning.LightningDataModule):
         batch_size: images per training step over all processes together.
         workers: worker processes of each process.
         short, long: the side lengths `resize.target_size` aims at, in pixels; None: no such rule.
-        pad_to: batches are padded to multiples of this many pixels.
+        pad_to: batches are padded to multiples of this many pixels. Where the sides of what a network sees are
+            no multiples of its coarsest convolution's stride, "same" padding as TensorFlow has it (EfficientNet)
+            begins at other pixels for odd sizes than for even ones: the same cell looks elsewhere in every batch.
         categories: names of the categories to keep, None for all. Boxes of others become background, their
             images stay.
         score: which boxes are to be found in images that are not trained on: "kept", those of `categories`; "unseen",
@@ -65,7 +67,7 @@ class DataModule(lightning.LightningDataModule):
         workers: int = 2,
         short: int | None = None,
         long: int | None = 416,
-        pad_to: int = 1,
+        pad_to: int = 32,
         categories: Sequence[str] | None = None,
         val_fraction: float = 0.2,
         split_seed: int = 0,
