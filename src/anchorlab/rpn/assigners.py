@@ -101,8 +101,7 @@ class MaxIoUAssigner:
         if len(objects) < len(boxes):
             positive = (label == OBJECT).nonzero().squeeze(1)
             box_index[positive] = objects[box_index[positive]]
-            if self.ignore_iof is not None:
-                leave_out(label, anchors, boxes[ignore], self.ignore_iof)
+        leave_out(label, anchors, boxes, ignore, self.ignore_iof)
         if region is not None:
             label[~_inside(anchors, region)] = IGNORE
         return Assignment(label, box_index)
@@ -113,18 +112,16 @@ class MaxIoUAssigner:
         height, width = image_size
         return (-self.border, -self.border, width + self.border, height + self.border)
 
-    def _match(self, anchors: Anchors, boxes: Tensor, region: Region | None) -> tuple[Tensor, Tensor]:
-        """Label and box index (A,) of the anchors in the region, by their IoU with `boxes` (none ignored)."""
-        num_anchors = len(anchors.boxes)
-        label = torch.full((num_anchors,), BACKGROUND, dtype=torch.int8, device=boxes.device)
-        box_index = torch.zeros(num_anchors, dtype=torch.int64, device=boxes.device)
+    def _match(self, anchors: Anchors, boxes: Tensor, region: Region | None) -> Assignment:
+        """The anchors in the region, by their IoU with `boxes` (none ignored)."""
+        label, box_index = all_background(anchors)
         if len(boxes) == 0:
-            return label, box_index
+            return Assignment(label, box_index)
         best = anchors.lattice.best_iou(boxes, region)
         goal = self._low_quality_goal(best)
         # Best anchors may lie below the background threshold: the pairs must hold them, too.
         pairs = anchors.lattice.pairs_above(boxes, goal.clamp(max=self.background_iou), region)
-        iou = best.new_zeros(num_anchors).scatter_reduce_(0, pairs.anchor, pairs.overlap, "amax")
+        iou = best.new_zeros(len(label)).scatter_reduce_(0, pairs.anchor, pairs.overlap, "amax")
         label[pairs.anchor[pairs.overlap >= self.background_iou]] = IGNORE
         label[pairs.anchor[pairs.overlap >= self.foreground_iou]] = OBJECT
         tied = pairs.anchor[pairs.overlap >= goal.index_select(0, pairs.box)]
@@ -135,7 +132,7 @@ class MaxIoUAssigner:
         # Below the background threshold an anchor's best box may be missing among the pairs.
         low = tied[iou[tied] < self.background_iou]
         box_index[low] = _first_best(anchors.boxes[low], boxes)
-        return label, box_index
+        return Assignment(label, box_index)
 
     def _low_quality_goal(self, best: Tensor) -> Tensor:
         """The IoU (G,) with a box that makes an anchor OBJECT however low: the box's best, or infinity."""
@@ -148,10 +145,20 @@ def yardstick(assigner: Assigner) -> MaxIoUAssigner:
     return assigner if isinstance(assigner, MaxIoUAssigner) else MaxIoUAssigner()
 
 
-def leave_out(label: Tensor, anchors: Anchors, regions: Tensor, iof: float) -> None:
-    """Write IGNORE into `label` (A,) where the share `iof` of an anchor lies in a region (n, 4), but for OBJECT."""
-    inside = anchors.lattice.pairs_inside(regions, iof).anchor
-    label[inside] = label[inside].where(label[inside] == OBJECT, IGNORE)
+def all_background(anchors: Anchors) -> Assignment:
+    """What every rule starts from: nothing is an object yet."""
+    label = torch.full((len(anchors.boxes),), BACKGROUND, dtype=torch.int8, device=anchors.boxes.device)
+    return Assignment(label, torch.zeros_like(label, dtype=torch.int64))
+
+
+def leave_out(label: Tensor, anchors: Anchors, boxes: Tensor, ignore: Tensor, iof: float | None) -> None:
+    """Write IGNORE into `label` (A,) where the share `iof` of an anchor lies in an ignored box, but for OBJECT.
+
+    boxes: (G, 4), ignore: (G,) bool. iof None: ignored boxes count for nothing.
+    """
+    if iof is not None and bool(ignore.any()):
+        inside = anchors.lattice.pairs_inside(boxes[ignore], iof).anchor
+        label[inside] = label[inside].where(label[inside] == OBJECT, IGNORE)
 
 
 def check_ignore_iof(ignore_iof: float | None) -> None:

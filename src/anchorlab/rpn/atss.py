@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.assigners import BACKGROUND, OBJECT, Assignment, check_ignore_iof, check_range, leave_out
+from anchorlab.rpn.assigners import OBJECT, Assignment, all_background, check_ignore_iof, check_range, leave_out
 from anchorlab.rpn.boxes import paired_iou
 from anchorlab.rpn.lattice import LevelGrid
 
@@ -43,8 +43,7 @@ class ATSSAssigner:
     def __call__(self, anchors: Anchors, boxes: Tensor, ignore: Tensor, image_size: tuple[int, int]) -> Assignment:
         """As `MaxIoUAssigner.__call__`; the image's size plays no part."""
         boxes = boxes.float()
-        label = torch.full((len(anchors.boxes),), BACKGROUND, dtype=torch.int8, device=boxes.device)
-        box_index = torch.zeros(len(label), dtype=torch.int64, device=boxes.device)
+        label, box_index = all_background(anchors)
         objects = (~ignore).nonzero().squeeze(1)
         if len(objects):
             anchor, box, iou = _selected(anchors, boxes[objects], self.candidates)
@@ -52,8 +51,7 @@ class ATSSAssigner:
             best = iou.new_zeros(len(label)).scatter_reduce_(0, anchor, iou, "amax")
             first = iou == best[anchor]
             box_index.scatter_reduce_(0, anchor[first], objects[box[first]], "amin", include_self=False)
-        if self.ignore_iof is not None and bool(ignore.any()):
-            leave_out(label, anchors, boxes[ignore], self.ignore_iof)
+        leave_out(label, anchors, boxes, ignore, self.ignore_iof)
         return Assignment(label, box_index)
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners import (
-    BACKGROUND,
     IGNORE,
     OBJECT,
     Assignment,
+    all_background,
     check_ignore_iof,
     check_range,
     leave_out,
@@ -52,9 +52,8 @@ class CentreRegionAssigner:
     def __call__(self, anchors: Anchors, boxes: Tensor, ignore: Tensor, image_size: tuple[int, int]) -> Assignment:
         """As `MaxIoUAssigner.__call__`; the image's size plays no part."""
         boxes = boxes.float()
-        label = torch.full((len(anchors.boxes),), BACKGROUND, dtype=torch.int8, device=boxes.device)
-        box_index = torch.zeros(len(label), dtype=torch.int64, device=boxes.device)
-        labels, indices = (_maps(values, anchors) for values in (label, box_index))
+        assignment = all_background(anchors)
+        labels, indices = (_maps(values, anchors) for values in assignment)
         listed = (~ignore).nonzero().squeeze(1).flip(0)
         # The smallest comes last and stays.
         order = listed[_area(boxes[listed]).argsort(descending=True, stable=True)]
@@ -65,9 +64,8 @@ class CentreRegionAssigner:
         for index, level in zip(order.tolist(), level_of, strict=True):
             window = _window(anchors.levels[level], boxes[index], self.centre, at_least_one=True)
             labels[level][window], indices[level][window] = OBJECT, index
-        if self.ignore_iof is not None and bool(ignore.any()):
-            leave_out(label, anchors, boxes[ignore], self.ignore_iof)
-        return Assignment(label, box_index)
+        leave_out(assignment.label, anchors, boxes, ignore, self.ignore_iof)
+        return assignment
 
 
 def _maps(values: Tensor, anchors: Anchors) -> list[Tensor]:
