@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.boxes import pairwise_iou
-from anchorlab.rpn.lattice import Pairs, Region
+from anchorlab.rpn.boxes import Region, inside, pairwise_iou
+from anchorlab.rpn.lattice import Pairs
 
 OBJECT, BACKGROUND, IGNORE = 1, 0, -1
 
@@ -103,7 +103,7 @@ class MaxIoUAssigner:
             box_index[positive] = objects[box_index[positive]]
         leave_out(label, anchors, boxes, ignore, self.ignore_iof)
         if region is not None:
-            label[~_inside(anchors, region)] = IGNORE
+            label[~inside(anchors.boxes, region)] = IGNORE
         return Assignment(label, box_index)
 
     def _region(self, image_size: tuple[int, int]) -> Region | None:
@@ -126,7 +126,7 @@ class MaxIoUAssigner:
         label[pairs.anchor[pairs.overlap >= self.foreground_iou]] = OBJECT
         tied = pairs.anchor[pairs.overlap >= goal.index_select(0, pairs.box)]
         if self.low_quality and self.low_quality_floor is None and bool((best == 0).any()):
-            tied = _inside(anchors, region).nonzero().squeeze(1)
+            tied = inside(anchors.boxes, region).nonzero().squeeze(1)
         label[tied] = OBJECT
         _point_to_best(box_index, pairs, iou, label)
         # Below the background threshold an anchor's best box may be missing among the pairs.
@@ -157,8 +157,8 @@ def leave_out(label: Tensor, anchors: Anchors, boxes: Tensor, ignore: Tensor, io
     boxes: (G, 4), ignore: (G,) bool. iof None: ignored boxes count for nothing.
     """
     if iof is not None and bool(ignore.any()):
-        inside = anchors.lattice.pairs_inside(boxes[ignore], iof).anchor
-        label[inside] = label[inside].where(label[inside] == OBJECT, IGNORE)
+        anchor = anchors.lattice.pairs_inside(boxes[ignore], iof).anchor
+        label[anchor] = label[anchor].where(label[anchor] == OBJECT, IGNORE)
 
 
 def check_ignore_iof(ignore_iof: float | None) -> None:
@@ -195,14 +195,6 @@ def _first_best(anchors: Tensor, boxes: Tensor) -> Tensor:
     """The box with the best IoU (n,) for each of a few anchors (n, 4), the first of equals."""
     parts = anchors.split(max(1, MAX_IOUS // len(boxes)))
     return torch.cat([pairwise_iou(part, boxes).argmax(dim=1) for part in parts])
-
-
-def _inside(anchors: Anchors, region: Region | None) -> Tensor:
-    """Whether each anchor (A,) lies in the region, if there is one."""
-    x1, y1, x2, y2 = anchors.boxes.unbind(1)
-    if region is None:
-        return torch.ones_like(x1, dtype=torch.bool)
-    return (x1 >= region[0]) & (y1 >= region[1]) & (x2 <= region[2]) & (y2 <= region[3])
 
 
 def check_range(name: str, value: float, holds: bool, wanted: str) -> None:

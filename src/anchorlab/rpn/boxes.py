@@ -1,4 +1,4 @@
-"""Geometry of axis-aligned boxes: area, overlap and clipping, and nothing about anchors or images' contents.
+"""Geometry of axis-aligned boxes: area, overlap, regions and clipping, and nothing about anchors or images' contents.
 
 A box is (x1, y1, x2, y2) in pixels; right and bottom are exclusive, so a width is x2 - x1 without a +1.
 Everything is computed in float32 or better: half-precision boxes are up to 4 pixels off at x = 1000.
@@ -9,6 +9,9 @@ N, M: numbers of boxes.
 import torch
 from torch import Tensor
 from torchvision import ops
+
+Region = tuple[float, float, float, float]
+"""(x1, y1, x2, y2), as a box."""
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -46,6 +49,14 @@ def pairwise_iof(a: Tensor, b: Tensor) -> Tensor:
     bottom_right = torch.minimum(a[:, None, 2:], b[None, :, 2:])  # (N, M, 2)
     width, height = (bottom_right - top_left).clamp(min=0).unbind(-1)
     return width * height / area(a)[:, None]
+
+
+def inside(boxes: Tensor, region: Region | None) -> Tensor:
+    """Whether all of each box (N, 4) lies in the region, borders included: (N,) bool. None: it does everywhere."""
+    x1, y1, x2, y2 = boxes.unbind(1)
+    if region is None:
+        return torch.ones_like(x1, dtype=torch.bool)
+    return (x1 >= region[0]) & (y1 >= region[1]) & (x2 <= region[2]) & (y2 <= region[3])
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:

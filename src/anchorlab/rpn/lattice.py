@@ -20,9 +20,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from anchorlab.rpn.boxes import area
+from anchorlab.rpn.boxes import Region, area
 
-Region = tuple[float, float, float, float]
 Interval = tuple[float, float]
 Sides = tuple[Tensor, Tensor]
 

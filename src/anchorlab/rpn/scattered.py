@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from anchorlab.rpn.boxes import pairwise_iof, pairwise_iou
-from anchorlab.rpn.lattice import MAX_OVERLAPS, Pairs, Region
+from anchorlab.rpn.boxes import Region, inside, pairwise_iof, pairwise_iou
+from anchorlab.rpn.lattice import MAX_OVERLAPS, Pairs
 
 
 class Scattered:
@@ -22,14 +22,12 @@ class Scattered:
         self._anchors = anchors
 
     def best_iou(self, boxes: Tensor, region: Region | None = None) -> Tensor:
-        inside = self._inside(region)
-        parts = [self._iou(boxes[rows], inside).amax(dim=1) for rows in self._parts(boxes)]
+        parts = [self._iou(boxes[rows], region).amax(dim=1) for rows in self._parts(boxes)]
         return torch.cat(parts) if parts else boxes.new_zeros(0)
 
     def pairs_above(self, boxes: Tensor, threshold: Tensor, region: Region | None = None) -> Pairs:
-        inside = self._inside(region)
         found = [
-            _pairs(self._iou(boxes[rows], inside), threshold[rows, None], rows.start) for rows in self._parts(boxes)
+            _pairs(self._iou(boxes[rows], region), threshold[rows, None], rows.start) for rows in self._parts(boxes)
         ]
         return _together(found, boxes)
 
@@ -40,16 +38,9 @@ class Scattered:
         ]
         return _together(found, boxes)
 
-    def _iou(self, boxes: Tensor, inside: Tensor) -> Tensor:
+    def _iou(self, boxes: Tensor, region: Region | None) -> Tensor:
         """(G, A); 0 for anchors outside, and for those without area."""
-        return pairwise_iou(boxes, self._anchors).nan_to_num() * inside
-
-    def _inside(self, region: Region | None) -> Tensor:
-        x1, y1, x2, y2 = self._anchors.unbind(1)
-        if region is None:
-            return torch.ones_like(x1)
-        inside = (x1 >= region[0]) & (y1 >= region[1]) & (x2 <= region[2]) & (y2 <= region[3])
-        return inside.to(x1.dtype)
+        return pairwise_iou(boxes, self._anchors).nan_to_num() * inside(self._anchors, region)
 
     def _parts(self, boxes: Tensor) -> Iterator[slice]:
         size = max(1, MAX_OVERLAPS // max(len(self._anchors), 1))
