@@ -22,6 +22,7 @@ from anchorlab.rpn.assigners import (
     check_range,
     leave_out,
 )
+from anchorlab.rpn.boxes import area
 from anchorlab.rpn.lattice import LevelGrid
 
 
@@ -56,7 +57,7 @@ class CentreRegionAssigner:
         labels, indices = (_maps(values, anchors) for values in assignment)
         listed = (~ignore).nonzero().squeeze(1).flip(0)
         # The smallest comes last and stays.
-        order = listed[_area(boxes[listed]).argsort(descending=True, stable=True)]
+        order = listed[area(boxes[listed]).argsort(descending=True, stable=True)]
         level_of = _levels(anchors, boxes[order])
         for box, level in zip(boxes[order], level_of, strict=True):
             for near in range(max(level - 1, 0), min(level + 2, len(labels))):
@@ -76,8 +77,8 @@ def _maps(values: Tensor, anchors: Anchors) -> list[Tensor]:
 
 def _levels(anchors: Anchors, boxes: Tensor) -> list[int]:
     """The level of each box; of two that are equally near the finer one."""
-    sizes = [_area(level.boxes()[: level.x1.shape[1]]).log().mean() / 2 for level in anchors.levels]
-    own = _area(boxes).clamp(min=1e-6).log() / 2  # (G,)
+    sizes = [area(level.boxes()[: level.x1.shape[1]]).log().mean() / 2 for level in anchors.levels]
+    own = area(boxes).clamp(min=1e-6).log() / 2  # (G,)
     return (own[:, None] - torch.stack(sizes)).abs().argmin(dim=1).tolist()
 
 
@@ -103,7 +104,3 @@ def _cells(low: Tensor, high: Tensor, side: tuple[float, float], share: float, a
 def _middle(low: Tensor, high: Tensor, cell: int) -> float:
     """Where the anchors of a cell are centred, along one axis."""
     return (low[cell, 0].item() + high[cell, 0].item()) / 2
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

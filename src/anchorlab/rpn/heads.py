@@ -122,6 +122,11 @@ class RPNHead(nn.Module):
                 cast(Tensor, layer.bias)[step - 1 :: step] = logit
 
 
+def flatten(maps: Tensor, per_anchor: int) -> Tensor:
+    """(B, k * per_anchor, H, W) -> (B, H * W * k, per_anchor), in float32."""
+    return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, per_anchor).float()
+
+
 def _check(objectness: str, channels: int | None, convs: int, prior: float, num_anchors: Sequence[int]) -> None:
     if objectness not in OBJECTNESS:
         raise ValueError(f"head.objectness={objectness}: choose one of {', '.join(OBJECTNESS)}.")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.heads import HeadOutput, RPNHead
+from anchorlab.rpn.heads import HeadOutput, RPNHead, flatten
 from anchorlab.rpn.refinement import Moved
 from anchorlab.rpn.sparse import PendingMap
 
@@ -147,8 +147,3 @@ def at_locations(
         None if parts[0] is None else torch.cat(parts)[back] for parts in zip(*results, strict=True)
     )
     return Outputs(logits, deltas, quality)  # pyright: ignore[reportArgumentType]
-
-
-def flatten(maps: Tensor, per_anchor: int) -> Tensor:
-    """(B, k * per_anchor, H, W) -> (B, H * W * k, per_anchor), in float32."""
-    return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, per_anchor).float()

@@ -22,6 +22,7 @@ from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners import OBJECT, Assigner
 from anchorlab.rpn.boxes import paired_iou
 from anchorlab.rpn.coders import DeltaCoder
+from anchorlab.rpn.heads import flatten
 from anchorlab.rpn.lattice import LevelGrid
 from anchorlab.rpn.scattered import Scattered
 
@@ -102,7 +103,7 @@ class AnchorRefinement(nn.Module):
     def forward(self, features: Sequence[Tensor], anchors: Anchors) -> tuple[list[Tensor], Moved]:
         """Features aligned with the moved anchors, (B, C, H, W) of each level as before, and those anchors."""
         bridge = [self.conv(feature).relu() for feature in features]
-        deltas = torch.cat([_rows(self.deltas(level)) for level in bridge], dim=1)  # (B, A, 4)
+        deltas = torch.cat([flatten(self.deltas(level), 4) for level in bridge], dim=1)  # (B, A, 4)
         boxes = self.coder.decode(anchors.boxes, deltas.detach())
         per_level = boxes.split(anchors.num_per_level, dim=1)
         aligned = [
@@ -160,11 +161,6 @@ def sampling_offsets(moved: Tensor, level: LevelGrid, stride: int) -> Tensor:
 def _centres(low: Tensor, high: Tensor) -> Tensor:
     """Where the anchors of each cell are centred along one axis, from edges (cells, 1)."""
     return (low[:, 0] + high[:, 0]) / 2
-
-
-def _rows(maps: Tensor) -> Tensor:
-    """(B, 4, H, W) -> (B, H * W, 4), in float32."""
-    return maps.permute(0, 2, 3, 1).flatten(1, 2).float()
 
 
 def _check(weight: float, dilation: int, num_anchors: Sequence[int]) -> None:
