@@ -15,6 +15,7 @@ from torch import Tensor
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import Region, inside, pairwise_iou
 from anchorlab.rpn.lattice import Pairs
+from anchorlab.rpn.ranges import check_range
 
 OBJECT, BACKGROUND, IGNORE = 1, 0, -1
 
@@ -68,18 +69,20 @@ class MaxIoUAssigner:
         ignore_iof: float | None = 0.5,
         border: float | None = None,
     ) -> None:
-        check_range("foreground_iou", foreground_iou, 0 < foreground_iou <= 1, "above 0 and at most 1")
+        check_range("assigner.foreground_iou", foreground_iou, 0 < foreground_iou <= 1, "above 0 and at most 1")
         check_range(
-            "background_iou",
+            "assigner.background_iou",
             background_iou,
             0 < background_iou <= foreground_iou,
             f"above 0 and at most assigner.foreground_iou={foreground_iou}",
         )
         if low_quality_floor is not None:
-            check_range("low_quality_floor", low_quality_floor, 0 <= low_quality_floor < 1, "in [0, 1), or null")
+            check_range(
+                "assigner.low_quality_floor", low_quality_floor, 0 <= low_quality_floor < 1, "in [0, 1), or null"
+            )
         check_ignore_iof(ignore_iof)
         if border is not None:
-            check_range("border", border, border >= 0, "a number of pixels from 0 on, or null")
+            check_range("assigner.border", border, border >= 0, "a number of pixels from 0 on, or null")
         self.foreground_iou = foreground_iou
         self.background_iou = background_iou
         self.low_quality = low_quality
@@ -164,7 +167,7 @@ def leave_out(label: Tensor, anchors: Anchors, boxes: Tensor, ignore: Tensor, io
 def check_ignore_iof(ignore_iof: float | None) -> None:
     """Raise ValueError for a share that is none; the setting means the same for every assigner."""
     if ignore_iof is not None:
-        check_range("ignore_iof", ignore_iof, 0 < ignore_iof <= 1, "above 0 and at most 1, or null")
+        check_range("assigner.ignore_iof", ignore_iof, 0 < ignore_iof <= 1, "above 0 and at most 1, or null")
 
 
 def best_boxes(anchors: Anchors, boxes: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,9 +198,3 @@ def _first_best(anchors: Tensor, boxes: Tensor) -> Tensor:
     """The box with the best IoU (n,) for each of a few anchors (n, 4), the first of equals."""
     parts = anchors.split(max(1, MAX_IOUS // len(boxes)))
     return torch.cat([pairwise_iou(part, boxes).argmax(dim=1) for part in parts])
-
-
-def check_range(name: str, value: float, holds: bool, wanted: str) -> None:
-    """Raise ValueError for a setting of the group `assigner` that does not hold."""
-    if not holds:
-        raise ValueError(f"assigner.{name}={value} is out of range: it must be {wanted}.")

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.assigners import OBJECT, Assignment, all_background, check_ignore_iof, check_range, leave_out
+from anchorlab.rpn.assigners import OBJECT, Assignment, all_background, check_ignore_iof, leave_out
 from anchorlab.rpn.boxes import paired_iou
 from anchorlab.rpn.lattice import LevelGrid
+from anchorlab.rpn.ranges import check_range
 
 
 class ATSSAssigner:
@@ -35,7 +36,7 @@ class ATSSAssigner:
     needs_grid = True
 
     def __init__(self, candidates: int = 9, ignore_iof: float | None = 0.5) -> None:
-        check_range("candidates", candidates, candidates >= 1, "at least 1")
+        check_range("assigner.candidates", candidates, candidates >= 1, "at least 1")
         check_ignore_iof(ignore_iof)
         self.candidates = candidates
         self.ignore_iof = ignore_iof

@@ -13,17 +13,10 @@ import torch
 from torch import Tensor
 
 from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.assigners import (
-    IGNORE,
-    OBJECT,
-    Assignment,
-    all_background,
-    check_ignore_iof,
-    check_range,
-    leave_out,
-)
+from anchorlab.rpn.assigners import IGNORE, OBJECT, Assignment, all_background, check_ignore_iof, leave_out
 from anchorlab.rpn.boxes import area
 from anchorlab.rpn.lattice import LevelGrid
+from anchorlab.rpn.ranges import check_range
 
 
 class CentreRegionAssigner:
@@ -43,8 +36,8 @@ class CentreRegionAssigner:
     needs_grid = True
 
     def __init__(self, centre: float = 0.2, ignored: float = 0.5, ignore_iof: float | None = 0.5) -> None:
-        check_range("centre", centre, 0 < centre <= 1, "above 0 and at most 1")
-        check_range("ignored", ignored, centre <= ignored <= 1, f"from assigner.centre={centre} up to 1")
+        check_range("assigner.centre", centre, 0 < centre <= 1, "above 0 and at most 1")
+        check_range("assigner.ignored", ignored, centre <= ignored <= 1, f"from assigner.centre={centre} up to 1")
         check_ignore_iof(ignore_iof)
         self.centre = centre
         self.ignored = ignored

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
+from anchorlab.rpn.ranges import check_range
+
 
 class ObjectnessLoss(Protocol):
     """A sum over anchors; `losses.RPNLoss` divides and weighs it."""
@@ -49,8 +51,8 @@ class FocalLoss:
     wants_iou = False
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0):
-        check_range("alpha", alpha, 0 <= alpha <= 1, "between 0 and 1")
-        check_range("gamma", gamma, gamma >= 0, "not negative")
+        check_range("objectness.alpha", alpha, 0 <= alpha <= 1, "between 0 and 1")
+        check_range("objectness.gamma", gamma, gamma >= 0, "not negative")
         self.alpha, self.gamma = alpha, gamma
 
     def __call__(self, logits: Tensor, is_object: Tensor, iou: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ class QualityFocalLoss:
     wants_iou = True
 
     def __init__(self, beta: float = 2.0):
-        check_range("beta", beta, beta >= 0, "not negative")
+        check_range("objectness.beta", beta, beta >= 0, "not negative")
         self.beta = beta
 
     def __call__(self, logits: Tensor, is_object: Tensor, iou: Tensor) -> Tensor:
@@ -88,17 +90,11 @@ class VarifocalLoss:
     wants_iou = True
 
     def __init__(self, alpha: float = 0.75, gamma: float = 2.0):
-        check_range("alpha", alpha, alpha >= 0, "not negative")
-        check_range("gamma", gamma, gamma >= 0, "not negative")
+        check_range("objectness.alpha", alpha, alpha >= 0, "not negative")
+        check_range("objectness.gamma", gamma, gamma >= 0, "not negative")
         self.alpha, self.gamma = alpha, gamma
 
     def __call__(self, logits: Tensor, is_object: Tensor, iou: Tensor) -> Tensor:
         entropy = F.binary_cross_entropy_with_logits(logits, iou, reduction="none")
         background = self.alpha * logits.sigmoid().pow(self.gamma)
         return (iou.where(iou > 0, background) * entropy).sum()
-
-
-def check_range(key: str, value: float, holds: bool, wanted: str) -> None:
-    """Raise ValueError for a setting of the group `objectness` that does not hold."""
-    if not holds:
-        raise ValueError(f"objectness.{key}={value} is out of range: it must be {wanted}.")

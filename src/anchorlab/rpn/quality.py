@@ -17,6 +17,7 @@ from torch import Tensor
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners import best_boxes
 from anchorlab.rpn.boxes import paired_iou
+from anchorlab.rpn.ranges import check_range
 from anchorlab.rpn.samplers import choose
 
 SCORES = ("both", "quality", "objectness")
@@ -47,10 +48,10 @@ class Quality:
     def __init__(
         self, num: int = 256, least_iou: float = 0.3, background: int = 0, weight: float = 1.0, score: str = "both"
     ):
-        _check("num", num, num >= 1, "at least 1")
-        _check("least_iou", least_iou, 0 < least_iou <= 1, "above 0 and at most 1")
-        _check("background", background, background >= 0, "not negative")
-        _check("weight", weight, weight >= 0, "not negative")
+        check_range("quality.num", num, num >= 1, "at least 1")
+        check_range("quality.least_iou", least_iou, 0 < least_iou <= 1, "above 0 and at most 1")
+        check_range("quality.background", background, background >= 0, "not negative")
+        check_range("quality.weight", weight, weight >= 0, "not negative")
         if score not in SCORES:
             raise ValueError(f"quality.score={score}: choose one of {', '.join(SCORES)}.")
         self.num = num
@@ -119,8 +120,3 @@ def mean_logit(a: Tensor, b: Tensor) -> Tensor:
     log_score = (F.logsigmoid(a) + F.logsigmoid(b)) / 2
     # 1 - score is its own exponential's complement; at the very top it would be log 0.
     return log_score - torch.log(-torch.expm1(log_score.clamp(max=-1e-37)))
-
-
-def _check(key: str, value: float, holds: bool, wanted: str) -> None:
-    if not holds:
-        raise ValueError(f"quality.{key}={value} is out of range: it must be {wanted}.")
