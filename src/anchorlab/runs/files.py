@@ -7,8 +7,11 @@ import errno
 import os
 import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -21,21 +24,29 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Of an OSError: a full disk, a quota, a file larger than allowed."""
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write under a temporary name beside `path`, reach the disk, then take the name in one step.
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write: it has a temporary name beside `path`, reaches the disk, then takes the name in one step.
 
-    Folders are made where missing. A reader sees the old content or the new, nothing between.
+    Folders are made where missing. A reader sees the old content or the new, nothing between; where writing fails,
+    the old content stays, and nothing else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """`whole_file` of this content."""
+    with whole_file(path) as file:
+        file.write(content)
 
 
 def read_archive(path: Path) -> dict[str, np.ndarray]:

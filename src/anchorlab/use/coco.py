@@ -6,8 +6,7 @@ Every file appears whole, under its name, when it is closed.
 import contextlib
 import io
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +16,28 @@ from torch import Tensor
 from anchorlab.data.batch import Batch
 from anchorlab.data.sample import Record
 from anchorlab.rpn.proposals import Proposals
+from anchorlab.runs.files import whole_file
 
 PROPOSALS, TRUTH = "proposals.json", "truth.json"
 CATEGORY = 1
 """Proposals have no class; COCO's formats want one."""
 
 
-class JsonList:
-    """A file that holds one list, an item at a time.
+@contextlib.contextmanager
+def json_list(path: Path, head: str = "", tail: str = "") -> Iterator[Callable[[Iterable[Any]], None]]:
+    """What adds items to a list that is written into a `whole_file` as they come; head, tail: what stands around it."""
+    with whole_file(path) as file:
+        file.write(f"{head}[".encode())
+        separator = "\n"
 
-    Args:
-        path: takes its name when the list is closed; until then it is a hidden file beside.
-        head, tail: what stands around the list.
-    """
+        def add(items: Iterable[Any]) -> None:
+            nonlocal separator
+            for item in items:
+                file.write(f"{separator}{json.dumps(item, separators=(',', ':'))}".encode())
+                separator = ",\n"
 
-    def __init__(self, path: Path, head: str = "", tail: str = "") -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.tail = path, tail
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        self._file = self._temporary.open("w", encoding="utf-8")
-        self._file.write(f"{head}[")
-        self._first = True
-
-    def add(self, items: Iterable[Any]) -> None:
-        for item in items:
-            self._file.write(("" if self._first else ",") + "\n" + json.dumps(item, separators=(",", ":")))
-            self._first = False
-
-    def close(self) -> None:
-        self._file.write(f"\n]{self.tail}\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._temporary.replace(self.path)
+        yield add
+        file.write(f"\n]{tail}\n".encode())
 
 
 class CocoFiles:
@@ -60,7 +48,8 @@ class CocoFiles:
 
     def __init__(self, folder: Path, records: Sequence[Record]) -> None:
         self.records = records
-        self._results = JsonList(folder / PROPOSALS)
+        self._open = contextlib.ExitStack()
+        self._add = self._open.enter_context(json_list(folder / PROPOSALS))
         self._truth = folder / TRUTH
         self._seen: set[int] = set()
 
@@ -69,18 +58,17 @@ class CocoFiles:
             if index not in self._seen:
                 self._seen.add(index)
                 boxes = batch.to_original(row, found.boxes)
-                self._results.add(results(self.records[index].image_id, boxes, found.scores))
+                self._add(results(self.records[index].image_id, boxes, found.scores))
 
     def close(self) -> None:
-        self._results.close()
+        self._open.close()
         images = [
             {"id": r.image_id, "file_name": r.path.name, "height": r.height, "width": r.width} for r in self.records
         ]
         head = f'{{"images":{json.dumps(images)},"categories":[{{"id":{CATEGORY},"name":"object"}}],"annotations":'
-        truth = JsonList(self._truth, head, tail="}")
         numbered = enumerate((pair for record in self.records for pair in _annotations(record)), start=1)
-        truth.add({"id": number, **annotation} for number, annotation in numbered)
-        truth.close()
+        with json_list(self._truth, head, tail="}") as add:
+            add({"id": number, **annotation} for number, annotation in numbered)
 
 
 def results(image_id: int | str, boxes: Tensor, scores: Tensor) -> Iterable[dict[str, Any]]:

@@ -5,17 +5,17 @@ I images | P proposals of one image | R proposals of all images
 Pickles are written, for Detectron2 reads nothing else; none is ever read here.
 """
 
-import os
 import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from anchorlab.use.coco import CATEGORY, JsonList
+from anchorlab.runs.files import whole_file
+from anchorlab.use.coco import CATEGORY, json_list
 
 XYXY_ABS = 0
 """Detectron2's BoxMode of absolute corners."""
@@ -44,13 +44,11 @@ Parts = Callable[[], Iterable[Part]]
 
 def write_coco(parts: Parts, path: Path) -> None:
     """COCO results: xywh to a thousandth of a pixel, scores to 1e-6, one category."""
-    results = JsonList(path)
-    for part in parts():
-        for name, boxes, scores in part.images():
+    with json_list(path) as add:
+        for name, boxes, scores in (image for part in parts() for image in part.images()):
             corners = np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1).astype(np.float64)
             rows = zip(corners.round(3).tolist(), scores.astype(np.float64).round(6).tolist(), strict=True)
-            results.add({"image_id": name, "category_id": CATEGORY, "bbox": box, "score": score} for box, score in rows)
-    results.close()
+            add({"image_id": name, "category_id": CATEGORY, "bbox": box, "score": score} for box, score in rows)
 
 
 def write_npz(parts: Parts, path: Path) -> None:
@@ -58,7 +56,7 @@ def write_npz(parts: Parts, path: Path) -> None:
     heads = [(np.array(list(map(str, part.ids)), dtype=np.str_), part.size, part.num) for part in parts()]
     ids, size, num = (np.concatenate(column) for column in zip(*heads, strict=True))
     total = int(num.sum())
-    with _whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with whole_file(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name, array in (("image_ids", ids), ("size", size), ("num", num)):
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
@@ -75,7 +73,7 @@ def write_detectron2(parts: Parts, path: Path) -> None:
         "objectness_logits": _Streamed(_logits(scores) for _, _, scores in images()),
         "bbox_mode": XYXY_ABS,
     }
-    with _whole(path) as file:
+    with whole_file(path) as file:
         pickler = pickle.Pickler(file, protocol=4)
         pickler.fast = True  # without the memory of everything it has written
         pickler.dump(content)
@@ -111,23 +109,3 @@ def _stream(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], arrays:
         np.lib.format.write_array_header_1_0(member, header)
         for array in arrays:
             member.write(np.ascontiguousarray(array, dtype=np.float32).tobytes())
-
-
-class _whole:
-    """A file that takes its name when all of it is on disk."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.temporary = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> IO[bytes]:
-        self.file = self.temporary.open("wb")
-        return self.file
-
-    def __exit__(self, failure: Any, *_: object) -> None:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        if failure is None:
-            self.temporary.replace(self.path)
-        else:
-            self.temporary.unlink()
