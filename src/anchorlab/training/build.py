@@ -56,6 +56,14 @@ def build_data(config: Config) -> DataModule:
     return build(config["data"], augment=build(config["augment"]), seed=config["seed"])
 
 
+def build_validation_data(group: Config, seed: int = 0) -> DataModule:
+    """The data module of the group data alone, without augmentation; the images that are scored have been read."""
+    data: DataModule = build(group, augment=None, seed=seed)
+    with user_errors():
+        data.setup("validate")
+    return data
+
+
 def build_module(config: Config, network: RegionProposalNetwork, trainer: TrainerSettings) -> RPNModule:
     return RPNModule(
         network,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import seed_everything
@@ -20,7 +21,7 @@ from anchorlab.runs import gallery
 from anchorlab.runs.record import RunRecord
 from anchorlab.settings import SettingError
 from anchorlab.study.attribution import AnchorReport
-from anchorlab.training.build import build, user_errors
+from anchorlab.training.build import build_validation_data
 from anchorlab.training.console import ConsoleProgress
 from anchorlab.training.outcome import keep_outcome
 from anchorlab.training.pictures import Pictures, kept, proposals_figure, save
@@ -61,7 +62,7 @@ class Evaluated:
     title: str
     images: int
     figures: dict[str, float]
-    table: Any
+    table: np.ndarray
     outcome: AnchorReport | None
     own: dict[str, float]
     """The run's own final figures, where they are of the same checkpoint on the same settings; else empty."""
@@ -103,14 +104,15 @@ def evaluate(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] =
 def _score(
     trained: Trained, name: str, config: Mapping[str, Any], size: int | None, folder: Path, overrides: Sequence[str]
 ) -> Evaluated:
+    how = config["eval"]
     settings = settings_of(trained, config, size)
     seed_everything(settings["seed"], verbose=False)
-    data = _data(trained, settings, config["allow"])
+    check_classes(settings["data"], trained.file, config["allow"])
+    data = build_validation_data(settings["data"], settings["seed"])
     machine = settings_for(settings.get("trainer"), trained.network, config["device"], config["precision"])
     machine.prepare_process()
-    flip, how = config["eval"]["flip"], config["eval"]
     files = CocoFiles(folder, data.val_records) if how["proposals"] or how["check"] else None
-    module = Scoring(trained.network, settings["seed"], machine.channels_last, flip, files)
+    module = Scoring(trained.network, settings["seed"], machine.channels_last, how["flip"], files)
     record = _start(trained, settings, machine, data, folder, overrides)
     started = time.perf_counter()
     trainer = machine.trainer([ConsoleProgress()], [], folder)
@@ -179,14 +181,6 @@ def resized(short: int | None, long: int | None, size: int | None) -> tuple[int 
     if short is None:
         return None, size
     return size, None if long is None else round(long * size / short)
-
-
-def _data(trained: Trained, settings: Mapping[str, Any], allow: Sequence[str]) -> DataModule:
-    check_classes(settings["data"], trained.file, allow)
-    data: DataModule = build(settings["data"], augment=None, seed=settings["seed"])
-    with user_errors():
-        data.setup("validate")
-    return data
 
 
 def _start(

@@ -23,7 +23,7 @@ from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
 from anchorlab.settings import SettingError
 from anchorlab.terminal import console
-from anchorlab.training.build import build, user_errors
+from anchorlab.training.build import build_validation_data
 from anchorlab.training.pictures import FOUND_IOU, save
 from anchorlab.use import explain_pictures
 from anchorlab.use.failures import user_sentences
@@ -213,9 +213,7 @@ def _validation_records(trained: Trained, allow: Sequence[str]) -> list[Record]:
         return []
     check_classes(group, trained.file, allow)
     try:
-        data = build({**group, "on_error": "skip", "cache": None}, augment=None, seed=0)
-        with user_errors():
-            return data.val_records
+        return build_validation_data({**group, "on_error": "skip", "cache": None}).val_records
     except (ValueError, OSError):
         return []
 

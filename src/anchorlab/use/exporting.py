@@ -22,7 +22,7 @@ from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.files import write_whole
 from anchorlab.settings import SettingError
 from anchorlab.terminal import console
-from anchorlab.training.build import build, user_errors
+from anchorlab.training.build import build_validation_data
 from anchorlab.use import card, package
 from anchorlab.use.evaluation import resized
 from anchorlab.use.failures import FAILED, user_sentences
@@ -242,15 +242,12 @@ def _records(trained: Trained, config: Mapping[str, Any]) -> list[Record]:
         )
     check_classes(group, trained.file, config["allow"])
     try:
-        data = build(group, augment=None, seed=0)
-        with user_errors():
-            data.setup("validate")
+        return build_validation_data(group).val_records[:3]
     except ValueError as error:
         first = str(error).splitlines()[0]
         raise SettingError(
             f"the run's validation images cannot be read ({first}): give others, photos=<folder>"
         ) from error
-    return data.val_records[:3]
 
 
 def _save_program(program: torch.export.ExportedProgram, path: Path) -> Path:
