@@ -120,8 +120,12 @@ class _Parts:
             leftover.unlink()
         write_whole(path, json.dumps(identity, indent=2).encode())
 
+    @property
+    def numbers(self) -> range:
+        return range(-(-self.images // self.chunk))
+
     def missing(self) -> list[int]:
-        return [number for number in range(-(-self.images // self.chunk)) if not self._path(number).is_file()]
+        return [number for number in self.numbers if not self._path(number).is_file()]
 
     def rows(self, number: int) -> range:
         return range(number * self.chunk, min((number + 1) * self.chunk, self.images))
@@ -134,27 +138,31 @@ class _Parts:
         write_whole(self._path(number), packed.getvalue())
 
     def read(self, listed: Listed) -> Iterable[Part]:
-        for number in range(-(-self.images // self.chunk)):
-            arrays = read_archive(self._path(number))
-            ids = [listed.ids[row] for row in arrays["rows"].tolist()]
-            yield Part(ids, arrays["size"], arrays["num"], arrays["boxes"], arrays["scores"])
+        return (self._part(number, listed.ids) for number in self.numbers)
 
     def of(self, rows: Sequence[int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """Boxes and scores of a few rows; unreadable ones are left out."""
         found = {}
         for number in sorted({row // self.chunk for row in rows}):
-            arrays = read_archive(self._path(number))
-            part = Part(arrays["rows"].tolist(), arrays["size"], arrays["num"], arrays["boxes"], arrays["scores"])
+            part = self._part(number, range(self.images))
             found |= {int(row): (boxes, scores) for row, boxes, scores in part.images() if row in rows}
         return found
 
     def problems(self) -> list[str]:
-        numbers = range(-(-self.images // self.chunk))
-        return [str(problem) for number in numbers for problem in read_archive(self._path(number))["problems"]]
+        found = []
+        for number in self.numbers:
+            with np.load(self._path(number)) as arrays:  # reads this array alone, not the boxes
+                found += arrays["problems"].tolist()
+        return found
 
     def remove(self) -> None:
         self.lock.release()
         shutil.rmtree(self.folder)
+
+    def _part(self, number: int, ids: Sequence[int | str]) -> Part:
+        arrays = read_archive(self._path(number))
+        names = [ids[row] for row in arrays["rows"].tolist()]
+        return Part(names, arrays["size"], arrays["num"], arrays["boxes"], arrays["scores"])
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npz"
