@@ -15,7 +15,7 @@ from anchorlab.rpn.backbones import Tiny
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.losses import GIoULoss, SmoothL1Loss
-from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.network import Losses, RegionProposalNetwork
 from anchorlab.rpn.objectness import QualityFocalLoss, VarifocalLoss
 from anchorlab.rpn.predictions import PendingPredictions
 from anchorlab.rpn.proposals import ProposalSelector
@@ -62,6 +62,18 @@ def predict(network: RegionProposalNetwork) -> Any:
 def seeded(*seeds: int) -> list[torch.Generator]:
     """One generator for each of the two images; all from the seed 0 where no seeds are given."""
     return [torch.Generator().manual_seed(seed) for seed in seeds or (0, 0)]
+
+
+def fitted(network: RegionProposalNetwork) -> tuple[Losses, Losses]:
+    """The losses of the batch in the first and the last of 25 steps on it."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    steps = []
+    for _ in range(25):
+        steps.append(network.loss(predict(network), BOXES, IGNORE, SIZES, seeded()))
+        optimizer.zero_grad()
+        steps[-1].total.backward()
+        optimizer.step()
+    return steps[0], steps[-1]
 
 
 def test_head_of_another_k_is_refused() -> None:
@@ -199,17 +211,9 @@ def test_proposals_stay_inside_their_own_image() -> None:
 
 def test_a_few_steps_fit_one_batch() -> None:
     """Both losses fall, so gradients reach the backbone through head, assigner and coder as they should."""
-    network = build()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    totals = []
-    for _ in range(25):
-        losses = network.loss(predict(network), BOXES, IGNORE, SIZES, seeded())
-        optimizer.zero_grad()
-        losses.total.backward()
-        optimizer.step()
-        totals.append((losses.objectness.item(), losses.box.item()))
-    assert totals[-1][0] < 0.5 * totals[0][0]
-    assert totals[-1][1] < 0.5 * totals[0][1]
+    first, last = fitted(build())
+    assert last.objectness < 0.5 * first.objectness
+    assert last.box < 0.5 * first.box
 
 
 def test_state_holds_tensors_only_and_a_copy_answers_alike() -> None:
@@ -318,13 +322,5 @@ def test_budget_of_a_sampler_that_has_none_is_refused() -> None:
 
 @pytest.mark.parametrize("loss", [GIoULoss(), GIoULoss(objectness=QualityFocalLoss())])
 def test_a_few_steps_with_other_losses_fit_one_batch(loss: GIoULoss) -> None:
-    network = with_quality(IoUQuality(num=32), loss=loss)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    boxes = []
-    for _ in range(25):
-        losses = network.loss(predict(network), BOXES, IGNORE, SIZES, seeded())
-        optimizer.zero_grad()
-        losses.total.backward()
-        optimizer.step()
-        boxes.append(losses.box.item())
-    assert boxes[-1] < 0.75 * boxes[0]
+    first, last = fitted(with_quality(IoUQuality(num=32), loss=loss))
+    assert last.box < 0.75 * first.box
