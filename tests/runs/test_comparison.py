@@ -146,6 +146,12 @@ def test_the_same_images_with_other_boxes_are_other_data(tmp_path):
     assert len(table.images) == 39
 
 
+def test_images_held_out_of_training_are_not_called_val(tmp_path):
+    write_run(tmp_path / "a", config(data__holdout=0.2))
+    (table,) = compared(tmp_path).tables
+    assert table.data == "cells, held out of train"
+
+
 def test_the_order_of_the_images_does_not_matter(tmp_path):
     write_run(tmp_path / "a", config(), images=6)
     arrays = read_run(write_run(tmp_path / "b", config(anchor__k=6), images=6)).recall()

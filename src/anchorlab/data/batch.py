@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from anchorlab.data.resize import padded_size
 from anchorlab.data.sample import Record, Sample
 
 
@@ -129,8 +130,8 @@ def collate(items: Sequence[Item], pad_to: int = 1) -> Batch:
 
 
 def _padded(images: Sequence[np.ndarray], pad_to: int) -> Tensor:
-    height, width = (-(-max(image.shape[axis] for image in images) // pad_to) * pad_to for axis in (0, 1))
-    padded = _zeros(len(images), height, width, 3)
+    largest = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    padded = _zeros(len(images), *padded_size(*largest, pad_to), 3)
     for page, image in zip(padded, images, strict=True):
         page[: image.shape[0], : image.shape[1]] = torch.from_numpy(np.ascontiguousarray(image))
     return padded.permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W), no copy: this is channels_last

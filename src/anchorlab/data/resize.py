@@ -33,6 +33,11 @@ def target_size(height: int, width: int, short: int | None, long: int | None) ->
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
+def padded_size(height: int, width: int, pad_to: int) -> tuple[int, int]:
+    """(height, width) rounded up to multiples of `pad_to`."""
+    return -(-height // pad_to) * pad_to, -(-width // pad_to) * pad_to
+
+
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(H, W, 3) -> (*size, 3). Pixel centres are half-integers: a box times new / old stays on its object."""
     height, width = image.shape[:2]

@@ -231,7 +231,8 @@ def _rank(entries: Sequence[Entry], metric: str) -> Table:
 def _data_name(entry: Entry) -> str:
     data = entry.runs[0].config.get("data") or {}
     root = str(data.get("root") or "data").replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
-    return f"{root}, {data.get('validate_on') or 'val'}"
+    split = data.get("validate_on") or "val"
+    return f"{root}, {'held out of train' if split == 'val' and data.get('holdout') else split}"
 
 
 def _name_tables(tables: Sequence[Table]) -> list[Table]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from anchorlab.data.module import DataModule
-from anchorlab.data.resize import target_size
+from anchorlab.data.resize import padded_size, target_size
 from anchorlab.data.sample import Record
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.terminal import console
@@ -36,9 +36,9 @@ def feature_grids(network: RegionProposalNetwork, size: tuple[int, int]) -> list
 
 
 def input_size(data: DataModule) -> tuple[int, int]:
-    """(height, width) of the first validation image as the network gets it."""
+    """(height, width) of the first validation image as the network gets it: resized and padded."""
     record = data.val_records[0]
-    return target_size(record.height, record.width, data.short, data.long)
+    return padded_size(*target_size(record.height, record.width, data.short, data.long), data.pad_to)
 
 
 def scalar_axes(network: RegionProposalNetwork, size: tuple[int, int]) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def _anchor_rows(network: RegionProposalNetwork, size: tuple[int, int]) -> Itera
             f"stride {stride}: {rows} x {columns} locations, k = {len(shapes)}: "
             f"sizes {', '.join(sizes)} px, ratios {', '.join(ratios)} (height / width)",
         )
-    yield "", f"{total:,} anchors on an image of {size[0]} x {size[1]} (height x width)"
+    yield "", f"{total:,} anchors on an input of {size[0]} x {size[1]} (height x width)"
 
 
 def _data_line(records: Sequence[Record]) -> str:
