@@ -130,8 +130,8 @@ def collate(items: Sequence[Item], pad_to: int = 1) -> Batch:
 
 
 def _padded(images: Sequence[np.ndarray], pad_to: int) -> Tensor:
-    largest = (max(image.shape[axis] for image in images) for axis in (0, 1))
-    padded = _zeros(len(images), *padded_size(*largest, pad_to), 3)
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    padded = _zeros(len(images), *padded_size(height, width, pad_to), 3)
     for page, image in zip(padded, images, strict=True):
         page[: image.shape[0], : image.shape[1]] = torch.from_numpy(np.ascontiguousarray(image))
     return padded.permute(0, 3, 1, 2)  # (B, H, W, 3) -> (B, 3, H, W), no copy: this is channels_last
