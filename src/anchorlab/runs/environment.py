@@ -23,6 +23,7 @@ PACKAGES = (
     "timm",
     "wandb",
 )
+NO_CODE = ":(top,exclude)benchmarks/results"
 
 
 def versions() -> dict[str, str]:
@@ -48,13 +49,16 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> tuple[str | None, bool | None]:
-    """Commit of AnchorLab's own code and whether tracked files differ from it; None outside a checkout."""
+    """Commit of AnchorLab's own code and whether tracked files differ from it; None outside a checkout.
+
+    The tables of benchmarks do not count: the first one of a row of benchmarks would else taint all after it.
+    """
     here = Path(__file__).resolve()
     # An installed copy may lie inside somebody else's checkout, whose commit would say nothing.
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None, None
     head = _git(here.parent, "rev-parse", "HEAD")
-    changes = _git(here.parent, "status", "--porcelain", "--untracked-files=no")
+    changes = _git(here.parent, "status", "--porcelain", "--untracked-files=no", "--", ":(top)", NO_CODE)
     return head, None if changes is None else bool(changes)
 
 
