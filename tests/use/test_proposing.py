@@ -83,7 +83,8 @@ def test_every_format_holds_what_the_network_proposes(run, photos, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in done.files)
 
     trained = load_trained(run)
-    (parcel,) = parcels(list_images(str(photos / "below/6.png")), [0], trained.resize, 1, 1, 0)
+    pad_to = trained.config["data"]["pad_to"]
+    (parcel,) = parcels(list_images(str(photos / "below/6.png")), [0], trained.resize, pad_to, 1, 0)
     batch = parcel.batch
     assert batch is not None
     with torch.no_grad():
