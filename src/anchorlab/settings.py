@@ -365,7 +365,7 @@ def check_kinds(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The sentence for a key that does not exist, with the nearest one that does."""
     nearest = nearest_word(key, known)
-    hint = f"did you mean {nearest}?" if nearest else "python train.py --cfg job shows all keys"
+    hint = f"did you mean {nearest}?" if nearest else "--cfg job shows all keys"
     return f"{key} is not a setting: {hint}"
 
 
