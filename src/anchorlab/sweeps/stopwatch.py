@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 from anchorlab.training.build import build, build_data, build_module, build_network, user_errors
-from anchorlab.training.hardware import decide
+from anchorlab.training.hardware import decide, flush_denormals
 from anchorlab.training.trainer import TrainerSettings
 
 STEPS = 4
@@ -67,6 +67,7 @@ def pace_of(config: Mapping[str, Any], started: float) -> Pace | None:
     Args:
         started: when this process began, by `time.perf_counter`.
     """
+    flush_denormals()
     schedule = {"max_steps": STEPS, "limit_val_batches": VAL_BATCHES, "devices": 1, "strategy": "auto"}
     config = {**config, "trainer": {**config["trainer"], **schedule, "accumulate": 1, "val_every": 1}}
     clock = _Clock()

@@ -34,7 +34,7 @@ from anchorlab.training.build import (
     user_errors,
 )
 from anchorlab.training.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
-from anchorlab.training.hardware import decide
+from anchorlab.training.hardware import decide, flush_denormals
 from anchorlab.training.launch import check_launch, check_slurm
 from anchorlab.training.module import NonFiniteLossError
 from anchorlab.training.preflight import look_ahead, with_fitted_anchors
@@ -92,6 +92,7 @@ def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
         LostWorkerError: a loading process that was killed or hangs.
         Stopped: a signal asked for it.
     """
+    flush_denormals()
     record = RunRecord(folder)
     writes = rank_zero_only.rank == 0 and config["debug"]["look"] == 0
     if writes:

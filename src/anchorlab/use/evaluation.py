@@ -23,6 +23,7 @@ from anchorlab.settings import SettingError
 from anchorlab.study.attribution import AnchorReport
 from anchorlab.training.build import build_validation_data
 from anchorlab.training.console import ConsoleProgress
+from anchorlab.training.hardware import flush_denormals
 from anchorlab.training.outcome import keep_outcome
 from anchorlab.training.pictures import Pictures, kept, proposals_figure, save
 from anchorlab.training.recorder import keep_ranks
@@ -85,6 +86,7 @@ def evaluate(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] =
         SettingError: no such network, data that it cannot be scored on, a data set that has no such split.
         DataError: a data set that cannot be used as it is.
     """
+    flush_denormals()
     sizes = config["eval"]["size"] if isinstance(config["eval"]["size"], list) else [config["eval"]["size"]]
     sources = find_trained(config["run"])
     several = len(sizes) * len(sources) > 1

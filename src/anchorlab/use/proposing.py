@@ -25,6 +25,7 @@ from anchorlab.rpn.proposals import Proposals
 from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
 from anchorlab.settings import SettingError
 from anchorlab.terminal import console
+from anchorlab.training.hardware import flush_denormals
 from anchorlab.training.pictures import Scene, save
 from anchorlab.training.trainer import TrainerSettings
 from anchorlab.use.evaluation import resized
@@ -72,6 +73,7 @@ def propose(config: Mapping[str, Any]) -> Proposed:
         SettingError: no such network or images; a folder that holds the proposals of another command.
         KeyboardInterrupt: as it came; the parts that are whole stay.
     """
+    flush_denormals()
     return propose_with(load_trained(config["run"], config["checkpoint"], config["allow"]), config)
 
 
