@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from anchorlab.training.averaging import MovingAverage
 
@@ -13,6 +13,8 @@ DECAY = 0.8
 
 class Counting(LightningModule):
     """After step n its weight is n, and so is its counter."""
+
+    counter: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +35,7 @@ def test_the_average_of_a_short_run_is_over_its_last_steps(steps):
     trainer = Trainer(
         max_steps=steps, accelerator="cpu", callbacks=[MovingAverage(DECAY)], logger=False, enable_checkpointing=False
     )
-    trainer.fit(module, DataLoader(torch.zeros(60, 1)))
+    trainer.fit(module, DataLoader(TensorDataset(torch.zeros(60, 1))))
 
     average = 1.0  # the first update takes the weights as they are
     for n in range(1, steps):
