@@ -153,6 +153,7 @@ def main(options: Options) -> None:
         folder = Path(scratch)
         source: tuple[Any, Path] = (VocReader, Path(os.environ.get("ANCHORLAB_DATA", ""), "voc07"))
         training = ["data=voc", f"data.root={source[1]}", "trainer.epochs=1", "trainer.max_steps=40", "anchor=fpn"]
+        training.append("backbone.weights=none")  # no step is faster or slower for it
         backbones = ["resnet18_fpn", "efficientnet_lite0_fpn"]
         if options.quick:
             source = (partial(SyntheticReader, num_train=16, num_val=2, image_size=(60, 80), sizes=(8, 30)), folder)
