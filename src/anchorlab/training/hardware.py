@@ -42,8 +42,8 @@ def decide(trainer: Mapping[str, Any], network: nn.Module) -> dict[str, Any]:
 def flush_denormals() -> None:
     """Take numbers below 1.2e-38 for zero, in this thread and all that are started later: call it first.
 
-    A network that is sure of itself has gradients so small that a CPU computes with them in microcode: a backward
-    pass was seen to take five times as long.
+    A CPU computes with them in microcode, and the backward pass of a network that is sure of itself can be full of
+    them: it was seen to take several times as long.
     """
     torch.set_flush_denormal(True)
 
