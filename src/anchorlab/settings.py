@@ -5,6 +5,7 @@ and relations between keys. It imports no torch, so that a wrong key is answered
 """
 
 import difflib
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,24 @@ class PerLevel:
         return f"{self.each}, or a list with one for each level"
 
 
-Rule = Number | Choice | Numbers | Texts | Words | PerLevel
+@dataclass(frozen=True)
+class Tiers:
+    """Pairs of a number of proposals, ascending, and an IoU."""
+
+    def accepts(self, value: Any) -> bool:
+        if not isinstance(value, list) or not value:
+            return False
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+            return False
+        counts = [count for count, _ in value]
+        ascending = all(a < b for a, b in itertools.pairwise(counts)) if all(map(COUNT.accepts, counts)) else False
+        return ascending and all(SHARE.accepts(iou) for _, iou in value)
+
+    def __str__(self) -> str:
+        return "a list of pairs, a number of proposals (ascending) and an IoU, such as [[100,0.7],[1000,0.85]]"
+
+
+Rule = Number | Choice | Numbers | Texts | Words | PerLevel | Tiers
 
 SHARE = Number(0, 1)
 COUNT = Number(1, whole=True)
@@ -197,6 +215,7 @@ RULES: dict[str, Rule] = {
     "proposals.pre_nms_top_n": PerLevel(COUNT),
     "proposals.post_nms_top_n": COUNT,
     "proposals.nms_iou": PerLevel(SHARE),
+    "proposals.tiers": Tiers(),
     "proposals.sigma": PerLevel(POSITIVE),
     "proposals.min_size": Number(0),
     "proposals.score_threshold": SHARE,

@@ -5,10 +5,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from test_network import BOXES, IGNORE, SIZES, batch, predict, seeded
 from test_network import build as build_network
-from torch import Tensor
+from torch import Tensor, nn
 
+from anchorlab.rpn.aligned import AlignedMap, sampling_offsets
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners import MaxIoUAssigner
 from anchorlab.rpn.atss import ATSSAssigner
@@ -20,7 +23,7 @@ from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.predictions import PendingPredictions
 from anchorlab.rpn.quality import IoUQuality
-from anchorlab.rpn.refinement import AnchorRefinement, Moves, sampling_offsets
+from anchorlab.rpn.refinement import AnchorRefinement, Moves
 
 STRIDE, ROWS, COLUMNS = 8, 5, 7
 
@@ -41,16 +44,38 @@ def test_anchor_of_two_cells_is_the_usual_convolution(offset: float) -> None:
     anchors = anchors_of(2 * STRIDE, offset)
     assert not sampling_offsets(anchors.boxes[None], anchors.levels[0], STRIDE).any()
     stage, feature = refinement(), torch.randn(2, 6, ROWS, COLUMNS)
-    aligned = stage._align(feature, anchors.boxes.expand(2, -1, -1), anchors.levels[0], STRIDE)
+    aligned = aligned_map(stage, feature, anchors.boxes.expand(2, -1, -1), anchors).whole()
     usual = F.conv2d(feature, stage.adaptive.weight, stage.adaptive.bias, padding=1).relu()
     torch.testing.assert_close(aligned, usual, rtol=1e-4, atol=1e-6)
+
+
+def aligned_map(stage: AnchorRefinement, feature: Tensor, moved: Tensor, anchors: Any) -> AlignedMap:
+    return AlignedMap(feature, sampling_offsets(moved, anchors.levels[0], STRIDE), stage.adaptive)
+
+
+@given(st.integers(0, 2**31), st.sampled_from([(1, 1), (1, 6), (5, 7)]), st.sampled_from([0.3, 3.0, 50.0]))
+def test_chosen_locations_are_those_of_the_whole_map(seed: int, grid: tuple[int, int], far: float) -> None:
+    """Values, and gradients in the map and the weights, of inputs between cells, on the edge and outside."""
+    torch.manual_seed(seed)
+    source = torch.randn(2, 6, *grid, dtype=torch.float32, requires_grad=True)
+    offset = torch.randn(2, 18, *grid) * far
+    offset[:, ::4] = offset[:, ::4].round()
+    aligned = AlignedMap(source, offset, nn.Conv2d(6, 6, 3))
+    locations = torch.randperm(2 * grid[0] * grid[1])[:9]
+    parameters = [source, *aligned.layer.parameters()]
+    values, gradients = [], []
+    for chosen in (aligned.whole().permute(0, 2, 3, 1).flatten(0, 2)[locations], aligned.at(locations)):
+        values.append(chosen)
+        gradients.append(torch.autograd.grad(chosen.square().sum(), parameters))
+    torch.testing.assert_close(*values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 def test_moved_anchor_takes_its_features_from_where_it_went() -> None:
     """Two cells to the right and one down: what the convolution gives there, inside the map."""
     anchors, stage, feature = anchors_of(2 * STRIDE), refinement(), torch.randn(1, 6, ROWS, COLUMNS)
     moved = anchors.boxes + torch.tensor([2.0, 1.0, 2.0, 1.0]) * STRIDE
-    aligned = stage._align(feature, moved[None], anchors.levels[0], STRIDE)
+    aligned = aligned_map(stage, feature, moved[None], anchors).whole()
     usual = F.conv2d(feature, stage.adaptive.weight, stage.adaptive.bias, padding=1).relu()
     torch.testing.assert_close(aligned[..., :-1, :-2], usual[..., 1:, 2:], rtol=1e-4, atol=1e-6)
 
@@ -149,10 +174,34 @@ def test_a_few_steps_fit_one_batch_in_both_stages(quality: IoUQuality | None) ->
     assert terms[-1]["objectness"] < terms[0]["objectness"]
 
 
-def test_nothing_is_pending_and_no_boxes_cost_nothing() -> None:
+@pytest.mark.parametrize("quality", [None, IoUQuality(num=16)])
+def test_pending_second_stage_learns_the_same(quality: IoUQuality | None) -> None:
+    """Losses and all gradients of features computed where the loss samples, against those computed everywhere."""
+    network = build(quality=quality)
+    assert network.cascade is not None
+    with torch.no_grad():
+        bias_of(network.cascade).copy_(torch.tensor([2.0, -1.0, 0.4, -0.2]))
+    images = network.prepare(batch(), torch.tensor(SIZES))
+    pending = network.pending(images)
+    assert isinstance(pending, PendingPredictions)
+    found = []
+    for predictions in (network(images), pending):
+        network.zero_grad()
+        losses = network.loss(predictions, BOXES, IGNORE, SIZES, seeded())
+        losses.total.backward()
+        found.append((losses.terms, {name: p.grad for name, p in network.named_parameters()}))
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
+
+
+def test_head_that_looks_at_neighbours_leaves_nothing_pending() -> None:
+    derived = {"in_channels": 32, "num_anchors": (1, 1, 1)}
+    network = build(head=RPNHead(convs=1, **derived))
+    assert not isinstance(network.pending(network.prepare(batch(), torch.tensor(SIZES))), PendingPredictions)
+
+
+def test_no_boxes_cost_nothing() -> None:
     network = build()
     predictions = network.pending(network.prepare(batch(), torch.tensor(SIZES)))
-    assert not isinstance(predictions, PendingPredictions)
     empty = [torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.bool)] * 2
     losses = network.loss(predictions, *empty, SIZES, seeded())
     losses.total.backward()

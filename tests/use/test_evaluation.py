@@ -89,6 +89,17 @@ def test_other_data_keeps_the_size_the_network_was_trained_with(run, real_data, 
     assert (found.images, content.final["step"]) == (2, read_run(run).final["step"])
 
 
+def test_other_proposals_need_no_training(run, tmp_path):
+    """The run with NMS that drops next to nothing: more second tries; and with its own settings given once more."""
+    (other,) = evaluated(tmp_path / "a", f"run={run}", "proposals=tiered", "proposals.tiers=[[1000,0.99]]")
+    (same,) = evaluated(tmp_path / "b", f"run={run}", "proposals=default")
+    first = read_run(run)
+    assert read_run(other.folder).config["proposals"]["tiers"] == [[1000, 0.99]]
+    assert read_run(other.folder).config_hash != first.config_hash
+    assert (other.own, same.own) == ({}, first.final)
+    assert other.figures["AR_1000"] > same.figures["AR_1000"] == first.final["AR_1000"]
+
+
 @pytest.mark.parametrize(
     ("own_sides", "size", "expected"),
     [((None, 416), 600, (None, 600)), ((800, 1333), 400, (400, 666)), ((600, None), 300, (300, None))],

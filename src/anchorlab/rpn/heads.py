@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from anchorlab.rpn.aligned import AlignedMap
 from anchorlab.rpn.sparse import PendingMap, linear
 
 OBJECTNESS = ("softmax", "sigmoid")
@@ -83,7 +84,7 @@ class RPNHead(nn.Module):
             outputs.append(HeadOutput(scores(level), deltas(level), None if quality is None else quality(level)))
         return outputs
 
-    def at(self, level: int, feature: PendingMap, locations: Tensor) -> HeadOutput:
+    def at(self, level: int, feature: PendingMap | AlignedMap, locations: Tensor) -> HeadOutput:
         """What `forward` gives on a level, at n of its locations: logits (n, k), deltas (n, k, 4), quality (n, k)."""
         return self.at_hidden(level, feature.then(self.conv).at(locations))
 

@@ -121,9 +121,10 @@ class RegionProposalNetwork(nn.Module):
     def learns_from_few(self) -> bool:
         """Whether a loss asks about a bounded number of anchors: the one rule for what `pending` can save.
 
-        A first stage is needed everywhere, as any moved anchor may overlap a box.
+        A first stage is needed everywhere, as any moved anchor may overlap a box, but the second's features are not,
+        unless 3x3 convolutions of the head look at their neighbours.
         """
-        return self.sampler.num is not None and self.cascade is None
+        return self.sampler.num is not None and (self.cascade is None or len(self.head.conv) == 0)
 
     def pending(self, images: Tensor) -> PendingPredictions | Predictions:
         """Predictions for images (B, 3, H, W) that only `loss` can use: it has them computed where it samples.
@@ -134,8 +135,13 @@ class RegionProposalNetwork(nn.Module):
         """
         if not self.learns_from_few:
             return self(images)
-        features = self.backbone.pending(images)
-        return PendingPredictions(features, self.head, self._anchors([f.source for f in features], images))
+        if self.cascade is None:
+            features = self.backbone.pending(images)
+            return PendingPredictions(features, self.head, self._anchors([f.source for f in features], images))
+        maps = self.backbone(images)
+        anchors = self._anchors(maps, images)
+        aligned, moved = self.cascade.pending(maps, anchors)
+        return PendingPredictions(aligned, self.head, anchors, moved)
 
     def loss(
         self,
@@ -231,7 +237,6 @@ class RegionProposalNetwork(nn.Module):
     ) -> dict[str, Tensor]:
         if self.cascade is None:
             return {}
-        assert isinstance(predictions, Predictions), "a first stage leaves nothing pending"
         assert predictions.moved is not None
         return {"stage1": self.cascade.loss(predictions.moved, moves, counts.moves)}
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anchorlab.rpn.aligned import AlignedMap
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.heads import HeadOutput, RPNHead, flatten
 from anchorlab.rpn.refinement import Moved
@@ -97,9 +98,10 @@ class Predictions:
 class PendingPredictions:
     """Predictions that are computed for some anchors alone, for a loss; the same numbers at less cost."""
 
-    features: list[PendingMap]
+    features: Sequence[PendingMap | AlignedMap]
     head: RPNHead
-    anchors: Anchors
+    anchors: Anchors  # the grid
+    moved: Moved | None = None  # as in `Predictions`
 
     @property
     def num_locations(self) -> int:
@@ -108,7 +110,7 @@ class PendingPredictions:
 
     def anchors_of(self, image: int) -> Anchors:
         """As `Predictions.anchors_of`."""
-        return self.anchors
+        return self.anchors if self.moved is None else self.moved.of(image)
 
     def at(self, rows: Sequence[Tensor]) -> Outputs:
         """As `Predictions.at`."""

@@ -3,7 +3,8 @@
 Vu et al. 2019, "Cascade RPN: Delving into High-Quality Region Proposal Network with Adaptive Convolution". From one
 anchor per location a dilated convolution predicts where the object in whose middle the location lies has its sides
 (section 3.2). The second stage must see the anchor it judges: its 3x3 convolution samples the features at a 3x3 grid
-over the moved anchor instead of over its cell (adaptive convolution, section 3.3), and the usual head follows.
+over the moved anchor instead of over its cell (adaptive convolution, section 3.3; `aligned.py`), and the usual head
+follows.
 
 B images | A anchors of one image, all levels | C channels | H, W a level's grid | P anchors that learn to move
 """
@@ -14,16 +15,14 @@ from functools import cached_property
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
 
+from anchorlab.rpn.aligned import AlignedMap, sampling_offsets
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners import OBJECT, Assigner
 from anchorlab.rpn.boxes import paired_iou
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import flatten
-from anchorlab.rpn.lattice import LevelGrid
 from anchorlab.rpn.scattered import Scattered
 
 
@@ -102,12 +101,17 @@ class AnchorRefinement(nn.Module):
 
     def forward(self, features: Sequence[Tensor], anchors: Anchors) -> tuple[list[Tensor], Moved]:
         """Features aligned with the moved anchors, (B, C, H, W) of each level as before, and those anchors."""
+        aligned, moved = self.pending(features, anchors)
+        return [level.whole() for level in aligned], moved
+
+    def pending(self, features: Sequence[Tensor], anchors: Anchors) -> tuple[list[AlignedMap], Moved]:
+        """As `forward`, with the second stage's features yet to be computed where they are asked for."""
         bridge = [self.conv(feature).relu() for feature in features]
         deltas = torch.cat([flatten(self.deltas(level), 4) for level in bridge], dim=1)  # (B, A, 4)
         boxes = self.coder.decode(anchors.boxes, deltas.detach())
         per_level = boxes.split(anchors.num_per_level, dim=1)
         aligned = [
-            self._align(feature, moved, level, stride)
+            AlignedMap(feature, sampling_offsets(moved, level, stride), self.adaptive)
             for feature, moved, level, stride in zip(bridge, per_level, anchors.levels, self.strides, strict=True)
         ]
         return aligned, Moved(anchors, deltas, boxes)
@@ -125,42 +129,6 @@ class AnchorRefinement(nn.Module):
         start = torch.cat([moved.anchors.boxes[image.anchor] for image in moves])
         boxes = torch.cat([image.boxes for image in moves])
         return self.weight * (1 - paired_iou(self.coder.decode(start, deltas), boxes)).sum() / count
-
-    def _align(self, feature: Tensor, moved: Tensor, level: LevelGrid, stride: int) -> Tensor:
-        """The adaptive convolution of one level, with ReLU; moved: (B, H * W, 4)."""
-        offset = sampling_offsets(moved, level, stride)
-        weight, bias = self.adaptive.weight, cast(Tensor, self.adaptive.bias)
-        # deform_conv2d wants one type; at half precision its positions would be a cell off on large maps.
-        with torch.autocast(feature.device.type, enabled=False):
-            return F.relu(deform_conv2d(feature.float(), offset, weight.float(), bias.float(), padding=(1, 1)))
-
-
-def sampling_offsets(moved: Tensor, level: LevelGrid, stride: int) -> Tensor:
-    """How far from its cell a 3x3 convolution looks for its nine inputs: (B, 18, H, W), y before x, in cells.
-
-    They are three rows and columns from one side of the anchor (B, H * W, 4) to the other. An anchor two cells wide
-    and tall at its own location gives no offset: the usual convolution.
-    """
-    rows, columns = len(level.y1), len(level.x1)
-    x1, y1, x2, y2 = moved.unflatten(1, (rows, columns)).unbind(-1)  # (B, H, W) each
-    offsets = []
-    for low, high, grid, axis in (
-        (y1, y2, _centres(level.y1, level.y2), 1),
-        (x1, x2, _centres(level.x1, level.x2), 2),
-    ):
-        step = (grid[-1] - grid[0]) / (len(grid) - 1) if len(grid) > 1 else grid.new_tensor(stride)
-        shape = (-1, 1) if axis == 1 else (1, -1)
-        away = ((low + high) / 2 - grid.view(shape)) / step
-        tap = torch.arange(-1, 2, device=moved.device).view(3, 1, 1, 1)
-        offsets.append(away + tap * ((high - low) / step / 2 - 1)[None])  # (3, B, H, W)
-    dy, dx = offsets
-    nine = torch.stack((dy[:, None].expand(3, 3, -1, -1, -1), dx[None].expand(3, 3, -1, -1, -1)), dim=2)
-    return nine.flatten(0, 2).transpose(0, 1).contiguous()  # (3, 3, 2, B, H, W) -> (B, 18, H, W)
-
-
-def _centres(low: Tensor, high: Tensor) -> Tensor:
-    """Where the anchors of each cell are centred along one axis, from edges (cells, 1)."""
-    return (low[:, 0] + high[:, 0]) / 2
 
 
 def _check(weight: float, dilation: int, num_anchors: Sequence[int]) -> None:

@@ -34,7 +34,7 @@ from anchorlab.use.coco import CocoFiles, largest_difference
 from anchorlab.use.failures import user_sentences
 from anchorlab.use.machine import settings_for
 from anchorlab.use.scoring import Scoring
-from anchorlab.use.trained import Trained, check_classes, find_trained, load_trained
+from anchorlab.use.trained import Trained, check_classes, find_trained, load_asked_for
 
 INSTEAD = {
     "data.short": "eval.size",
@@ -92,7 +92,7 @@ def evaluate(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] =
     several = len(sizes) * len(sources) > 1
     found: list[Evaluated] = []
     for source in sources:
-        trained = load_trained(source, config["checkpoint"], config["allow"])
+        trained = load_asked_for(config, source)
         for size in sizes:
             name = trained.name if size is None else f"{trained.name} at {size} px"
             place = folder / f"{len(found):02d}-{name.replace(' ', '-')}" if several else folder
@@ -221,6 +221,8 @@ def _own_figures(trained: Trained, settings: Mapping[str, Any]) -> dict[str, flo
         return {}
     names = ("root", "short", "long", "pad_to", "validate_on", "limit_train", "limit_val", "reader", "categories")
     before, after = trained.config["data"], settings["data"]
+    if run.config.get("proposals") != settings.get("proposals"):
+        return {}
     if any(before.get(name) != after.get(name) for name in names if name != "root"):
         return {}
     return run.final if trained.file.stem == "last" else run.best

@@ -6,7 +6,7 @@ h, w a level's grid | k anchors per location | A anchors of the image | N candid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from anchorlab.use import explain_pictures
 from anchorlab.use.failures import user_sentences
 from anchorlab.use.parts import require_plain
 from anchorlab.use.sources import list_images
-from anchorlab.use.trained import Trained, check_classes, load_trained
+from anchorlab.use.trained import Trained, check_classes, load_asked_for
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Steps:
     candidates: np.ndarray  # (N, 4) clipped, best first
     proposals: np.ndarray  # (P, 4) best first
     proposal_scores: np.ndarray  # (P,)
-    nms_iou: float
+    thinning: str  # how candidates become proposals, in a word or two
     truth: np.ndarray | None  # (G, 4); None: not known
     top: int
 
@@ -89,7 +89,7 @@ def explain(config: Mapping[str, Any]) -> list[Path]:
     Raises:
         SettingError: no such network, image, location or level.
     """
-    trained = load_trained(config["run"], config["checkpoint"], config["allow"])
+    trained = load_asked_for(config)
     record, known = find_image(trained, config["image"], config["allow"])
     steps = follow(trained, record, known, config["at"], config["level"], config["top"])
     for line in in_words(steps):
@@ -129,7 +129,7 @@ def follow(
         level: of it; None: that of its best score.
     """
     network = trained.network
-    require_plain(network, "explain.py")
+    require_plain(network, "explain.py", any_selector=True)
     batch = _batch(trained, record)
     images = network.prepare(batch.images, batch.sizes)
     features = network.backbone(images)
@@ -160,7 +160,7 @@ def follow(
         candidates=_candidates(network, predictions, (height, width)),
         proposals=proposals.boxes.numpy(),
         proposal_scores=proposals.scores.numpy(),
-        nms_iou=cast(float, network.selector.of_level(place.level).nms_iou),
+        thinning=network.selector.of_level(place.level).thinning,
         truth=_truth(record, scale) if known else None,
         top=top,
     )
@@ -184,7 +184,7 @@ def in_words(steps: Steps) -> list[str]:
         "5. The same weights say it at every location of the map: the followed one is one of "
         f"{grid[0]} x {grid[1]} = {grid[0] * grid[1]:,}.",
         "6. Decoded, the deltas move and stretch each anchor to a box.",
-        f"7. {len(steps.candidates):,} candidates go into NMS at IoU {steps.nms_iou:g}, {len(steps.proposals):,} "
+        f"7. {len(steps.candidates):,} candidates go into {steps.thinning}, {len(steps.proposals):,} "
         "proposals come out.",
     ]
     if steps.truth is not None:

@@ -29,7 +29,7 @@ from anchorlab.use.failures import FAILED, user_sentences
 from anchorlab.use.graph import LARGEST, exported_program, smallest_side
 from anchorlab.use.machine import settings_for
 from anchorlab.use.sources import list_images
-from anchorlab.use.trained import Trained, check_classes, load_trained, network_settings
+from anchorlab.use.trained import Trained, check_classes, load_asked_for, load_trained, network_settings
 
 CARD = "MODEL_CARD.md"
 EQUAL = 1e-4
@@ -82,7 +82,7 @@ def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check]]:
     Raises:
         SettingError: no such network, one that cannot be expressed, a package or images that are missing.
     """
-    trained = load_trained(config["run"], config["checkpoint"], config["allow"])
+    trained = load_asked_for(config)
     threads = config["threads"] or settings_for(trained.config.get("trainer"), trained.network, "cpu", 32).threads
     torch.set_num_threads(threads)
     formats = list(config["formats"])

@@ -18,13 +18,17 @@ PLAIN = {
 
 
 @torch.no_grad()
-def require_plain(network: RegionProposalNetwork, target: str) -> None:
-    """Raise SettingError where the network does more than scores and deltas -> top k -> NMS, which `target` knows."""
+def require_plain(network: RegionProposalNetwork, target: str, any_selector: bool = False) -> None:
+    """Raise SettingError where the network does more than scores and deltas -> top k -> NMS, which `target` knows.
+
+    any_selector: whether `target` knows other ways from scores and boxes to proposals, too.
+    """
     found = {"network": network} | {name: getattr(network, name) for name in PLAIN}
     for name, kind in {"network": RegionProposalNetwork, **PLAIN}.items():
-        if type(found[name]) is not kind:
+        if type(found[name]) is not kind and not (any_selector and name == "selector"):
+            instead = "; proposals=default gives one" if name == "selector" else ""
             raise SettingError(
-                f"{target} cannot express {name} {type(found[name]).__name__}: it knows {kind.__name__} alone"
+                f"{target} cannot express {name} {type(found[name]).__name__}: it knows {kind.__name__} alone{instead}"
             )
     parts = {name for name, _ in network.named_children()} - {"backbone", "head"}
     maps = [torch.zeros(1, network.head.in_channels, 1, 1) for _ in network.head.num_anchors]

@@ -33,7 +33,7 @@ from anchorlab.use.failures import FAILED, user_sentences
 from anchorlab.use.machine import autocast, settings_for, torch_device
 from anchorlab.use.pictures import proposals_picture
 from anchorlab.use.sources import Listed, list_images, parcels
-from anchorlab.use.trained import Trained, load_trained
+from anchorlab.use.trained import Trained, load_asked_for
 from anchorlab.use.writers import WRITERS, Part
 
 PARTS, MANIFEST, UNREADABLE = ".parts", "manifest.json", "unreadable.txt"
@@ -74,7 +74,7 @@ def propose(config: Mapping[str, Any]) -> Proposed:
         KeyboardInterrupt: as it came; the parts that are whole stay.
     """
     flush_denormals()
-    return propose_with(load_trained(config["run"], config["checkpoint"], config["allow"]), config)
+    return propose_with(load_asked_for(config), config)
 
 
 def propose_with(trained: Trained, config: Mapping[str, Any]) -> Proposed:
@@ -251,6 +251,7 @@ def _identity(trained: Trained, listed: Listed, config: Mapping[str, Any]) -> di
     return {
         "weights": [str(file), file.stat().st_size, file.stat().st_mtime_ns],
         "images": hashlib.sha256(names.encode()).hexdigest(),
+        "proposals": trained.config.get("proposals"),
         **{key: config[key] for key in ("limit", "size", "chunk", "device", "precision")},
     }
 

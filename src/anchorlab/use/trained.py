@@ -63,25 +63,36 @@ class Trained:
         return self.config["data"]["short"], self.config["data"]["long"]
 
 
-def load_trained(source: str | Path, checkpoint: str = "last", allow: Sequence[str] = ()) -> Trained:
+def load_asked_for(config: Mapping[str, Any], source: str | Path | None = None) -> Trained:
+    """What a command's own settings name: run (or `source` of several), checkpoint, allow, and proposals if given."""
+    return load_trained(source or config["run"], config["checkpoint"], config["allow"], config.get("proposals"))
+
+
+def load_trained(
+    source: str | Path,
+    checkpoint: str = "last",
+    allow: Sequence[str] = (),
+    proposals: Mapping[str, Any] | None = None,
+) -> Trained:
     """The network of a run's folder, a .ckpt file, or an exported model (its folder or its .safetensors file).
 
     Args:
         source: the file or folder.
         checkpoint: "last" or "best", of a run's folder.
         allow: packages besides anchorlab whose classes the settings may name; building one runs its code.
+        proposals: a group of settings in place of the one it was trained with, which made no difference to the weights.
 
     Raises:
         SettingError: no such file, one that holds something else, or settings that name a class of others.
     """
     path = Path(source).expanduser()
     if package.is_exported(path):
-        return _exported(path, allow)
+        return _exported(path, allow, proposals)
     file = path / "checkpoints" / f"{checkpoint}.ckpt" if path.is_dir() else path
     if not file.is_file():
         raise SettingError(f"run={source} {_what_is_missing(path, checkpoint)}")
     content = _read_checkpoint(file)
-    config = content["config"]
+    config = _with_proposals(content["config"], proposals)
     network = _build(config, file, allow)
     _fill(network, {name.removeprefix(PREFIX): tensor for name, tensor in content["state_dict"].items()}, file)
     epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
@@ -130,15 +141,19 @@ def check_classes(settings: Any, file: Path, allow: Sequence[str] = ()) -> None:
             )
 
 
-def _exported(path: Path, allow: Sequence[str]) -> Trained:
+def _exported(path: Path, allow: Sequence[str], proposals: Mapping[str, Any] | None) -> Trained:
     file, settings = package.read_settings(path)
     try:
-        config, about = settings["config"], settings["about"]
+        config, about = _with_proposals(settings["config"], proposals), settings["about"]
         network = _build(config, file, allow)
     except (KeyError, TypeError) as error:
         raise SettingError(f"{file.with_suffix('.json')} describes no network ({error!r}): export it again") from error
     _fill(network, package.read_tensors(file), file)
     return Trained(network, config, file, None, about.get("step"), about.get("epoch"), about)
+
+
+def _with_proposals(config: Mapping[str, Any], proposals: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {**config, **({} if proposals is None else {"proposals": dict(proposals)})}
 
 
 def _build(config: Mapping[str, Any], file: Path, allow: Sequence[str]) -> RegionProposalNetwork:
