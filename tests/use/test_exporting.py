@@ -159,6 +159,23 @@ def test_agreement_counts_what_is_missing_moved_or_too_much():
         assert agreement((boxes, scores), (other, other_scores), 100)[0] == same
 
 
+def test_nms_that_no_graph_knows_is_replaced_where_asked(run, tmp_path):
+    tiered = load_trained(run, proposals={"_target_": "anchorlab.rpn.tiered.TieredNMSSelector", "tiers": [[50, 0.9]]})
+    with pytest.raises(SettingError, match=r"cannot express selector TieredNMSSelector.*proposals=default gives one"):
+        require_plain(tiered.network, "ONNX")
+    with pytest.raises(SettingError, match="An exported graph cannot express selector TieredNMSSelector"):
+        export(
+            composed(
+                "export", f"run={run}", f"output={tmp_path / 'no'}", "formats=[onnx]", "sizes=[96]", "proposals=tiered"
+            )
+        )
+    settings = ("formats=[safetensors]", "proposals=default", "proposals.nms_iou=0.5")
+    export(composed("export", f"run={run}", f"output={tmp_path / 'out'}", *settings))
+    loaded = load_trained(tmp_path / "out")
+    assert loaded.network.selector.nms_iou == 0.5
+    assert not loaded.about["figures"]  # they were another NMS's
+
+
 def test_parts_that_cannot_be_handed_over_are_refused_by_their_type(run):
     class Cascade(RegionProposalNetwork):
         pass

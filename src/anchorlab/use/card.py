@@ -53,7 +53,7 @@ def facts(trained: Trained) -> dict[str, Any]:
             for stride, shapes in zip(network.anchors.strides, network.anchors.shapes, strict=True)
         ],
         "coverage": {name: axes[name] for name in COVERAGE if name in axes},
-        "figures": _figures(trained),
+        "figures": trained.figures,
         "commit": content.get("commit"),
         "versions": content.get("versions", {}),
         "licence": licence(trained.config),
@@ -99,12 +99,6 @@ def as_page(about: Mapping[str, Any], config: Mapping[str, Any], files: Sequence
     }
     parts = [f"# {about.get('name')}", *(_section(title, lines) for title, lines in sections.items() if lines)]
     return "\n\n".join(parts) + "\n"
-
-
-def _figures(trained: Trained) -> dict[str, float]:
-    if trained.run is None or trained.file.stem not in ("last", "best"):
-        return {}
-    return trained.run.final if trained.file.stem == "last" else trained.run.best
 
 
 def _section(title: str, lines: Sequence[str]) -> str:

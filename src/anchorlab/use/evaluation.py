@@ -216,16 +216,13 @@ def _draw(module: Scoring, data: DataModule, folder: Path, images: int, top: int
 
 def _own_figures(trained: Trained, settings: Mapping[str, Any]) -> dict[str, float]:
     """What the run itself says, where nothing that changes figures is another."""
-    run = trained.run
-    if run is None or trained.file.stem not in ("last", "best") or "flip" in settings.get("evaluation", {}):
+    if "flip" in settings.get("evaluation", {}):
         return {}
     names = ("root", "short", "long", "pad_to", "validate_on", "limit_train", "limit_val", "reader", "categories")
     before, after = trained.config["data"], settings["data"]
-    if run.config.get("proposals") != settings.get("proposals"):
-        return {}
     if any(before.get(name) != after.get(name) for name in names if name != "root"):
         return {}
-    return run.final if trained.file.stem == "last" else run.best
+    return trained.figures
 
 
 def _refuse_without_effect(overrides: Sequence[str]) -> None:

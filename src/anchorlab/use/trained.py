@@ -47,6 +47,14 @@ class Trained:
     """Of an exported model, what its file says of data, figures and the like (`card.facts`); else empty."""
 
     @property
+    def figures(self) -> dict[str, float]:
+        """What the run itself found with this checkpoint; empty where it found nothing, or proposed in another way."""
+        run = self.run
+        if run is None or run.config.get("proposals") != self.config.get("proposals"):
+            return {}
+        return {"last": run.final, "best": run.best}.get(self.file.stem, {})
+
+    @property
     def folder(self) -> Path:
         """Where things about it belong: the run's folder, else that of the file."""
         return self.file.parent if self.run is None else self.run.folder
@@ -145,6 +153,8 @@ def _exported(path: Path, allow: Sequence[str], proposals: Mapping[str, Any] | N
     file, settings = package.read_settings(path)
     try:
         config, about = _with_proposals(settings["config"], proposals), settings["about"]
+        if config["proposals"] != settings["config"]["proposals"]:
+            about = {**about, "figures": {}}
         network = _build(config, file, allow)
     except (KeyError, TypeError) as error:
         raise SettingError(f"{file.with_suffix('.json')} describes no network ({error!r}): export it again") from error
