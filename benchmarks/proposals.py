@@ -1,7 +1,8 @@
 """Proposals at test time, from the head's maps to the boxes of each image: AnchorLab against torchvision.
 
 Same maps, same anchors, torchvision's preset: flatten, top-k, decode, clip, NMS. Outputs are compared first. A
-second table says which of torch's operators the time goes to on both sides.
+second table says which of torch's operators the time goes to on both sides, a third what other ways to thin
+candidates out cost.
 """
 
 from collections import defaultdict
@@ -15,12 +16,14 @@ from torchvision.models.detection.rpn import AnchorGenerator, RPNHead, concat_bo
 from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRPN
 
 from anchorlab.rpn.network import LevelPredictions, Predictions
-from anchorlab.rpn.proposals import Proposals, ProposalSelector
+from anchorlab.rpn.proposals import Proposals, ProposalSelector, SoftNMSSelector
+from anchorlab.rpn.tiered import TieredNMSSelector
 from benchmarks.assignment import Case, our_network
 from benchmarks.measure import Options, Row, interleaved, parse, peak_memory, report, set_threads
 
 TOP_N = 1000
 OPERATORS_SHOWN = 10
+TIERS = [(20, 0.7), (70, 0.8), (100, 0.5), (800, 0.85), (1000, 0.5)]  # of conf/proposals/tiered.yaml
 
 # (case, images in the batch, channels_last)
 CASES = (
@@ -94,6 +97,32 @@ def measure(case: Case, batch: int, channels_last: bool, options: Options) -> Ro
     }
 
 
+def thinning(case: Case, batch: int, channels_last: bool, options: Options) -> list[Row]:
+    """Milliseconds an image of each selector, from the same maps."""
+    maps, network = head_maps(case, batch, channels_last), our_network(case.k)
+    anchors = network.anchors(case.grids, case.size, "cpu")
+    selectors = {
+        "NMS 0.7": ProposalSelector(TOP_N, TOP_N),
+        "NMS 0.7, 2,000 a level": ProposalSelector(2 * TOP_N, TOP_N),
+        "tiered NMS": TieredNMSSelector(TIERS, TOP_N, TOP_N),
+        "tiered NMS, 2,000 a level": TieredNMSSelector(TIERS, 2 * TOP_N, TOP_N),
+        "soft-NMS": SoftNMSSelector(TOP_N, TOP_N),
+    }
+
+    def proposing(selector: ProposalSelector) -> Callable[[], Any]:
+        def call() -> list[Proposals]:
+            predictions = Predictions([LevelPredictions(*level) for level in maps], anchors)
+            sizes = [case.size] * batch
+            return selector(predictions.logits, predictions.deltas, anchors, network.coder, sizes)
+
+        return torch.no_grad()(call)
+
+    calls = {name: proposing(selector) for name, selector in selectors.items()}
+    timing = interleaved(calls, options.num_repeats(5))
+    setting = _setting(case, batch, channels_last)
+    return [{**setting, "selector": name, "ms an image": timing[name].ms / batch} for name in selectors]
+
+
 def breakdown(case: Case, batch: int, channels_last: bool, options: Options) -> list[Row]:
     """Milliseconds of each operator itself in one call, most of ours and theirs together first."""
     both = calls(case, batch, channels_last)
@@ -130,6 +159,10 @@ def main(options: Options) -> None:
     rows = [measure(*case, options) for case in cases]
     claim = f"The same {TOP_N} proposals an image as torchvision's preset, from the head's maps on."
     report("proposals", claim, rows, setting, options, ["MiB: what one call adds to the peak of its own process."])
+    rows = [row for case in cases for row in thinning(*case, options)]
+    claim = "What ways to thin candidates out cost, from the head's maps on."
+    notes = ["Random maps: boxes overlap less than those of a trained network, of which NMS leaves fewer."]
+    report("proposals-thinning", claim, rows, {**setting, "repeats": options.num_repeats(5)}, options, notes)
     rows = [row for case in cases for row in breakdown(*case, options)]
     claim = "Where the time of the proposals goes: torch's operators, each without those it calls."
     report("proposals-by-operator", claim, rows, setting, options, ["Under torch's profiler, which itself takes time."])

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from anchorlab.command import check_overrides
-from anchorlab.runs.comparison import Comparison, Question, compare, run_names, split_terms
+from anchorlab.runs.comparison import Comparison, Question, compare, run_names, split_terms, telling_keys
 from anchorlab.runs.record import RunRecord, read_run
 from anchorlab.runs.report import answer, as_csv, as_markdown, on_screen, people
 from anchorlab.runs.scores import read_runs
@@ -369,3 +369,17 @@ def test_comparing_needs_no_torch():
     code = "import sys, anchorlab.runs.command; print({'torch', 'lightning', 'wandb'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_label_names_what_tells_rows_apart_and_not_what_comes_with_a_class():
+    rows = [
+        {"a._target_": "x.MaxIoU", "a.low": 0.3, "a.beta": None, "b.weight": 1, "anchor.k": 3, "p._target_": "x.Plain"},
+        {"a._target_": "x.ATSS", "a.low": None, "a.beta": 9, "b.weight": 4, "anchor.k": 3, "p._target_": "x.Plain"},
+        {"a._target_": "x.ATSS", "a.low": None, "a.beta": 9, "b.weight": 4, "anchor.k": 3, "p._target_": "x.Tiered"},
+    ]
+    differing = ["a._target_", "a.low", "a.beta", "b.weight", "p._target_"]
+    assert telling_keys(rows, differing) == ["a._target_", "p._target_", "b.weight"]
+    rows[2]["a.beta"] = 12  # of the same class, another value: now it tells
+    assert telling_keys(rows, differing)[0] == "a.beta"
+    rows = [{"lr": lr, "anchor.k": k} for lr in (1, 2) for k in (3, 6)]
+    assert telling_keys(rows, ["lr", "anchor.k"]) == ["anchor.k", "lr"]

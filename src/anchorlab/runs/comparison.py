@@ -6,7 +6,7 @@ compared silently. It prints and draws nothing (see report.py and page.py).
 I  images    S  seeds of an entry    N  budgets: how many proposals an image may use
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,7 @@ class Entry:
         runs: by seed; all of one status.
         names: of the runs, told apart from all others.
         settings: what counts in its config and is not the same in the whole table, by dotted key.
+        telling: keys of those that tell it from the other rows, for its label (`telling_keys`).
         scores: of each run; empty where none was validated.
     """
 
@@ -49,6 +50,7 @@ class Entry:
     names: tuple[str, ...]
     settings: dict[str, Any]
     scores: tuple[Scores, ...]
+    telling: tuple[str, ...] = ()
     difference: Difference | None = None
     p_holm: float | None = None
     verdict: str = ""
@@ -68,11 +70,12 @@ class Entry:
     @property
     def label(self) -> str:
         """What makes it different from the others, anchors first, in short; else its name."""
-        keys = sorted(self.settings, key=lambda key: not key.startswith("anchor."))
-        short = [short_key(key, keys) for key in keys]
-        parts = [f"{name}={shown(self.settings[key])}" for name, key in zip(short, keys, strict=True)]
-        more = f" and {len(parts) - LABELLED} more" if len(parts) > LABELLED else ""
-        return ", ".join(parts[:LABELLED]) + more or self.name
+        keys = [key for key in self.telling if key in self.settings]
+        named = sorted(set(self.settings).intersection(keys[:LABELLED]), key=list(self.settings).index)
+        named.sort(key=lambda key: not key.startswith("anchor."))
+        parts = [f"{short_key(key, self.settings)}={shown(self.settings[key])}" for key in named]
+        more = f" and {len(keys) - LABELLED} more" if len(keys) > LABELLED else ""
+        return ", ".join(parts) + more or self.name
 
     @cached_property
     def figures(self) -> dict[str, Mean]:
@@ -197,6 +200,7 @@ def _entries_of(members: Sequence[Member]) -> list[Entry]:
     settings = [settings_that_count(run.config) for run, _, _ in members]
     keys = dict.fromkeys(key for of_run in settings for key in of_run)
     differing = [key for key in keys if len({shown(of_run.get(key)) for of_run in settings if of_run}) > 1]
+    telling = tuple(telling_keys(settings, differing))
     groups: dict[Any, list[int]] = {}
     for at, (run, _, _) in enumerate(members):
         groups.setdefault((run.config_hash or run.folder, run.status), []).append(at)
@@ -206,9 +210,37 @@ def _entries_of(members: Sequence[Member]) -> list[Entry]:
             names=tuple(members[at][1] for at in rows),
             settings={key: settings[rows[0]].get(key) for key in differing if settings[rows[0]]},
             scores=tuple(score for at in rows if (score := members[at][2]) is not None),
+            telling=telling,
         )
         for rows in (sorted(rows, key=lambda at: members[at][0].seed or 0) for rows in groups.values())
     ]
+
+
+def telling_keys(settings: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> list[str]:
+    """Of the keys that differ those that tell rows apart, anchors before others where they tell as many apart.
+
+    Each is the one that, after those before it, leaves the fewest rows alike. A setting that merely comes with a class
+    (`assigner.candidates` with `assigner._target_`) is left out.
+    """
+    values = {key: [shown(row.get(key)) for row in settings] for key in differing}
+    left = [key for key in differing if not _comes_with_a_class(key, values)]
+    left.sort(key=lambda key: not key.startswith("anchor."))
+    found: list[str] = []
+    rows: list[tuple[str, ...]] = [()] * len(settings)
+    while left:
+        apart = {key: [(*row, value) for row, value in zip(rows, values[key], strict=True)] for key in left}
+        best = max(left, key=lambda key: len(set(apart[key])))  # the first of equals
+        rows = apart[best]
+        left.remove(best)
+        found.append(best)
+    return found
+
+
+def _comes_with_a_class(key: str, values: Mapping[str, Sequence[str]]) -> bool:
+    classes = values.get(f"{key.rpartition('.')[0]}._target_")
+    if classes is None or key.endswith("._target_"):
+        return False
+    return len(set(zip(classes, values[key], strict=True))) == len(set(classes))
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
