@@ -136,7 +136,10 @@ def measure(point: Point, options: Options) -> Measured:
 def rows_of(axes: Axes, base: Point, options: Options) -> list[Row]:
     """One row for each point of each axis; the base point, which lies on all of them, is measured once."""
     points = {replace(base, **{field: value}): None for field, values in axes.values() for value in values}
-    measured = {point: measure(point, options) for point in points}
+    measured: dict[Point, Measured] = {}
+    for point in points:
+        print(f"{len(measured) + 1} of {len(points)}: {point}", flush=True)
+        measured[point] = measure(point, options)
     return [
         _row(name, value, measured[replace(base, **{field: value})])
         for name, (field, values) in axes.items()
