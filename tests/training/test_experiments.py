@@ -15,7 +15,7 @@ EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_trains_one_step(experiment, small, tmp_path, real_data):
     overrides = [f"experiment={experiment}", "debug=one_step", "logger=none", "trainer.threads=1"]
-    if "real-images" in experiment or "bccd" in experiment:
+    if "real-images" in (CONFIGS / "experiment" / f"{experiment}.yaml").read_text() or "bccd" in experiment:
         root = real_data / ("bccd/BCCD" if "bccd" in experiment else "voc07")
         overrides += [f"data.root={root}", "data.long=256", "data.on_error=skip"]
     else:
@@ -31,7 +31,7 @@ def test_experiment_trains_one_step(experiment, small, tmp_path, real_data):
 
 COMBINATIONS = [
     "assigner=atss loss=giou loss.box_weight=4 quality=iou proposals=soft_nms",
-    "assigner=centre_region loss=diou quality=centerness sampler=iou_balanced",
+    "assigner=centre_region loss=diou quality=centerness sampler=iou_balanced proposals=tiered",
     "sampler=all objectness=focal head.prior=0.01 loss=ciou loss.divisor=positives proposals.nms_iou=[0.7,0.7,0.6]",
     "sampler=all objectness=varifocal head.prior=0.01 loss=iou loss.divisor=positives quality=iou",
     "objectness=quality_focal quality=iou quality.background=16 quality.score=quality",

@@ -166,7 +166,12 @@ def test_nms_that_no_graph_knows_is_replaced_where_asked(run, tmp_path):
     with pytest.raises(SettingError, match="An exported graph cannot express selector TieredNMSSelector"):
         export(
             composed(
-                "export", f"run={run}", f"output={tmp_path / 'no'}", "formats=[onnx]", "sizes=[96]", "proposals=tiered"
+                "export",
+                f"run={run}",
+                f"output={tmp_path / 'no'}",
+                "formats=[onnx]",
+                "photos=nowhere",
+                "proposals=tiered",
             )
         )
     settings = ("formats=[safetensors]", "proposals=default", "proposals.nms_iou=0.5")

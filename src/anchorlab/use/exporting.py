@@ -26,8 +26,9 @@ from anchorlab.training.build import build_validation_data
 from anchorlab.use import card, package
 from anchorlab.use.evaluation import resized
 from anchorlab.use.failures import FAILED, user_sentences
-from anchorlab.use.graph import LARGEST, exported_program, smallest_side
+from anchorlab.use.graph import GRAPH, LARGEST, exported_program, smallest_side
 from anchorlab.use.machine import settings_for
+from anchorlab.use.parts import require_plain
 from anchorlab.use.sources import list_images
 from anchorlab.use.trained import Trained, check_classes, load_asked_for, load_trained, network_settings
 
@@ -88,6 +89,8 @@ def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check]]:
     formats = list(config["formats"])
     if "onnx" in formats:
         _require_onnx()
+    if formats != ["safetensors"]:
+        require_plain(trained.network, GRAPH)  # before images are looked for
     images = _images(trained, config) if formats != ["safetensors"] else []
     folder = Path(config["output"] or Path("export", trained.folder.name)).expanduser()
     about = card.facts(trained)

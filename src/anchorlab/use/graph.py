@@ -29,6 +29,9 @@ LARGEST = 8192
 DROPPED = -1.0
 """The score of what would not be a proposal."""
 
+GRAPH = "An exported graph"
+"""In sentences about networks that it cannot express."""
+
 
 class Graph(nn.Module):
     """image (1, 3, H, W) uint8 RGB, at the network's size -> boxes (P, 4) in its pixels, scores (P,), best first."""
@@ -38,7 +41,7 @@ class Graph(nn.Module):
 
     def __init__(self, network: RegionProposalNetwork) -> None:
         super().__init__()
-        require_plain(network, "An exported graph")
+        require_plain(network, GRAPH)
         self.backbone = _with_symbolic_padding(copy.deepcopy(network.backbone)).eval()
         self.head = copy.deepcopy(network.head).eval()
         self.coder, self.selector = network.coder, network.selector
