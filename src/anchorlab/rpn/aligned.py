@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from anchorlab.rpn.lattice import LevelGrid
+from anchorlab.rpn.sparse import rows_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class AlignedMap:
     def at(self, locations: Tensor) -> Tensor:
         """At n locations, indices into B * H * W: (n, C); differs from `whole` by the order of sums alone."""
         height, width = self.grid
-        offset = self.offset.permute(0, 2, 3, 1).reshape(-1, 9, 2)[locations]
+        offset = rows_of(self.offset)[locations].unflatten(1, (9, 2))
         tap = torch.arange(-1, 2, device=offset.device)
         y = (locations % (height * width) // width)[:, None] + tap.repeat_interleave(3) + offset[..., 0]  # (n, 9)
         x = (locations % width)[:, None] + tap.repeat(3) + offset[..., 1]
@@ -55,7 +56,9 @@ class AlignedMap:
         with torch.autocast(offset.device.type, enabled=False):
             weight, bias = self._parameters()
             inputs = bilinear(self.source.float(), image.flatten(), y.flatten(), x.flatten())  # (9n, C)
-            return F.linear(inputs.view(len(locations), -1), weight.permute(0, 2, 3, 1).flatten(1), bias).relu()
+            return F.linear(
+                inputs.view(len(locations), 9 * inputs.shape[1]), weight.permute(0, 2, 3, 1).flatten(1), bias
+            ).relu()
 
     def _parameters(self) -> tuple[Tensor, Tensor]:
         return self.layer.weight.float(), cast(Tensor, self.layer.bias).float()
@@ -97,8 +100,7 @@ def bilinear(maps: Tensor, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
         cell = (image * height + row.long()) * width + column.long()
         index.append(cell.where(inside, 0))
         share.append(((1 - (y - row).abs()) * (1 - (x - column).abs())).where(inside, 0))
-    rows = maps.permute(0, 2, 3, 1).flatten(0, 2)  # (B * H * W, C)
-    return F.embedding_bag(torch.stack(index, 1), rows, per_sample_weights=torch.stack(share, 1), mode="sum")
+    return F.embedding_bag(torch.stack(index, 1), rows_of(maps), per_sample_weights=torch.stack(share, 1), mode="sum")
 
 
 def _centres(low: Tensor, high: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class PendingMap:
     def at(self, locations: Tensor) -> Tensor:
         """All layers applied, at n locations: (n, C')."""
         if len(locations) > DENSE_SHARE * self.source[:, 0].numel():
-            return _rows(self.whole())[locations]
+            return rows_of(self.whole())[locations]
         return _at(self.source, self.layers, locations)
 
 
@@ -60,7 +60,7 @@ def linear(layer: nn.Conv2d, rows: Tensor) -> Tensor:
 def _at(source: Tensor, layers: Sequence[nn.Module], locations: Tensor) -> Tensor:
     """The values (n, C') after all layers, each computed where the next one looks."""
     if not layers:
-        return _Gather.apply(_rows(source), locations)
+        return _Gather.apply(rows_of(source), locations)
     *before, last = layers
     if not isinstance(last, nn.Conv2d):
         return last(_at(source, before, locations))
@@ -71,7 +71,7 @@ def _at(source: Tensor, layers: Sequence[nn.Module], locations: Tensor) -> Tenso
         needed, index = near[near != OUTSIDE].unique(return_inverse=True)
         values, near = _at(source, before, needed), near.masked_scatter(near != OUTSIDE, index)
     else:
-        values = _rows(source)
+        values = rows_of(source)
     patches = _Gather.apply(values, near.flatten()).view(len(near), 9 * values.shape[1])
     weight = last.weight.permute(0, 2, 3, 1).flatten(1)  # (C', 9C), a view where the layer is channels_last
     return F.linear(patches, weight, last.bias)
@@ -104,7 +104,7 @@ def _neighbours(locations: Tensor, grid: tuple[int, int]) -> Tensor:
     return (locations[:, None] + offset).where(inside.flatten(1), OUTSIDE)
 
 
-def _rows(maps: Tensor) -> Tensor:
+def rows_of(maps: Tensor) -> Tensor:
     """(B, C, H, W) -> (B * H * W, C), a view where the map is channels_last."""
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
