@@ -1,10 +1,14 @@
-"""Fixtures every test may use: the real data sets, and one thread per worker so that workers do not fight."""
+"""What holds for every test: the real data sets, one thread per worker so that workers do not fight, no deadline."""
 
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("anchorlab", settings(), deadline=None)  # 200 ms by default: a busy machine is no defect
+settings.load_profile("anchorlab")
 
 if os.environ.get("PYTEST_XDIST_WORKER"):
     torch.set_num_threads(1)

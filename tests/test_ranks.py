@@ -36,14 +36,14 @@ def test_a_box_is_found_by_one_proposal_more_than_its_rank():
 
 
 @given(st.integers(0, 1000), st.lists(st.integers(1, 120), min_size=1, max_size=5))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_found_within_counts_as_comparing_does(seed, budgets):
     rank = random_ranks(seed).rank
     np.testing.assert_array_equal(found_within(rank, budgets), np.stack([(rank < n).sum(axis=0) for n in budgets]))
 
 
 @given(st.integers(0, 1000))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_sums_over_images_give_every_figure(seed):
     ranks = random_ranks(seed)
     for key, value in figures_from_ranks(ranks.rank, ranks.counted, [1, 10, 100]).items():

@@ -55,7 +55,7 @@ def images(draw) -> Scored:
 
 
 @given(st.lists(images(), min_size=1, max_size=4), st.sampled_from([(1,), (1, 2, 5), (3, 100), (10, 50, 1000)]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_equals_pycocotools_on_adversarial_sets(dataset, budgets):
     assert measure(dataset, budgets).compute() == pytest.approx(by_pycocotools(dataset, budgets), abs=1e-9)
 
@@ -85,7 +85,7 @@ def finds_known_one_by_one(image: Scored, known: np.ndarray) -> np.ndarray:
 
 
 @given(st.lists(images(), min_size=1, max_size=3), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_proposals_on_known_objects_use_up_no_budget(dataset, data):
     budgets, metric, without = (1, 2, 5), ProposalRecall((1, 2, 5)), []
     for index, image in enumerate(dataset):
@@ -185,7 +185,7 @@ def test_figures_follow_from_the_saved_arrays(tmp_path):
 
 
 @given(st.permutations(range(5)), st.lists(st.integers(0, 4), max_size=4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_order_and_repeats_change_no_bit(order, repeats):
     rng = np.random.default_rng(1)
     dataset = [random_image(rng, 30, 4) for _ in range(5)]
@@ -230,7 +230,7 @@ def test_non_finite_proposals_and_shared_indices_are_refused():
 
 
 @given(sharp_boxes(6), sharp_boxes(6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_iou_equals_pycocotools_bit_for_bit(a, b):
     a, b = (np.array(boxes, dtype=np.float64).reshape(-1, 4) for boxes in (a, b))
     if len(a) and len(b):
@@ -241,7 +241,7 @@ def test_iou_equals_pycocotools_bit_for_bit(a, b):
 
 
 @given(sharp_boxes(8), sharp_boxes(5), st.sampled_from([1e-30, 1e-3, 1.0, 1e4, 1e30]), st.sampled_from([0, 1, 1e4]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_quick_look_in_float32_loses_no_pair(proposals, gt, scale, shift):
     """Far from the origin, where float32 has no digits left for a side, and beyond its range."""
     boxes, gt_boxes = (scale * (np.array(raw, dtype=np.float64).reshape(-1, 4) + shift) for raw in (proposals, gt))
@@ -253,7 +253,7 @@ def test_the_quick_look_in_float32_loses_no_pair(proposals, gt, scale, shift):
 
 
 @given(st.lists(st.permutations(range(5)).flatmap(lambda p: st.integers(0, 5).map(lambda n: p[:n])), max_size=9))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_serving_all_at_once_equals_serving_in_turn(wishes):
     expected = np.full(5, -1)
     for proposer, wish in enumerate(wishes):

@@ -314,7 +314,7 @@ def test_the_same_generator_gives_the_same_sample_whatever_came_before():
     assert any(one.image.shape != two.image.shape or (one.image != two.image).any() for one, two in pairwise(first))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     size=st.tuples(st.integers(2, 60), st.integers(2, 60)),
     corners=st.lists(st.tuples(*[st.floats(0, 1)] * 4), max_size=5),

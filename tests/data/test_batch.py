@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anchorlab.data.batch import Batch, Item, Target, collate
@@ -33,7 +33,6 @@ def test_images_are_channels_last_in_memory(batch):
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(SIDE, SIDE, COUNT), min_size=1, max_size=4), st.sampled_from([1, 7, 32]))
 def test_boxes_return_to_their_images(shapes, pad_to):
     items = [_item(height, width, count, row) for row, (height, width, count) in enumerate(shapes)]

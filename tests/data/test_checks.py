@@ -53,7 +53,6 @@ def test_a_box_may_reach_out_by_the_tolerance(side):
     assert usable == edge
 
 
-@settings(deadline=None)
 @given(st.tuples(ANY, ANY, ANY, ANY))
 def test_a_box_is_used_only_where_something_of_it_is_in_the_image(xyxy):
     message, usable = judge(_raw(xyxy), SIZE)
@@ -146,7 +145,7 @@ def test_the_size_of_an_image(tmp_path, write_image, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(share=st.floats(0, 0.95))
 def test_a_truncated_image_is_found(tmp_path_factory, suffix, share):
     noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)

@@ -101,7 +101,7 @@ def test_augmentation_may_draw_other_images(records):
     assert {int(dataset[epoch, 0].sample.image_id) for epoch in range(30)} == set(range(5))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.integers(0, 9), st.integers(0, 9))
 def test_processes_together_visit_what_one_alone_does(count, world, share, seed, epoch):
     batch_size = world * share

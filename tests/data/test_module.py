@@ -8,7 +8,7 @@ from typing import Any, cast
 import lightning
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.progress import _BatchProgress
@@ -58,7 +58,6 @@ def test_else_a_share_is_chosen_by_hash(make_data):
     assert {record.image_id for record in other.val_records} != ids[1]
 
 
-@settings(deadline=None)
 @given(st.integers(2, 60), st.floats(0.001, 0.999), st.integers(0, 3))
 def test_a_division_is_complete_and_stable(count, fraction, seed):
     rows = cast(list[Record], ROWS[:count])
@@ -102,7 +101,6 @@ def test_an_impossible_holdout(make_data, share):
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 3))
-@settings(deadline=None)
 def test_fewer_images_are_a_subset_of_more(few, many, seed):
     few, many = sorted((few, many))
     rows = cast(list[Record], ROWS)

@@ -34,7 +34,6 @@ def test_known_sizes(original, short, long, expected):
     assert target_size(height, width, short, long) == expected
 
 
-@settings(deadline=None)
 @given(SIDES, SIDES, st.integers(1, 1500), st.integers(1, 1500))
 def test_one_limit_is_met_and_none_is_exceeded(height, width, short, long):
     size = target_size(height, width, short, long)
@@ -45,13 +44,12 @@ def test_one_limit_is_met_and_none_is_exceeded(height, width, short, long):
     np.testing.assert_allclose(size, np.maximum([height * scale, width * scale], 1), atol=0.5 + 1e-9)
 
 
-@settings(deadline=None)
 @given(SIDES, SIDES, st.integers(1, 1500), st.integers(1, 1500))
 def test_a_turned_image_gets_a_turned_size(height, width, short, long):
     assert target_size(height, width, short, long) == target_size(width, height, short, long)[::-1]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(20, 90), st.integers(20, 90), st.integers(12, 200), st.data())
 def test_a_box_stays_on_its_object(height, width, long, data):
     x1, x2 = sorted(data.draw(st.lists(st.integers(0, width), min_size=2, max_size=2, unique=True)))

@@ -111,7 +111,7 @@ def test_images_differ_only_by_their_generator():
 # ------------------------------------------------------------------------------------------------ exact boxes
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     kind=st.sampled_from(sorted(painting.SHAPES)),
     size=st.tuples(st.integers(4, 90), st.integers(4, 90)),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anchorlab.data.checks import judge
@@ -37,7 +37,6 @@ def test_shares_become_pixels(tmp_path, write_yolo):
     assert record.category.tolist() == [0, 1]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 3000), st.data())
 def test_boxes_survive_six_decimals(height, width, data):
     x1 = data.draw(st.integers(0, width - 1))

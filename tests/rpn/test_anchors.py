@@ -45,7 +45,7 @@ def test_torchvision_preset_equals_torchvision(size, strides):
     sizes=st.lists(st.floats(8, 600), min_size=1, max_size=3),
     ratios=st.lists(st.floats(0.2, 5), min_size=1, max_size=3),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rounding_goes_torchvisions_way(sizes, ratios):
     grid = AnchorGrid(sizes, ratios, rounded=True, order="ratio", stride="inferred", strides=[16])
     expected = torchvision_boxes([sizes], ratios, [(2, 3)], (32, 48))

@@ -60,7 +60,7 @@ def rules(draw: st.DrawFn) -> MaxIoUAssigner:
 
 
 @given(rules(), images())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_equals_the_dense_reference(rule, image):
     found, expected = rule(*image), dense(rule, *image)
     assert torch.equal(found.label, expected.label)
@@ -76,7 +76,7 @@ def torchvision_assignment(anchors: Tensor, boxes: Tensor, thresholds=(0.7, 0.3)
 
 
 @given(images(), st.sampled_from([(0.7, 0.3), (0.5, 0.5)]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_equals_torchvision_without_a_floor(image, thresholds):
     anchors, boxes, _, size = image
     rule = MaxIoUAssigner(*thresholds, low_quality_floor=None)

@@ -45,7 +45,7 @@ def images(draw: st.DrawFn) -> tuple[Anchors, Tensor, Tensor, tuple[int, int]]:
 
 
 @given(images(), st.sampled_from([1, 3, 9]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_is_the_paper_s_algorithm(image, count):
     found = ATSSAssigner(candidates=count)(*image)
     anchors, boxes, ignore, _ = image

@@ -40,7 +40,7 @@ COORDINATES = st.lists(st.floats(0, 1300, width=32), min_size=4, max_size=4)
 
 
 @given(st.lists(COORDINATES, min_size=1, max_size=5), st.lists(COORDINATES, min_size=1, max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_iou_is_torchvisions_and_symmetric(a, b):
     a, b = (torch.tensor(x).unflatten(1, (2, 2)).sort(dim=1).values.flatten(1) for x in (a, b))
     iou = pairwise_iou(a, b)

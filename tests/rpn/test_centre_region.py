@@ -82,7 +82,7 @@ def images(draw: st.DrawFn) -> tuple[Anchors, Tensor, tuple[int, int]]:
 
 
 @given(images())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_box_has_a_location_and_objects_are_central(image):
     anchors, boxes, size = image
     found = CentreRegionAssigner()(anchors, boxes, torch.zeros(len(boxes), dtype=torch.bool), size)

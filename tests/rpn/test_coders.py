@@ -39,7 +39,7 @@ def test_weights_multiply_the_deltas() -> None:
     torch.testing.assert_close(weighted.decode(ANCHOR, expected), BOX)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(box_pairs())
 def test_decode_inverts_encode(pair: tuple[Tensor, Tensor]) -> None:
     anchors, boxes = pair
@@ -47,7 +47,7 @@ def test_decode_inverts_encode(pair: tuple[Tensor, Tensor]) -> None:
     torch.testing.assert_close(coder.decode(anchors, coder.encode(anchors, boxes)), boxes, rtol=1e-4, atol=2e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(box_pairs(), st.sampled_from([(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)]))
 def test_equals_torchvision(pair: tuple[Tensor, Tensor], weights: tuple[float, float, float, float]) -> None:
     anchors, boxes = pair

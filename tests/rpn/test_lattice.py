@@ -40,7 +40,7 @@ def questions(draw: st.DrawFn) -> tuple[Anchors, Tensor, lattice.Region | None]:
 
 
 @given(questions())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_best_iou_equals_brute_force(question):
     anchors, boxes, region = question
     iou = pairwise_iou(boxes, anchors.boxes) * inside(anchors, region)
@@ -48,7 +48,7 @@ def test_best_iou_equals_brute_force(question):
 
 
 @given(questions(), st.sampled_from([1e-4, 0.05, 0.3, 0.5, 0.7, 1.0, "best"]))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_pairs_above_equal_brute_force(question, threshold):
     anchors, boxes, region = question
     iou = pairwise_iou(anchors.boxes, boxes) * inside(anchors, region)[:, None]
@@ -60,7 +60,7 @@ def test_pairs_above_equal_brute_force(question, threshold):
 
 
 @given(questions(), st.sampled_from([0.01, 0.5, 1.0]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_pairs_inside_equal_brute_force(question, share):
     anchors, boxes, _ = question
     iof = pairwise_iof(anchors.boxes, boxes)

@@ -27,7 +27,7 @@ probability = st.floats(0.01, 0.99)
 
 
 @given(probability, probability)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_published_formulas(p, iou):
     assert cost(BinaryCrossEntropy(), p, True, iou) == pytest.approx(-math.log(p), rel=1e-6)
     assert cost(FocalLoss(0.25, 2), p, True) == pytest.approx(-0.25 * (1 - p) ** 2 * math.log(p), rel=1e-4)

@@ -58,7 +58,7 @@ def brute_force(boxes: Tensor, anchors: list[Anchors], regions: list) -> list[Te
 
 
 @given(questions())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_best_iou_equals_brute_force(question):
     placed, shape, boxes, anchors, regions = question
     expected = torch.tensor([iou.max() for iou in brute_force(boxes, anchors, regions)])
@@ -69,7 +69,7 @@ def test_best_iou_equals_brute_force(question):
 
 
 @given(questions(), st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.95]))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_count_above_equals_brute_force_but_for_rounding(question, threshold):
     placed, shape, boxes, anchors, regions = question
     counts = placed.count_above(shape, threshold, torch.arange(len(boxes))).tolist()

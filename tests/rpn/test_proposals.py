@@ -119,7 +119,7 @@ def test_proposals_carry_no_gradient() -> None:
     assert not found.scores.requires_grad
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6),
     num_per_level=st.lists(st.integers(0, 60), min_size=1, max_size=3),
@@ -166,7 +166,7 @@ def test_levels_may_have_thresholds_and_budgets_of_their_own() -> None:
     assert (alone.pre_nms_top_n, alone.nms_iou, alone.thinning) == (6, 0.3, "NMS 0.3")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.booleans())
 def test_equal_thresholds_per_level_are_one_threshold(seed: int, rounded: bool) -> None:
     level = random_level(seed, 30, rounded)
@@ -195,7 +195,7 @@ def test_soft_nms_of_two_boxes() -> None:
     torch.testing.assert_close(of_level.scores[3], 0.5 * torch.tensor(-5.0).exp())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.integers(0, 25), st.integers(0, 9), st.sampled_from([0.5, 0.001]), st.integers(1, 40))
 def test_soft_nms_is_the_paper_s_loop(seed: int, count: int, second: int, sigma: float, most: int) -> None:
     levels = [random_level(seed, count), random_level(seed + 1, second)]

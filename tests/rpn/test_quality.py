@@ -47,7 +47,7 @@ def scenes(draw):
 
 
 @given(scenes(), st.integers(1, 20), st.sampled_from([0.3, 0.5]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_draws_from_the_anchors_that_lie_near(scene, num, least):
     anchors, boxes = scene
     near = IoUQuality(num=num, least_iou=least).draw(anchors, boxes, seeded())
@@ -94,7 +94,7 @@ def test_loss_is_a_weighted_mean_of_cross_entropies():
 
 
 @given(st.floats(-30, 30), st.floats(-30, 30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_mean_logit_is_that_of_the_geometric_mean(a, b):
     x, y = torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
     expected = (x.sigmoid() * y.sigmoid()).sqrt()

@@ -46,7 +46,7 @@ def test_fraction_is_rounded_down():
     st.floats(0.01, 1),
     st.integers(0, 2**31),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_is_a_sample_of_each_kind(counts, num, fraction, seed):
     label = labels(*counts)
     sampler = BalancedSampler(num, fraction)
@@ -119,7 +119,7 @@ def test_each_part_of_the_negatives_gives_as_many(parts, expected):
 
 
 @given(st.integers(0, 12), st.integers(0, 80), st.integers(1, 40), st.integers(0, 2**31))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_iou_balanced_is_a_sample_of_the_budget(positives, negatives, num, seed):
     label = labels(positives, negatives, 5)
     iou = torch.rand(len(label), generator=torch.Generator().manual_seed(seed)) * 0.3

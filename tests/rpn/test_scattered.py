@@ -25,7 +25,7 @@ def listed(pairs: Pairs) -> dict[tuple[int, int], float]:
 
 
 @given(scenes(), st.sampled_from([0.05, 0.3, 0.5, 1.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equals_the_lattice(scene, threshold):
     anchors, boxes, region = scene
     free = Scattered(anchors.boxes)

@@ -30,7 +30,7 @@ def never_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sparse, "DENSE_SHARE", 1.0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     convs=st.integers(1, 3),
     shape=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 9)),

@@ -44,7 +44,7 @@ def test_overlap_counts_within_a_level() -> None:
     assert tiered([[ONE], [TRY]], [[2, 0.5]]).level.tolist() == [0, 1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 10**6),
     st.lists(st.tuples(st.integers(1, 20), st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.9, 1.0])), min_size=1, max_size=4),
@@ -71,7 +71,7 @@ def test_tiers_are_the_rule_in_loops(seed: int, steps: list[tuple[int, float]], 
     assert (found.scores <= everything.scores[taken]).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.sampled_from([0.3, 0.7]), st.integers(1, 60), st.booleans())
 def test_one_tier_is_plain_nms(seed: int, iou: float, count: int, rounded: bool) -> None:
     levels = [random_level(seed, 50, rounded), [], random_level(seed + 1, 9, rounded)]
@@ -81,7 +81,7 @@ def test_one_tier_is_plain_nms(seed: int, iou: float, count: int, rounded: bool)
         torch.testing.assert_close(found.scores, plain.scores, rtol=1e-5, atol=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(0, 300), st.integers(0, 90))
 def test_few_are_the_first_of_all(seed: int, candidates: int, count: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -16,7 +16,7 @@ figures = st.dictionaries(
 
 
 @given(rows=st.lists(figures, min_size=1, max_size=8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_is_logged_is_read_back(rows, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "metrics.csv"
     log = MetricsCSV(path)

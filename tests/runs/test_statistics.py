@@ -147,7 +147,7 @@ def test_the_same_question_has_the_same_answer():
 
 
 @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 3))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_sides_are_treated_alike(seed, one_seeds, other_seeds):
     rng = np.random.default_rng(seed)
     wanted = rng.integers(1, 20, 40).astype(float)
@@ -189,7 +189,7 @@ def test_holm_by_hand_and_for_a_larger_family():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_holm_only_raises_p_and_keeps_its_order(p):
     adjusted = holm(p)
     assert (adjusted >= np.array(p)).all()

@@ -68,7 +68,7 @@ ASSIGNERS = [
 
 
 @given(truths(), grids(), st.sampled_from(ASSIGNERS))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_cover_equals_brute_force(truth, grid, assigner):
     found = cover(truth, grid, assigner)
     for g, (box, image) in enumerate(zip(truth.boxes, truth.image.tolist(), strict=True)):
@@ -99,7 +99,7 @@ def test_cover_equals_brute_force(truth, grid, assigner):
 
 
 @given(truths(), st.lists(grids(), min_size=1, max_size=4), st.sampled_from(ASSIGNERS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_many_configurations_at_once_equal_each_alone(truth, configurations, assigner):
     for figures, grid in zip(cover_many(truth, configurations, assigner), configurations, strict=True):
         alone = cover(truth, grid, assigner).figures

@@ -41,7 +41,7 @@ def test_nine_jobs_on_paper():
     assert halving.share([9, 3, 1], [1, 3, 9]) == pytest.approx((9 + 6 + 6) / 81)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(jobs=st.integers(1, 200), epochs=st.integers(2, 100), factor=st.integers(2, 5))
 def test_fields_shrink_by_the_factor_and_never_to_nothing(jobs, epochs, factor):
     halving = Halving(factor=factor)
@@ -52,7 +52,7 @@ def test_fields_shrink_by_the_factor_and_never_to_nothing(jobs, epochs, factor):
     assert 0 < halving.share(fields, stops) <= 1
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(jobs=st.integers(9, 200), ninth=st.integers(1, 10))
 def test_a_third_of_the_compute_is_enough(jobs, ninth):
     halving = Halving()

@@ -44,7 +44,7 @@ def test_empty_axes_are_refused_by_name(wrong):
         read_space({}, [wrong])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.integers(-9, 9), min_size=1, max_size=4, unique=True), min_size=1, max_size=3))
 def test_every_combination_comes_once(values):
     arguments = [f"key{index}=choice({','.join(map(str, options))})" for index, options in enumerate(values)]
