@@ -7,9 +7,11 @@ candidates out cost.
 
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torchvision.models.detection.rpn import AnchorGenerator, RPNHead, concat_box_prediction_layers
@@ -23,7 +25,7 @@ from benchmarks.measure import Options, Row, interleaved, parse, peak_memory, re
 
 TOP_N = 1000
 OPERATORS_SHOWN = 10
-TIERS = [(20, 0.7), (70, 0.8), (100, 0.5), (800, 0.85), (1000, 0.5)]  # of conf/proposals/tiered.yaml
+TIERED = OmegaConf.load(Path(__file__).parents[1] / "conf" / "proposals" / "tiered.yaml")
 
 # (case, images in the batch, channels_last)
 CASES = (
@@ -104,8 +106,8 @@ def thinning(case: Case, batch: int, channels_last: bool, options: Options) -> l
     selectors = {
         "NMS 0.7": ProposalSelector(TOP_N, TOP_N),
         "NMS 0.7, 2,000 a level": ProposalSelector(2 * TOP_N, TOP_N),
-        "tiered NMS": TieredNMSSelector(TIERS, TOP_N, TOP_N),
-        "tiered NMS, 2,000 a level": TieredNMSSelector(TIERS, 2 * TOP_N, TOP_N),
+        "tiered NMS": TieredNMSSelector(TIERED.tiers, TOP_N, TOP_N),
+        "tiered NMS, 2,000 a level": TieredNMSSelector(TIERED.tiers, 2 * TOP_N, TOP_N),
         "soft-NMS": SoftNMSSelector(TOP_N, TOP_N),
     }
 

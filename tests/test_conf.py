@@ -28,8 +28,8 @@ DERIVED = {
     "augment": {},
     "logger": {"save_dir": "/nowhere"},
 }
-OTHER = {
-    "proposals.tiers": [[100, 0.7], [1000, 0.85]],  # another value where adding or negating gives none
+OTHER = {  # another value where adding or negating gives none
+    "proposals.tiers": [[100, 0.7], [1000, 0.85]],
     "anchor.sizes": [16, 24, 48],
     "anchor.shapes": [[[16, 32]], [[32, 64]], [[64, 128]]],
     "anchor.scale": 3,

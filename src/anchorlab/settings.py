@@ -145,7 +145,7 @@ class Tiers:
         if not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
             return False
         counts = [count for count, _ in value]
-        ascending = all(a < b for a, b in itertools.pairwise(counts)) if all(map(COUNT.accepts, counts)) else False
+        ascending = all(map(COUNT.accepts, counts)) and all(a < b for a, b in itertools.pairwise(counts))
         return ascending and all(SHARE.accepts(iou) for _, iou in value)
 
     def __str__(self) -> str:

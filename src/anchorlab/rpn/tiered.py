@@ -57,14 +57,13 @@ class TieredNMSSelector(ProposalSelector):
         """As `ProposalSelector.thin`; the scores are lowered to descend."""
         order = scores.sort(descending=True, stable=True).indices
         boxes, scores, levels = boxes[order], scores[order], levels[order]
-        taken = order.new_empty(0)
-        free = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
-        nearest = boxes.new_zeros(len(boxes))  # best IoU with one taken, of the same level
+        taken = found = order.new_empty(0)
+        nearest = boxes.new_zeros(len(boxes))  # best IoU with one taken, of the same level; infinite for those taken
         for count, iou in self.tiers:
-            left = (free & (nearest <= iou)).nonzero().squeeze(1)
-            found = left[first_of_nms(boxes[left], scores[left], levels[left], iou, count - len(taken))]
-            free[found] = False
             nearest = nearest.maximum(_best_iou_of_level(boxes, levels, found))
+            nearest[found] = torch.inf
+            left = (nearest <= iou).nonzero().squeeze(1)
+            found = left[first_of_nms(boxes[left], scores[left], levels[left], iou, count - len(taken))]
             taken = torch.cat((taken, found))
         taken = taken[: self.post_nms_top_n]
         return order[taken], strictly_descending(scores[taken])

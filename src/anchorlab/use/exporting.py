@@ -89,9 +89,10 @@ def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check]]:
     formats = list(config["formats"])
     if "onnx" in formats:
         _require_onnx()
+    images: list[Tensor] = []
     if formats != ["safetensors"]:
         require_plain(trained.network, GRAPH)  # before images are looked for
-    images = _images(trained, config) if formats != ["safetensors"] else []
+        images = _images(trained, config)
     folder = Path(config["output"] or Path("export", trained.folder.name)).expanduser()
     about = card.facts(trained)
     files: list[Path] = []
