@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_network import BOXES, IGNORE, SIZES, batch, predict, seeded
 from test_network import build as build_network
 from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
 
 from anchorlab.rpn.aligned import AlignedMap, sampling_offsets
 from anchorlab.rpn.anchors import AnchorGrid
@@ -24,6 +25,7 @@ from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.predictions import PendingPredictions
 from anchorlab.rpn.quality import IoUQuality
 from anchorlab.rpn.refinement import AnchorRefinement, Moves
+from anchorlab.rpn.sparse import rows_of
 
 STRIDE, ROWS, COLUMNS = 8, 5, 7
 
@@ -59,24 +61,29 @@ def aligned_map(stage: AnchorRefinement, feature: Tensor, moved: Tensor, anchors
     st.sampled_from([0.3, 3.0, 50.0]),
     st.sampled_from([0, 9]),
 )
-def test_chosen_locations_are_those_of_the_whole_map(seed: int, grid: tuple[int, int], far: float, count: int) -> None:
+def test_map_is_torchvision_s_deformable_convolution(seed: int, grid: tuple[int, int], far: float, count: int) -> None:
     """Values, and gradients in the map and the weights, of inputs between cells, on the edge and outside.
 
-    A level where the loss sampled nothing gives nothing, and teaches nothing.
+    Of chosen locations, none among them, and of the whole map in parts.
     """
     torch.manual_seed(seed)
     source = torch.randn(2, 6, *grid, dtype=torch.float32, requires_grad=True)
     offset = torch.randn(2, 18, *grid) * far
     offset[:, ::4] = offset[:, ::4].round()
-    aligned = AlignedMap(source, offset, nn.Conv2d(6, 6, 3))
+    layer = nn.Conv2d(6, 6, 3)
+    aligned, parameters = AlignedMap(source, offset, layer), [source, *layer.parameters()]
     locations = torch.randperm(2 * grid[0] * grid[1])[:count]
-    parameters = [source, *aligned.layer.parameters()]
-    values, gradients = [], []
-    for chosen in (aligned.whole().permute(0, 2, 3, 1).flatten(0, 2)[locations], aligned.at(locations)):
-        values.append(chosen)
-        gradients.append(torch.autograd.grad(chosen.square().sum(), parameters))
-    torch.testing.assert_close(*values, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+    expected = deform_conv2d(source, offset, layer.weight, layer.bias, padding=(1, 1)).relu()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anchorlab.rpn.aligned.AT_ONCE", 16)
+        whole = aligned.whole()
+    for found, wanted in ((whole, expected), (aligned.at(locations), rows_of(expected)[locations])):
+        values, gradients = [], []
+        for value in (found, wanted):
+            values.append(value)
+            gradients.append(torch.autograd.grad(value.square().sum(), parameters, retain_graph=True))
+        torch.testing.assert_close(*values, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 def test_moved_anchor_takes_its_features_from_where_it_went() -> None:

@@ -1,7 +1,8 @@
 """Features that follow moved anchors: a 3x3 convolution over each anchor, everywhere or where a loss asks.
 
-The adaptive convolution of Vu et al. 2019, "Cascade RPN", section 3.3. Everywhere it is torchvision's `deform_conv2d`;
-for the few anchors that a loss samples, whose inputs are a few thousand places of the map, those are looked up alone.
+The adaptive convolution of Vu et al. 2019, "Cascade RPN", section 3.3: torchvision's `deform_conv2d`. For the few
+anchors that a loss samples, whose inputs are a few thousand places of the map, those are looked up alone; on a CPU that
+is faster for the whole map, too.
 
 B images | C channels | H, W the level's grid | n chosen locations, as indices into B * H * W
 """
@@ -16,6 +17,9 @@ from torchvision.ops import deform_conv2d
 
 from anchorlab.rpn.lattice import LevelGrid
 from anchorlab.rpn.sparse import rows_of
+
+AT_ONCE = 8192
+"""Locations of a whole map whose inputs are looked up together, on a CPU: 9 kB each with 256 channels, 75 MB in all."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class AlignedMap:
 
     def whole(self) -> Tensor:
         """(B, C, H, W)."""
+        if self.source.device.type == "cpu":  # deform_conv2d there: 4 times the time, 14 times that of the gradient
+            everywhere = torch.arange(self.source[:, 0].numel()).split(AT_ONCE)
+            rows = torch.cat([self.at(locations) for locations in everywhere])
+            return rows.unflatten(0, (-1, *self.grid)).permute(0, 3, 1, 2)
         # deform_conv2d wants one type; at half precision its positions would be a cell off on large maps.
         with torch.autocast(self.source.device.type, enabled=False):
             weight, bias = self._parameters()
