@@ -30,12 +30,12 @@ def test_experiment_trains_one_step(experiment, small, tmp_path, real_data):
 
 
 COMBINATIONS = [
-    "assigner=atss loss=giou loss.box_weight=4 quality=iou proposals=soft_nms",
+    "assigner=atss loss=giou quality=iou proposals=soft_nms",
     "assigner=centre_region loss=diou quality=centerness sampler=iou_balanced proposals=tiered",
     "sampler=all objectness=focal head.prior=0.01 loss=ciou loss.divisor=positives proposals.nms_iou=[0.7,0.7,0.6]",
     "sampler=all objectness=varifocal head.prior=0.01 loss=iou loss.divisor=positives quality=iou",
     "objectness=quality_focal quality=iou quality.background=16 quality.score=quality",
-    "cascade=two_stage anchor.ratios=[1] head.convs=0 loss=iou quality=iou",
+    "cascade=two_stage assigner=max_iou anchor.ratios=[1] head.convs=0 loss=iou quality=iou",
 ]
 
 

@@ -37,7 +37,8 @@ class Quality:
     Args:
         num: anchors drawn per image, of those whose IoU with some box is at least `least_iou`: loosely placed ones,
             many of which are neither object nor background for the assigner (its paper: 256, 0.3).
-        background: anchors drawn per image of the others, for which the number is 0 (its paper: none).
+        background: anchors drawn per image of the others, for which the number is 0 (its paper: none; its code draws
+            256 in all, and fills up with those of IoU below 0.1).
         weight: factor of the loss, which is a mean over the anchors drawn in the batch.
         score: what ranks proposals: "both", the square root of objectness x quality; "quality" alone; "objectness"
             alone, where the output is only to shape the features.

@@ -73,7 +73,7 @@ def look_ahead(config: Mapping[str, Any], data: DataModule, network: RegionPropo
         return Preflight({}, "no boxes in the training split")
     coverage = cover(truth, network.anchors, network.assigner)
     axes = {name: coverage.figures[name] for name in ("coverage", "possible_recall_50", "positives_per_image")}
-    line = _line(coverage)
+    line = _line(coverage, network.assigner is coverage.assigner)
     if axes["coverage"] >= config["preflight_least"]:
         return Preflight(axes, line)
     share, threshold, least = axes["coverage"], coverage.assigner.foreground_iou, config["preflight_least"]
@@ -86,13 +86,15 @@ def look_ahead(config: Mapping[str, Any], data: DataModule, network: RegionPropo
     return Preflight(axes, line, warning)
 
 
-def _line(coverage: Coverage) -> str:
+def _line(coverage: Coverage, assigned: bool) -> str:
+    """What the anchors cover; also what says "object" of them, where `assigned` by the IoU that coverage goes by."""
     figures, threshold = coverage.figures, coverage.assigner.foreground_iou
     parts = [
         f"{figures['coverage']:.3f} of {len(coverage.truth):,} training boxes have an anchor of IoU >= {threshold:g}",
         f"{figures['possible_recall_50']:.3f} of IoU >= 0.5",
-        f"{figures['positives_per_box']:.1f} positive anchors per box",
     ]
+    if assigned:
+        parts.append(f"{figures['positives_per_box']:.1f} positive anchors per box")
     if figures["untouched"] > 0:
         parts.append(f"{figures['untouched']:.3f} touched by none")
     return "; ".join(parts)
