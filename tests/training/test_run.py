@@ -178,8 +178,9 @@ def test_wandb_run_of_a_training_holds_everything(small, train, tmp_path):
     read = subprocess.run([command()[0], *inspect[1:]], capture_output=True, text=True, check=True).stdout
     figures = ("recall_table", "best_AR_100", "val/AR_1000", "val/image_")
     axes = ("anchors_per_image", "ratio_span", "possible_recall_50")
-    for words in (*figures, *axes, "funnel", "anchors/pictures", "study"):
+    for words in (*figures, *axes, "anchors/funnel", "anchors/attribution", "study"):
         assert words in read, words
+    assert "WARNING" not in done.stdout + done.stderr
 
 
 def test_ema_is_what_is_validated_and_kept(small, train, tmp_path):

@@ -55,7 +55,8 @@ class AnchorOutcome(Callback):
                 logger.log_table("anchors", *table_rows(report))
                 logger.log_table("funnel", *_rows(report))
                 if logger.media:
-                    logger.log_image("anchors/pictures", [str(path) for path in files])
+                    for path in files:  # a key each: W&B takes one size for all images of a key
+                        logger.log_image(f"anchors/{path.stem}", [str(path)])
 
 
 def keep_outcome(
