@@ -1,6 +1,7 @@
 """A small data set and the command that trains on it: real processes, as people start them."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.training.processes import Forker
+
+for _inherited in (signal.SIGINT, signal.SIGHUP):  # a shell's background jobs and nohup hand them down ignored
+    if signal.getsignal(_inherited) == signal.SIG_IGN:
+        signal.signal(_inherited, signal.SIG_DFL)
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
