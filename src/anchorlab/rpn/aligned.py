@@ -44,7 +44,7 @@ class AlignedMap:
 
     def whole(self) -> Tensor:
         """(B, C, H, W)."""
-        if self.source.device.type == "cpu":  # deform_conv2d there: 4 times the time, 14 times that of the gradient
+        if self.source.device.type == "cpu":  # deform_conv2d is slow there, and its gradient slower
             everywhere = torch.arange(self.source[:, 0].numel()).split(AT_ONCE)
             rows = torch.cat([self.at(locations) for locations in everywhere])
             return rows.unflatten(0, (-1, *self.grid)).permute(0, 3, 1, 2)
@@ -64,9 +64,8 @@ class AlignedMap:
         with torch.autocast(offset.device.type, enabled=False):
             weight, bias = self._parameters()
             inputs = bilinear(self.source.float(), image.flatten(), y.flatten(), x.flatten())  # (9n, C)
-            return F.linear(
-                inputs.view(len(locations), 9 * inputs.shape[1]), weight.permute(0, 2, 3, 1).flatten(1), bias
-            ).relu()
+            patches = inputs.view(len(locations), 9 * inputs.shape[1])  # n may be 0, where -1 would not do
+            return F.linear(patches, weight.permute(0, 2, 3, 1).flatten(1), bias).relu()
 
     def _parameters(self) -> tuple[Tensor, Tensor]:
         return self.layer.weight.float(), cast(Tensor, self.layer.bias).float()
