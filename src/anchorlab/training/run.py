@@ -1,7 +1,7 @@
 """One run from its config to its folder: build, say what will happen, train, keep and show what came out."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,24 +48,28 @@ from anchorlab.training.watch import DataWatch
 
 FAILED = 1
 
+MakeNetwork = Callable[[Mapping[str, Any]], RegionProposalNetwork]
 
-def run_from_command_line(config: DictConfig) -> None:
+
+def run_from_command_line(config: DictConfig, make_network: MakeNetwork = build_network) -> None:
     """What train.py does with a composed config."""
     hydra = HydraConfig.get()
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     settings = {str(key): value for key, value in plain.items()}
-    run_settings(settings, Path(hydra.runtime.output_dir), hydra.overrides.task)
+    run_settings(settings, Path(hydra.runtime.output_dir), hydra.overrides.task, make_network)
 
 
-def run_settings(settings: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> None:
+def run_settings(
+    settings: Mapping[str, Any], folder: Path, overrides: Sequence[str], make_network: MakeNetwork = build_network
+) -> None:
     """Train, or go on, in `folder`; a person's error is one sentence and no traceback.
 
     Exit codes: 2 for settings and data that a person has to change, 1 for a run that broke, 128 + its number for a
     signal (of the first process; the others then leave with 0, so that none of them looks like a failure).
     """
     try:
-        train(resumed_config(settings, overrides), folder, overrides)
+        train(resumed_config(settings, overrides), folder, overrides, make_network)
     except (SettingError, DataError) as error:
         exit_with(error)
     except (NonFiniteLossError, FloatingPointError, LostWorkerError) as error:
@@ -82,8 +86,17 @@ def run_settings(settings: Mapping[str, Any], folder: Path, overrides: Sequence[
         raise SystemExit(FAILED) from error
 
 
-def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
-    """Train one RPN into `folder`; the figures of its last validation. `overrides` are kept in its record.
+def train(
+    config: Mapping[str, Any],
+    folder: Path,
+    overrides: Sequence[str] = (),
+    make_network: MakeNetwork = build_network,
+) -> dict[str, float]:
+    """Train one RPN into `folder`; the figures of its last validation.
+
+    Args:
+        overrides: kept in the run's record.
+        make_network: from the config to the network; the place for a network of one's own.
 
     Raises:
         SettingError: settings that fit no network, data or machine.
@@ -100,7 +113,7 @@ def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
             record.claim()
     try:
         with StopRequest() as stop:
-            return _train(config, record, overrides, stop)
+            return _train(config, record, overrides, stop, make_network)
     except (SettingError, DataError) as error:
         if writes and config["resume"] is None:
             if not record.content:
@@ -114,13 +127,17 @@ def train(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
 
 
 def _train(
-    config: Mapping[str, Any], record: RunRecord, overrides: Sequence[str], stop: StopRequest
+    config: Mapping[str, Any],
+    record: RunRecord,
+    overrides: Sequence[str],
+    stop: StopRequest,
+    make_network: MakeNetwork,
 ) -> dict[str, float]:
     command = config_hash(dict(config))
     seed_everything(config["seed"], verbose=False)
     data = build_data(config)
     config = with_fitted_anchors(config, data)
-    network = build_network(config)
+    network = make_network(config)
     started_from = _start_weights(config, network)
     with user_errors():
         data.setup()

@@ -1,0 +1,133 @@
+"""torchvision's own RPN as the network of a run: the baseline that the recipes are measured against.
+
+    python experiments/recipe/torchvision_rpn.py data=voc data.root=<folder> [what train.py takes]
+
+Data, backbone, optimizer, schedule and scoring are those of `python train.py experiment=recipe`. torchvision's code does
+the rest: anchors, head, assignment, sampling, loss, NMS. The checkpoint is one of ours, so that evaluate.py and
+compare.py read the run.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import hydra
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRPN
+from torchvision.models.detection.rpn import RPNHead
+
+from anchorlab.command import check_command_line
+from anchorlab.rpn.losses import LossCounts
+from anchorlab.rpn.network import Losses, RegionProposalNetwork, Sizes
+from anchorlab.rpn.proposals import Proposals
+from anchorlab.training.build import build_network
+from anchorlab.training.run import run_from_command_line
+
+CONFIGS = Path(__file__).resolve().parents[2] / "conf"
+SETTINGS = (
+    "experiment=recipe",
+    "anchor=torchvision",
+    "head=sigmoid",
+    "assigner=torchvision",
+    "proposals=torchvision",
+    "trainer.sampled_only=false",
+    "callbacks.pictures.images=0",  # they and the outcome of each anchor read our predictions
+    "callbacks.outcome.images=0",
+)
+TOP_N = {"training": 2000, "testing": 1000}  # of torchvision's detectors, before and after NMS
+
+
+class Maps(NamedTuple):
+    """What torchvision's RPN is called with."""
+
+    images: Tensor  # (B, 3, H, W)
+    features: list[Tensor]  # one (B, channels, h, w) per level
+
+
+class Network(RegionProposalNetwork):
+    """Our network with forward, loss and proposals by torchvision's code, on the weights of our backbone and head."""
+
+    def __init__(self, ours: RegionProposalNetwork, anchors: AnchorGenerator) -> None:
+        parts = (ours.backbone, ours.anchors, ours.head, ours.coder, ours.assigner, ours.sampler)
+        super().__init__(*parts, ours.criterion, ours.selector)
+        rpn = TorchvisionRPN(anchors, SharedHead(ours), 0.7, 0.3, 256, 0.5, TOP_N, TOP_N, 0.7)
+        self._rpn = (rpn,)  # in a tuple: no module of its own, as its weights have their names already
+
+    @property
+    def learns_from_few(self) -> bool:
+        return False
+
+    def forward(self, images: Tensor) -> Any:
+        return Maps(images, self.backbone(images))
+
+    def loss(
+        self,
+        predictions: Any,
+        boxes: Sequence[Tensor],
+        ignore: Sequence[Tensor],
+        sizes: Sizes,
+        generators: Sequence[torch.Generator],
+        average: Callable[[LossCounts], LossCounts] | None = None,
+    ) -> Losses:
+        """torchvision's, which knows no ignored regions, draws by torch's own random numbers and counts nothing."""
+        targets = [{"boxes": box[~ignored].float()} for box, ignored in zip(boxes, ignore, strict=True)]
+        _, losses = self._run(predictions, sizes, targets)
+        unknown = torch.full((len(boxes),), math.nan)
+        return Losses(losses["loss_objectness"], losses["loss_rpn_box_reg"], unknown, unknown, {})
+
+    def propose(self, predictions: Any, sizes: Sizes) -> list[Proposals]:
+        """torchvision gives boxes, best first, without scores: these say the order alone."""
+        found, _ = self._run(predictions, sizes)
+        return [_in_order(boxes) for boxes in found]
+
+    def _run(
+        self, maps: Maps, sizes: Sizes, targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        rpn = self._rpn[0].train(targets is not None)
+        pairs = [(int(height), int(width)) for height, width in sizes]
+        features = {str(level): feature for level, feature in enumerate(maps.features)}
+        return rpn(ImageList(maps.images, pairs), features, targets)
+
+
+class SharedHead(RPNHead):
+    """torchvision's head on the convolutions of ours; in float32 what it gives, as its boxes would be of bf16 else."""
+
+    def __init__(self, ours: RegionProposalNetwork) -> None:
+        k = ours.head.num_anchors[0]
+        super().__init__(ours.backbone.channels, k)
+        self.conv[0][0] = ours.head.conv[0]  # pyright: ignore[reportIndexIssue]
+        self.cls_logits = cast(nn.Conv2d, ours.head.scores[str(k)])
+        self.bbox_pred = cast(nn.Conv2d, ours.head.deltas[str(k)])
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, deltas = super().forward(x)
+        return [level.float() for level in logits], [level.float() for level in deltas]
+
+
+def torchvision_network(config: Mapping[str, Any]) -> Network:
+    sizes, ratios = config["anchor"]["sizes"], config["anchor"]["ratios"]
+    anchors = AnchorGenerator(tuple((size,) for size in sizes), (tuple(ratios),) * len(sizes))
+    return Network(build_network(config), anchors)
+
+
+def _in_order(boxes: Tensor) -> Proposals:
+    nothing = torch.zeros(len(boxes), dtype=torch.int64)
+    return Proposals(boxes, torch.linspace(1, 0, len(boxes)), nothing, nothing)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
+def main(config: DictConfig) -> None:
+    OmegaConf.update(config, "rpn", "torchvision", force_add=True)  # compare.py tells the runs apart by it
+    run_from_command_line(config, torchvision_network)
+
+
+if __name__ == "__main__":
+    sys.argv[1:1] = SETTINGS
+    check_command_line("train", CONFIGS)
+    main()
