@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).resolve().parent / "conf"
 def main(config: DictConfig) -> None:
     from anchorlab.runs.command import compare_from_command_line  # numpy, scipy, rich: not for --help
 
-    compare_from_command_line(config)
+    compare_from_command_line(config, CONFIGS)
 
 
 if __name__ == "__main__":

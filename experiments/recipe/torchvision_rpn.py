@@ -2,8 +2,8 @@
 
     python experiments/recipe/torchvision_rpn.py data=voc data.root=<folder> [what train.py takes]
 
-Data, backbone, optimizer, schedule and scoring are those of `python train.py experiment=recipe`. torchvision's code does
-the rest: anchors, head, assignment, sampling, loss, NMS. The checkpoint is one of ours, so that evaluate.py and
+Data, backbone, optimizer, schedule and scoring are those of `python train.py experiment=recipe`; anchors, head,
+assignment, sampling, loss and NMS are torchvision's code. The checkpoint is one of ours, so that evaluate.py and
 compare.py read the run.
 """
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 from anchorlab.command import check_overrides
+from anchorlab.runs.choices import choices_of
 from anchorlab.runs.comparison import Comparison, Question, compare, run_names, split_terms, telling_keys
 from anchorlab.runs.record import RunRecord, read_run
 from anchorlab.runs.report import answer, as_csv, as_markdown, on_screen, people
@@ -204,6 +206,31 @@ def test_a_wrong_baseline_is_one_sentence(sweep, asked, message):
     with pytest.raises(SettingError) as caught:
         compared(sweep, baseline=asked)
     assert message in str(caught.value)
+
+
+def test_a_choice_is_named_and_asked_for_as_it_was_typed(tmp_path):
+    for choice in ("assigner=max_iou", "assigner=atss", "quality=iou"):
+        settings = check_overrides("train", ROOT / "conf", ["quality=none", choice, "loss=smooth_l1"])
+        write_run(tmp_path / choice, {**settings, "anchor": config()["anchor"]})
+    write_run(tmp_path / "own", {**settings, "anchor": config()["anchor"], "quality": {"_target_": "mine.Quality"}})
+    (table,) = compared(tmp_path, baseline="assigner=max_iou", choices=choices_of(ROOT / "conf")).tables
+    labels = {entry.runs[0].folder.name: entry.label for entry in table.entries}
+    assert "assigner=max_iou, quality=none" in labels["assigner=max_iou"]
+    assert "assigner=atss" in labels["assigner=atss"]
+    assert "quality=iou" in labels["quality=iou"]
+    assert "quality=mine.Quality" in labels["own"]
+    assert [entry.runs[0].folder.name for entry in table.entries if entry.verdict == "baseline"] == ["assigner=max_iou"]
+
+
+def test_every_choice_that_stands_for_a_class_brings_it_in():
+    known = choices_of(ROOT / "conf")
+    assert known["loss", "anchorlab.rpn.losses.GIoULoss"] == "giou"
+    assert known["cascade", None] == "none"
+    for (group, target), choice in known.items():
+        path = ROOT / "conf" / group / f"{choice}.yaml"
+        assert yaml.safe_load(path.read_text())["_target_"] == target, path
+        twice = [p.stem for p in path.parent.glob("*.yaml") if f"_target_: {target}\n" in p.read_text()]
+        assert target is None or twice == [choice]
 
 
 def test_a_table_without_the_baseline_tests_nothing(tmp_path):

@@ -65,6 +65,8 @@ def browser(chromium, page) -> Iterator[webdriver.Chrome]:
     """The page, freshly opened; afterwards the console has to be empty."""
     chromium.get_log("browser")
     chromium.get(page.as_uri())
+    drawn = "return document.readyState === 'complete' && document.querySelector('#table tbody tr') !== null"
+    WebDriverWait(chromium, 60).until(lambda browser: browser.execute_script(drawn))  # a busy machine takes seconds
     yield chromium
     assert chromium.get_log("browser") == []
 

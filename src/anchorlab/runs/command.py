@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from anchorlab.command import exit_with
+from anchorlab.runs.choices import Choices, choices_of
 from anchorlab.runs.comparison import Comparison, Question, compare
 from anchorlab.runs.files import write_whole
 from anchorlab.runs.page import as_page
@@ -16,14 +17,15 @@ from anchorlab.settings import SettingError
 from anchorlab.terminal import console
 
 
-def compare_from_command_line(config: DictConfig) -> None:
+def compare_from_command_line(config: DictConfig, configs: Path) -> None:
+    """`configs`: the folder of the groups that runs were composed from."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
     try:
         if plain["wandb"]["save"] and plain["wandb"]["entity"] is None:
             raise SettingError(
                 "wandb.entity has no value: give the user or team that owns the project, wandb.entity=..."
             )
-        comparison = compared(plain)
+        comparison = compared(plain, choices_of(configs))
         console().print(on_screen(comparison, plain["rows"]))
         console().print(f"\n{answer(comparison)}", style="bold", markup=False, soft_wrap=True)
         for path in write(comparison, output_folder(plain["runs"], plain["output"]), plain["gallery"]):
@@ -34,7 +36,7 @@ def compare_from_command_line(config: DictConfig) -> None:
         exit_with(error)
 
 
-def compared(config: dict[str, Any]) -> Comparison:
+def compared(config: dict[str, Any], choices: Choices) -> Comparison:
     """The comparison that a plain config asks for.
 
     Raises:
@@ -46,6 +48,7 @@ def compared(config: dict[str, Any]) -> Comparison:
         baseline=None if config["baseline"] is None else str(config["baseline"]),
         images=config["images"],
         bootstrap=Bootstrap(**config["bootstrap"]),
+        choices=choices,
     )
     return compare(runs, question, problems)
 

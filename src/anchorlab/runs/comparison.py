@@ -16,6 +16,7 @@ import numpy as np
 import yaml
 
 from anchorlab.ranks import Figure
+from anchorlab.runs.choices import TARGET, Choices, as_typed, shown
 from anchorlab.runs.identity import settings_that_count
 from anchorlab.runs.record import Run
 from anchorlab.runs.scores import ImageKeys, Scores, common_images, read_scores
@@ -44,6 +45,7 @@ class Entry:
         settings: what counts in its config and is not the same in the whole table, by dotted key.
         telling: keys of those that tell it from the other rows, for its label (`telling_keys`).
         scores: of each run; empty where none was validated.
+        choices: by which classes are named as one types them.
     """
 
     runs: tuple[Run, ...]
@@ -51,6 +53,7 @@ class Entry:
     settings: dict[str, Any]
     scores: tuple[Scores, ...]
     telling: tuple[str, ...] = ()
+    choices: Choices = field(default_factory=dict)
     difference: Difference | None = None
     p_holm: float | None = None
     verdict: str = ""
@@ -73,7 +76,7 @@ class Entry:
         keys = [key for key in self.telling if key in self.settings]
         named = sorted(set(self.settings).intersection(keys[:LABELLED]), key=list(self.settings).index)
         named.sort(key=lambda key: not key.startswith("anchor."))
-        parts = [f"{short_key(key, self.settings)}={shown(self.settings[key])}" for key in named]
+        parts = [f"{short_key(key, self.settings)}={as_typed(key, self.settings[key], self.choices)}" for key in named]
         more = f" and {len(keys) - LABELLED} more" if len(keys) > LABELLED else ""
         return ", ".join(parts) + more or self.name
 
@@ -138,12 +141,14 @@ class Question:
         images: `same` puts runs that were scored on other images into tables of their own; `common` scores all on
             the images they share.
         bootstrap: how differences are judged.
+        choices: of the config groups, so that `assigner=atss` may be asked for and is what labels say.
     """
 
     metric: str = "AR_100"
     baseline: str | None = None
     images: str = "same"
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    choices: Choices = field(default_factory=dict)
 
 
 def compare(runs: Sequence[Run], question: Question, notes: Iterable[str] = ()) -> Comparison:
@@ -156,7 +161,7 @@ def compare(runs: Sequence[Run], question: Question, notes: Iterable[str] = ()) 
     shared = common_images(runs) if question.images == "common" else None
     scores, problems = read_scores(runs, figure, shared)
     members, repeats = _newest_of_each(list(zip(runs, run_names(runs), scores, strict=True)))
-    entries = _entries(members)
+    entries = _entries(members, question.choices)
     tables = _name_tables([_rank(rows, question.metric) for rows in entries if rows[0].scores])
     baselines = _baselines(tables, question.baseline)
     return Comparison(
@@ -188,15 +193,15 @@ def _newest_of_each(members: Sequence[Member]) -> tuple[list[Member], list[Run]]
     return [member for member in members if id(member[0]) in kept], repeats
 
 
-def _entries(members: Sequence[Member]) -> list[list[Entry]]:
+def _entries(members: Sequence[Member], choices: Choices) -> list[list[Entry]]:
     """The entries of each set of images, and those without scores: one for runs alike in settings and status."""
     by_data: dict[str | None, list[Member]] = {}
     for member in members:
         by_data.setdefault(member[2].data if member[2] else None, []).append(member)
-    return [_entries_of(rows) for rows in by_data.values()]
+    return [_entries_of(rows, choices) for rows in by_data.values()]
 
 
-def _entries_of(members: Sequence[Member]) -> list[Entry]:
+def _entries_of(members: Sequence[Member], choices: Choices) -> list[Entry]:
     settings = [settings_that_count(run.config) for run, _, _ in members]
     keys = dict.fromkeys(key for of_run in settings for key in of_run)
     differing = [key for key in keys if len({shown(of_run.get(key)) for of_run in settings if of_run}) > 1]
@@ -211,6 +216,7 @@ def _entries_of(members: Sequence[Member]) -> list[Entry]:
             settings={key: settings[rows[0]].get(key) for key in differing if settings[rows[0]]},
             scores=tuple(score for at in rows if (score := members[at][2]) is not None),
             telling=telling,
+            choices=choices,
         )
         for rows in (sorted(rows, key=lambda at: members[at][0].seed or 0) for rows in groups.values())
     ]
@@ -237,8 +243,8 @@ def telling_keys(settings: Sequence[Mapping[str, Any]], differing: Sequence[str]
 
 
 def _comes_with_a_class(key: str, values: Mapping[str, Sequence[str]]) -> bool:
-    classes = values.get(f"{key.rpartition('.')[0]}._target_")
-    if classes is None or key.endswith("._target_"):
+    classes = values.get(key.rpartition(".")[0] + TARGET)
+    if classes is None or key.endswith(TARGET):
         return False
     return len(set(zip(classes, values[key], strict=True))) == len(set(classes))
 
@@ -301,7 +307,13 @@ def _is_asked(entry: Entry, asked: str) -> bool:
     if any(Path(asked).resolve() == run.folder.resolve() for run in entry.runs):
         return True
     terms = [term.partition("=") for term in split_terms(asked)]
-    known = settings_that_count(entry.runs[0].config) | entry.runs[0].axes | {"status": entry.status}
+    settings = settings_that_count(entry.runs[0].config)
+    groups = {
+        key.removesuffix(TARGET): as_typed(key, value, entry.choices)
+        for key, value in settings.items()
+        if key.endswith(TARGET)
+    }
+    known = settings | entry.runs[0].axes | groups | {"status": entry.status}
     return all(
         sign and any(_same(known[name], value) for name in known if name == key or name.endswith(f".{key}"))
         for key, sign, value in terms
@@ -404,23 +416,9 @@ def _notes(tables: Sequence[Table], repeats: Sequence[Run], restricted: ImageKey
 # ---------------------------------------------------------------------------------------------------- helpers
 
 
-def shown(value: Any) -> str:
-    """A setting as one types it; a class by its own name."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(shown(item) for item in value) + "]"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    text = str(value)
-    return text.rsplit(".", 1)[-1] if text.startswith(("anchorlab.", "torch.")) else text
-
-
 def short_key(key: str, among: Iterable[str]) -> str:
     """`k` for anchor.k where no other key ends so; a class stands under its group's name."""
-    key, among = key.removesuffix("._target_"), [other.removesuffix("._target_") for other in among]
+    key, among = key.removesuffix(TARGET), [other.removesuffix(TARGET) for other in among]
     tail = key.rsplit(".", 1)[-1]
     return tail if sum(other.rsplit(".", 1)[-1] == tail for other in among) == 1 else key
 

@@ -19,7 +19,8 @@ from plotly.offline import get_plotlyjs
 
 from anchorlab import __version__
 from anchorlab.ranks import AT_50, AT_70, THRESHOLDS
-from anchorlab.runs.comparison import Comparison, Entry, Mean, Table, shown
+from anchorlab.runs.choices import shown
+from anchorlab.runs.comparison import Comparison, Entry, Mean, Table
 from anchorlab.runs.diagnosis import read_diagnosis
 from anchorlab.runs.gallery import Scene, read_scenes
 from anchorlab.runs.identity import all_settings, settings_that_count
