@@ -24,7 +24,7 @@ from torchvision.models.detection.rpn import RPNHead
 
 from anchorlab.command import check_command_line
 from anchorlab.rpn.losses import LossCounts
-from anchorlab.rpn.network import Losses, RegionProposalNetwork, Sizes
+from anchorlab.rpn.network import Losses, RegionProposalNetwork, Sizes, as_pairs
 from anchorlab.rpn.proposals import Proposals
 from anchorlab.training.build import build_network
 from anchorlab.training.run import run_from_command_line
@@ -78,7 +78,7 @@ class Network(RegionProposalNetwork):
         """torchvision's, which knows no ignored regions, draws by torch's own random numbers and counts nothing."""
         targets = [{"boxes": box[~ignored].float()} for box, ignored in zip(boxes, ignore, strict=True)]
         _, losses = self._run(predictions, sizes, targets)
-        unknown = torch.full((len(boxes),), math.nan)
+        unknown = losses["loss_objectness"].new_full((len(boxes),), math.nan)
         return Losses(losses["loss_objectness"], losses["loss_rpn_box_reg"], unknown, unknown, {})
 
     def propose(self, predictions: Any, sizes: Sizes) -> list[Proposals]:
@@ -90,10 +90,9 @@ class Network(RegionProposalNetwork):
         self, maps: Maps, sizes: Sizes, targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         rpn = self._rpn[0].train(targets is not None)
-        pairs = [(int(height), int(width)) for height, width in sizes]
         # In float32: torchvision's anchors take the type of the maps, and bf16 rounds a corner at 300 px to 2 px.
         features = {str(level): feature.float() for level, feature in enumerate(maps.features)}
-        return rpn(ImageList(maps.images, pairs), features, targets)
+        return rpn(ImageList(maps.images, as_pairs(sizes)), features, targets)
 
 
 class SharedHead(RPNHead):
@@ -118,8 +117,8 @@ def torchvision_network(config: Mapping[str, Any]) -> Network:
 
 
 def _in_order(boxes: Tensor) -> Proposals:
-    nothing = torch.zeros(len(boxes), dtype=torch.int64)
-    return Proposals(boxes, torch.linspace(1, 0, len(boxes)), nothing, nothing)
+    nothing = boxes.new_zeros(len(boxes), dtype=torch.int64)
+    return Proposals(boxes, torch.linspace(1, 0, len(boxes), device=boxes.device), nothing, nothing)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")

@@ -64,11 +64,14 @@ def chromium() -> Iterator[webdriver.Chrome]:
 def browser(chromium, page) -> Iterator[webdriver.Chrome]:
     """The page, freshly opened; afterwards the console has to be empty."""
     chromium.get_log("browser")
-    chromium.get(page.as_uri())
-    drawn = "return document.readyState === 'complete' && document.querySelector('#table tbody tr') !== null"
-    WebDriverWait(chromium, 60).until(lambda browser: browser.execute_script(drawn))  # a busy machine takes seconds
+    open_page(chromium, page)
     yield chromium
     assert chromium.get_log("browser") == []
+
+
+def open_page(browser: webdriver.Chrome, path: Path) -> None:
+    browser.get(path.as_uri())
+    wait(browser, "return document.getElementById('answer')?.textContent.length > 0")  # a busy machine takes seconds
 
 
 def rows(browser: webdriver.Chrome, column: str = "run") -> list[str]:
@@ -305,7 +308,7 @@ def test_text_can_be_told_from_its_ground(browser):
 
 def test_a_page_without_scores_says_so(chromium, tmp_path, sweep):
     path = page_of(sweep / "14", tmp_path / "comparison.html")
-    chromium.get(path.as_uri())
+    open_page(chromium, path)
     assert chromium.find_element(By.ID, "answer").text == "No run has scores yet."
     assert "anchor.k=99 leaves no memory" in chromium.find_element(By.ID, "notes").text
     assert chromium.get_log("browser") == []
@@ -314,7 +317,7 @@ def test_a_page_without_scores_says_so(chromium, tmp_path, sweep):
 def test_two_data_sets_are_switched_between_never_mixed(chromium, tmp_path):
     for number, (data, k) in enumerate([(0, 3), (0, 6), (1, 3)]):
         write_run(tmp_path / "runs" / str(number), config(anchor__k=k), data=data, images=8)
-    chromium.get(page_of(tmp_path / "runs", tmp_path / "comparison.html", gallery=0).as_uri())
+    open_page(chromium, page_of(tmp_path / "runs", tmp_path / "comparison.html", gallery=0))
     assert len(rows(chromium)) == 2
     Select(chromium.find_element(By.ID, "data")).select_by_index(1)
     assert len(rows(chromium)) == 1

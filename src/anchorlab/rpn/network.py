@@ -162,7 +162,7 @@ class RegionProposalNetwork(nn.Module):
                 which other images share the batch or the process.
             average: the mean of the counts over all processes that share a batch; None: there is one.
         """
-        pairs = _as_pairs(sizes)
+        pairs = as_pairs(sizes)
         images = enumerate(zip(boxes, ignore, pairs, generators, strict=True))
         targets = [self.targets(predictions.anchors_of(i), *image) for i, image in images]
         moves = self._moves(predictions.anchors, zip(boxes, ignore, pairs, strict=True))
@@ -202,12 +202,12 @@ class RegionProposalNetwork(nn.Module):
 
     def propose(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
         """The proposals of each image, best first, clipped to its own (height, width), without gradient."""
-        return self.selector(predictions.logits, predictions.deltas, predictions.starts, self.coder, _as_pairs(sizes))
+        return self.selector(predictions.logits, predictions.deltas, predictions.starts, self.coder, as_pairs(sizes))
 
     def propose_moved(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
         """The first stage's boxes as proposals, with the scores of the second: what the second adds is the rest."""
         deltas = torch.zeros_like(predictions.deltas)
-        return self.selector(predictions.logits, deltas, predictions.starts, self.coder, _as_pairs(sizes))
+        return self.selector(predictions.logits, deltas, predictions.starts, self.coder, as_pairs(sizes))
 
     def _moves(self, anchors: Anchors, images: Iterable[tuple[Tensor, Tensor, tuple[int, int]]]) -> list[Moves]:
         """Of images with boxes, ignore and size; empty without a first stage."""
@@ -252,7 +252,8 @@ def _overlap(anchors: Anchors, boxes: Tensor, least: float) -> Tensor:
     return torch.zeros(len(anchors.boxes), device=iou.device).scatter_(0, anchor, iou)
 
 
-def _as_pairs(sizes: Sizes) -> list[tuple[int, int]]:
+def as_pairs(sizes: Sizes) -> list[tuple[int, int]]:
+    """(height, width) of each image, as numbers."""
     pairs = sizes.tolist() if isinstance(sizes, Tensor) else sizes
     return [(int(height), int(width)) for height, width in pairs]
 
