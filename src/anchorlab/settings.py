@@ -158,6 +158,7 @@ SHARE = Number(0, 1)
 COUNT = Number(1, whole=True)
 COUNT_OR_NULL = Number(1, whole=True, null=True)
 POSITIVE = Number(0, above=True)
+POSITIVE_OR_NULL = Number(0, above=True, null=True)
 PIXELS_OR_NULL = Number(1, whole=True, null=True)
 
 RULES: dict[str, Rule] = {
@@ -219,6 +220,7 @@ RULES: dict[str, Rule] = {
     "proposals.sigma": PerLevel(POSITIVE),
     "proposals.min_size": Number(0),
     "proposals.score_threshold": SHARE,
+    "proposals.vote_sigma": POSITIVE_OR_NULL,
     "backbone.frozen_stages": Number(0, 5, whole=True),
     "backbone.batch_norm": Choice(("frozen", "affine", "trainable")),
     "backbone.fpn_channels": COUNT,

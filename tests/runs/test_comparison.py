@@ -410,3 +410,5 @@ def test_label_names_what_tells_rows_apart_and_not_what_comes_with_a_class():
     assert telling_keys(rows, differing)[0] == "a.beta"
     rows = [{"lr": lr, "anchor.k": k} for lr in (1, 2) for k in (3, 6)]
     assert telling_keys(rows, ["lr", "anchor.k"]) == ["anchor.k", "lr"]
+    rows = [{"anchor.order": order, "lr": lr} for order, lr in (("size", 1), ("ratio", 2))]
+    assert telling_keys(rows, ["anchor.order", "lr"]) == ["lr", "anchor.order"]

@@ -30,7 +30,7 @@ def test_experiment_trains_one_step(experiment, small, tmp_path, real_data):
 
 
 COMBINATIONS = [
-    "assigner=atss loss=giou quality=iou proposals=soft_nms",
+    "assigner=atss loss=giou quality=iou proposals=soft_nms proposals.vote_sigma=0.01",
     "assigner=centre_region loss=diou quality=centerness sampler=iou_balanced proposals=tiered",
     "sampler=all objectness=focal head.prior=0.01 loss=ciou loss.divisor=positives proposals.nms_iou=[0.7,0.7,0.6]",
     "sampler=all objectness=varifocal head.prior=0.01 loss=iou loss.divisor=positives quality=iou",

@@ -15,6 +15,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, nms
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.coders import DeltaCoder
+from anchorlab.rpn.voting import vote
 
 T = TypeVar("T", int, float)
 
@@ -47,6 +48,8 @@ class ProposalSelector:
             one for each level.
         min_size: shortest side a proposal may have, in pixels of the network's input; empty boxes always go.
         score_threshold: lowest probability a proposal may have.
+        vote_sigma: proposals that are left become the mean of the candidates around them (`voting.vote`); None: they
+            stay as decoded.
 
     Proposals are ranked by float32 probability, as in torchvision; where logits are so large that
     probabilities are equal, those of one level keep the order of their logits.
@@ -59,15 +62,18 @@ class ProposalSelector:
         nms_iou: float | Sequence[float] = 0.7,
         min_size: float = 0.0,
         score_threshold: float = 0.0,
+        vote_sigma: float | None = None,
     ):
         _check_counts(pre_nms_top_n, post_nms_top_n)
         _check_shares(nms_iou, score_threshold)
         _check_min_size(min_size)
+        _check_vote_sigma(vote_sigma)
         self.pre_nms_top_n = pre_nms_top_n
         self.post_nms_top_n = post_nms_top_n
         self.nms_iou = nms_iou
         self.min_size = min_size
         self.score_threshold = score_threshold
+        self.vote_sigma = vote_sigma
 
     per_level = ("pre_nms_top_n", "nms_iou")
     """Settings that may be one for each level."""
@@ -76,6 +82,11 @@ class ProposalSelector:
     def thinning(self) -> str:
         """What `thin` does, in a word or two."""
         return f"NMS {self.nms_iou:g}" if isinstance(self.nms_iou, float | int) else f"NMS {list(self.nms_iou)}"
+
+    @property
+    def selection(self) -> str:
+        """What `select` does, in a few words."""
+        return self.thinning if self.vote_sigma is None else f"{self.thinning} and voting"
 
     def check_levels(self, num_levels: int) -> None:
         """Raise ValueError where a setting has one number for each of another number of levels."""
@@ -141,8 +152,12 @@ class ProposalSelector:
         shortest = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
         keep = (shortest > 0) & (shortest >= self.min_size) & (scores >= self.score_threshold)
         boxes, scores, levels, anchor = boxes[keep], scores[keep], levels[keep], anchor[keep]
-        best, scores = self.thin(boxes, scores, levels)
-        return Proposals(boxes[best], scores, levels[best], anchor[best])
+        best, ranked = self.thin(boxes, scores, levels)
+        found = boxes[best]
+        if self.vote_sigma is not None:
+            means = vote(found, boxes, scores, self.vote_sigma)
+            found = clip_boxes_to_image(means, size)  # a sum is rounded, by chance beyond the edge
+        return Proposals(found, ranked, levels[best], anchor[best])
 
     def thin(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         """Which (P,) of the boxes (C, 4) are proposals, best first, and their scores (P,), from levels (C,)."""
@@ -179,8 +194,9 @@ class SoftNMSSelector(ProposalSelector):
         sigma: float | Sequence[float] = 0.5,
         min_size: float = 0.0,
         score_threshold: float = 0.0,
+        vote_sigma: float | None = None,
     ):
-        super().__init__(pre_nms_top_n, post_nms_top_n, min_size=min_size, score_threshold=score_threshold)
+        super().__init__(pre_nms_top_n, post_nms_top_n, 0.7, min_size, score_threshold, vote_sigma)
         for value in sigma if isinstance(sigma, Sequence) else [sigma]:
             if not value > 0:
                 raise ValueError(f"proposals.sigma={sigma}: give positive numbers.")
@@ -258,6 +274,11 @@ def _check_shares(nms_iou: float | Sequence[float], score_threshold: float) -> N
 def _check_min_size(min_size: float) -> None:
     if not min_size >= 0:
         raise ValueError(f"proposals.min_size={min_size}: give a number of pixels that is not negative.")
+
+
+def _check_vote_sigma(vote_sigma: float | None) -> None:
+    if vote_sigma is not None and not vote_sigma > 0:
+        raise ValueError(f"proposals.vote_sigma={vote_sigma}: give a positive number, or null for none.")
 
 
 def _require_finite(level: int, **values: Tensor) -> None:

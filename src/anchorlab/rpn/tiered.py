@@ -42,8 +42,9 @@ class TieredNMSSelector(ProposalSelector):
         post_nms_top_n: int = 1000,
         min_size: float = 0.0,
         score_threshold: float = 0.0,
+        vote_sigma: float | None = None,
     ):
-        super().__init__(pre_nms_top_n, post_nms_top_n, min_size=min_size, score_threshold=score_threshold)
+        super().__init__(pre_nms_top_n, post_nms_top_n, 0.7, min_size, score_threshold, vote_sigma)
         _check_tiers(tiers)
         self.tiers = [(int(count), float(iou)) for count, iou in tiers]
 

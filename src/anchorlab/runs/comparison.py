@@ -26,6 +26,9 @@ from anchorlab.settings import SettingError, nearest_word
 LABELLED = 4
 """Settings that a label names."""
 
+LAYING = ("anchor.rounded", "anchor.order", "anchor.stride", "anchor.offset")
+"""Settings of how anchors are laid out, by which presets of other libraries differ; a label names them last."""
+
 
 class Mean(NamedTuple):
     """Over the seeds of an entry; sd is NaN for one."""
@@ -75,7 +78,7 @@ class Entry:
         """What makes it different from the others, anchors first, in short; else its name."""
         keys = [key for key in self.telling if key in self.settings]
         named = sorted(set(self.settings).intersection(keys[:LABELLED]), key=list(self.settings).index)
-        named.sort(key=lambda key: not key.startswith("anchor."))
+        named.sort(key=_place_in_label)
         parts = [f"{short_key(key, self.settings)}={as_typed(key, self.settings[key], self.choices)}" for key in named]
         more = f" and {len(keys) - LABELLED} more" if len(keys) > LABELLED else ""
         return ", ".join(parts) + more or self.name
@@ -223,14 +226,14 @@ def _entries_of(members: Sequence[Member], choices: Choices) -> list[Entry]:
 
 
 def telling_keys(settings: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> list[str]:
-    """Of the keys that differ those that tell rows apart, anchors before others where they tell as many apart.
+    """Of the keys that differ those that tell rows apart, in the order of `_place_in_label` where several tell as many.
 
     Each is the one that, after those before it, leaves the fewest rows alike. A setting that merely comes with a class
     (`assigner.candidates` with `assigner._target_`) is left out.
     """
     values = {key: [shown(row.get(key)) for row in settings] for key in differing}
     left = [key for key in differing if not _comes_with_a_class(key, values)]
-    left.sort(key=lambda key: not key.startswith("anchor."))
+    left.sort(key=_place_in_label)
     found: list[str] = []
     rows: list[tuple[str, ...]] = [()] * len(settings)
     while left:
@@ -240,6 +243,11 @@ def telling_keys(settings: Sequence[Mapping[str, Any]], differing: Sequence[str]
         left.remove(best)
         found.append(best)
     return found
+
+
+def _place_in_label(key: str) -> int:
+    """The anchors themselves first, `LAYING` last."""
+    return 2 if key in LAYING else 0 if key.startswith("anchor.") else 1
 
 
 def _comes_with_a_class(key: str, values: Mapping[str, Sequence[str]]) -> bool:

@@ -48,7 +48,7 @@ class Funnel:
 
 def stage_names(selector: ProposalSelector, budgets: Sequence[int]) -> tuple[str, ...]:
     before = f"top {selector.pre_nms_top_n} per level"
-    return ("anchors", "decoded", before, selector.thinning, *(f"best {n}" for n in budgets))
+    return ("anchors", "decoded", before, selector.selection, *(f"best {n}" for n in budgets))
 
 
 def best_by_stage(

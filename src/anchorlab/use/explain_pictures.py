@@ -136,7 +136,7 @@ def nms(steps: "Steps") -> Figure:
     shown = min(100, len(steps.candidates))
     for axis, boxes, text in (
         (left, steps.candidates[:shown], f"the best {shown} of {len(steps.candidates):,} candidates"),
-        (right, steps.proposals[: steps.top], f"after {steps.thinning}: the best {steps.top}"),
+        (right, steps.proposals[: steps.top], f"after {steps.selection}: the best {steps.top}"),
     ):
         axis.axis("off")
         show(axis, steps.image, "")

@@ -63,7 +63,7 @@ class Steps:
     candidates: np.ndarray  # (N, 4) clipped, best first
     proposals: np.ndarray  # (P, 4) best first
     proposal_scores: np.ndarray  # (P,)
-    thinning: str  # how candidates become proposals, in a word or two
+    selection: str  # how candidates become proposals, in a few words
     truth: np.ndarray | None  # (G, 4); None: not known
     top: int
 
@@ -160,7 +160,7 @@ def follow(
         candidates=_candidates(network, predictions, (height, width)),
         proposals=proposals.boxes.numpy(),
         proposal_scores=proposals.scores.numpy(),
-        thinning=network.selector.of_level(place.level).thinning,
+        selection=network.selector.of_level(place.level).selection,
         truth=_truth(record, scale) if known else None,
         top=top,
     )
@@ -184,7 +184,7 @@ def in_words(steps: Steps) -> list[str]:
         "5. The same weights say it at every location of the map: the followed one is one of "
         f"{grid[0]} x {grid[1]} = {grid[0] * grid[1]:,}.",
         "6. Decoded, the deltas move and stretch each anchor to a box.",
-        f"7. {len(steps.candidates):,} candidates go into {steps.thinning}, {len(steps.proposals):,} "
+        f"7. {len(steps.candidates):,} candidates go into {steps.selection}, {len(steps.proposals):,} "
         "proposals come out.",
     ]
     if steps.truth is not None:

@@ -1,0 +1,36 @@
+"""Box voting: a proposal becomes the mean of the candidates around it.
+
+NMS leaves one of many candidates on an object, the one of the best score, and no score knows which of them fits best.
+Each is a guess with an error of its own, so that their mean is a better guess than most: Gidaris and Komodakis 2015
+(Object detection via a multi-region & semantic segmentation-aware CNN model), weighted as in He et al. 2019 (Bounding
+Box Regression with Uncertainty for Accurate Object Detection), without their predicted variance.
+
+C candidates of one image | P proposals
+"""
+
+import torch
+from torch import Tensor
+
+from anchorlab.rpn.boxes import pairwise_iou
+
+ROWS = 32
+"""Proposals at a time: with thousands of candidates their IoUs then stay in a core's cache, twice as fast."""
+
+
+def vote(boxes: Tensor, candidates: Tensor, scores: Tensor, sigma: float) -> Tensor:
+    """(P, 4) the mean of candidates (C, 4) for each box (P, 4), weighted by score * exp(-(1 - IoU)^2 / sigma).
+
+    Args:
+        boxes: of the proposals, each one of the candidates.
+        candidates: with an area, of all levels.
+        scores: (C,) probability of being an object.
+        sigma: the smaller, the nearer a candidate has to be: at 0.01 one at IoU 0.9 has 0.37 of its score, at 0.8 0.02.
+    """
+    weight = scores.clamp(min=torch.finfo(scores.dtype).tiny)  # a proposal of probability 0 still has itself
+    means = [_means(part, candidates, weight, sigma) for part in boxes.split(ROWS)]
+    return torch.cat(means) if means else boxes
+
+
+def _means(boxes: Tensor, candidates: Tensor, weight: Tensor, sigma: float) -> Tensor:
+    votes = weight * torch.exp(-((1 - pairwise_iou(boxes, candidates)) ** 2) / sigma)
+    return votes @ candidates / votes.sum(dim=1, keepdim=True)

@@ -1,0 +1,118 @@
+"""Box voting: a mean by hand, the rule in loops, and what it must never do."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from anchorlab.rpn.anchors import Anchors
+from anchorlab.rpn.coders import DeltaCoder
+from anchorlab.rpn.proposals import Proposals, ProposalSelector, SoftNMSSelector
+from anchorlab.rpn.tiered import TieredNMSSelector
+from anchorlab.rpn.voting import ROWS, vote
+
+SIZE = (60, 100)  # height, width
+WEIGHT = 0.2 * math.exp(-(0.5**2) / 0.5) / 0.8
+"""Of the second box below for the first, whose own is 1: their IoU is a half."""
+PAIR = torch.tensor([[0.0, 0, 10, 30], [0, 0, 10, 15]])
+PROBABILITIES = torch.tensor([0.8, 0.2])
+
+
+def propose(boxes: Tensor, scores: Tensor, levels: tuple[int, ...], selector: ProposalSelector) -> Proposals:
+    anchors = Anchors(boxes, levels=(), num_per_level=levels)
+    (proposals,) = selector(scores.logit()[None], torch.zeros(1, len(boxes), 4), anchors, DeltaCoder(), [SIZE])
+    return proposals
+
+
+def random_candidates(seed: int, count: int) -> tuple[Tensor, Tensor]:
+    """Boxes of at least a pixel, some in one place, and probabilities, some of them 0."""
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.rand(count, 2, generator=generator) * 40
+    low = low.where(torch.rand(count, 1, generator=generator) < 0.5, low.new_tensor([20.0, 10.0]))
+    boxes = torch.cat((low, low + 1 + torch.rand(count, 2, generator=generator) * 19), dim=1)
+    scores = torch.rand(count, generator=generator)
+    return boxes, scores.where(scores > 0.1, 0)
+
+
+def test_mean_by_score_and_nearness() -> None:
+    voted = vote(PAIR[:1], PAIR, PROBABILITIES, sigma=0.5)
+    torch.testing.assert_close(voted, torch.tensor([[0, 0, 10, (30 + WEIGHT * 15) / (1 + WEIGHT)]]))
+
+
+@given(st.integers(0, 1000), st.sampled_from([1, 7, ROWS, ROWS + 1, 90]), st.floats(0.005, 1))
+def test_is_the_rule_in_loops(seed: int, count: int, sigma: float) -> None:
+    boxes, scores = random_candidates(seed, count)
+    scores = scores.clamp(min=0.01)
+    voted = vote(boxes, boxes, scores, sigma)
+    for box, mean in zip(boxes.tolist(), voted.tolist(), strict=True):
+        total, sums = 0.0, [0.0] * 4
+        for other, score in zip(boxes.tolist(), scores.tolist(), strict=True):
+            weight = score * math.exp(-((1 - iou_of(box, other)) ** 2) / sigma)
+            total += weight
+            sums = [s + weight * edge for s, edge in zip(sums, other, strict=True)]
+        assert mean == pytest.approx([s / total for s in sums], abs=1e-3)
+
+
+def iou_of(a: list[float], b: list[float]) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+@given(st.integers(0, 1000), st.floats(0.005, 1))
+def test_boxes_without_probability_or_neighbours_are_boxes(seed: int, sigma: float) -> None:
+    boxes, scores = random_candidates(seed, 40)
+    voted = vote(boxes, boxes, scores, sigma)
+    assert voted.isfinite().all()
+    assert (voted[:, 2:] > voted[:, :2]).all()
+    alone = vote(boxes[:1], boxes[:1], torch.zeros(1), sigma)
+    torch.testing.assert_close(alone, boxes[:1])
+
+
+def test_nothing_to_vote_for() -> None:
+    assert vote(torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0), 0.02).shape == (0, 4)
+
+
+@pytest.mark.parametrize("kind", [ProposalSelector, SoftNMSSelector, TieredNMSSelector])
+def test_every_selector_votes_and_keeps_rank_and_anchor(kind: type[ProposalSelector]) -> None:
+    boxes, scores = random_candidates(3, 60)
+    scores = scores.clamp(0.01, 0.99)
+    tiers = {"tiers": [(1000, 0.7)]} if kind is TieredNMSSelector else {}
+    plain = propose(boxes, scores, (40, 20), kind(**tiers))
+    voted = propose(boxes, scores, (40, 20), kind(**tiers, vote_sigma=0.1))
+    for name in ("scores", "level", "anchor"):
+        assert torch.equal(getattr(plain, name), getattr(voted, name))
+    torch.testing.assert_close(voted.boxes, vote(plain.boxes, boxes, scores, 0.1))
+    assert not torch.equal(voted.boxes, plain.boxes)
+
+
+def test_boxes_that_nms_drops_vote_and_those_of_other_levels() -> None:
+    voted = propose(PAIR, PROBABILITIES, (2,), ProposalSelector(nms_iou=0.4, vote_sigma=0.5))
+    assert voted.anchor.tolist() == [0]
+    expected = torch.tensor([[0, 0, 10, (30 + WEIGHT * 15) / (1 + WEIGHT)]])
+    torch.testing.assert_close(voted.boxes, expected)
+    two = propose(PAIR, PROBABILITIES, (1, 1), ProposalSelector(nms_iou=0.4, vote_sigma=0.5))
+    torch.testing.assert_close(two.boxes[:1], expected)
+
+
+def test_boxes_that_are_no_proposals_have_no_vote() -> None:
+    selector = ProposalSelector(score_threshold=0.5, vote_sigma=0.5)
+    assert propose(PAIR, PROBABILITIES, (2,), selector).boxes.tolist() == PAIR[:1].tolist()
+
+
+def test_stays_in_the_image() -> None:
+    boxes = torch.tensor([[90.1, 50.1, 103.0, 61.0], [90.3, 50.2, 101.7, 60.3]]).repeat(50, 1)
+    found = propose(boxes, torch.linspace(0.9, 0.1, 100), (100,), ProposalSelector(vote_sigma=0.5)).boxes
+    assert found[:, 2].max() <= SIZE[1]
+    assert found[:, 3].max() <= SIZE[0]
+
+
+@pytest.mark.parametrize("kind", [ProposalSelector, SoftNMSSelector, TieredNMSSelector])
+@pytest.mark.parametrize("sigma", [0, -1, math.nan])
+def test_sigma_must_be_positive(kind: type[ProposalSelector], sigma: float) -> None:
+    tiers = {"tiers": [(1000, 0.7)]} if kind is TieredNMSSelector else {}
+    with pytest.raises(ValueError, match=r"proposals\.vote_sigma="):
+        kind(**tiers, vote_sigma=sigma)
