@@ -1,6 +1,8 @@
 """Box voting: a mean by hand, the rule in loops, and what it must never do."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from anchorlab.rpn.voting import ROWS, vote
 SIZE = (60, 100)  # height, width
 WEIGHT = 0.2 * math.exp(-(0.5**2) / 0.5) / 0.8
 """Of the second box below for the first, whose own is 1: their IoU is a half."""
+SELECTORS = [ProposalSelector, SoftNMSSelector, partial(TieredNMSSelector, [(1000, 0.7)])]
 PAIR = torch.tensor([[0.0, 0, 10, 30], [0, 0, 10, 15]])
 PROBABILITIES = torch.tensor([0.8, 0.2])
 
@@ -76,13 +79,12 @@ def test_nothing_to_vote_for() -> None:
     assert vote(torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0), 0.02).shape == (0, 4)
 
 
-@pytest.mark.parametrize("kind", [ProposalSelector, SoftNMSSelector, TieredNMSSelector])
-def test_every_selector_votes_and_keeps_rank_and_anchor(kind: type[ProposalSelector]) -> None:
+@pytest.mark.parametrize("select", SELECTORS)
+def test_every_selector_votes_and_keeps_rank_and_anchor(select: Callable[..., ProposalSelector]) -> None:
     boxes, scores = random_candidates(3, 60)
     scores = scores.clamp(0.01, 0.99)
-    tiers = {"tiers": [(1000, 0.7)]} if kind is TieredNMSSelector else {}
-    plain = propose(boxes, scores, (40, 20), kind(**tiers))
-    voted = propose(boxes, scores, (40, 20), kind(**tiers, vote_sigma=0.1))
+    plain = propose(boxes, scores, (40, 20), select())
+    voted = propose(boxes, scores, (40, 20), select(vote_sigma=0.1))
     for name in ("scores", "level", "anchor"):
         assert torch.equal(getattr(plain, name), getattr(voted, name))
     torch.testing.assert_close(voted.boxes, vote(plain.boxes, boxes, scores, 0.1))
@@ -110,9 +112,8 @@ def test_stays_in_the_image() -> None:
     assert found[:, 3].max() <= SIZE[0]
 
 
-@pytest.mark.parametrize("kind", [ProposalSelector, SoftNMSSelector, TieredNMSSelector])
+@pytest.mark.parametrize("select", SELECTORS)
 @pytest.mark.parametrize("sigma", [0, -1, math.nan])
-def test_sigma_must_be_positive(kind: type[ProposalSelector], sigma: float) -> None:
-    tiers = {"tiers": [(1000, 0.7)]} if kind is TieredNMSSelector else {}
+def test_sigma_must_be_positive(select: Callable[..., ProposalSelector], sigma: float) -> None:
     with pytest.raises(ValueError, match=r"proposals\.vote_sigma="):
-        kind(**tiers, vote_sigma=sigma)
+        select(vote_sigma=sigma)
