@@ -108,6 +108,7 @@ def thinning(case: Case, batch: int, channels_last: bool, options: Options) -> l
         "NMS 0.7, 2,000 a level": ProposalSelector(2 * TOP_N, TOP_N),
         "tiered NMS": TieredNMSSelector(TIERED.tiers, TOP_N, TOP_N),
         "tiered NMS, 2,000 a level": TieredNMSSelector(TIERED.tiers, 2 * TOP_N, TOP_N),
+        "tiered NMS, 2,000 a level, voting": TieredNMSSelector(TIERED.tiers, 2 * TOP_N, TOP_N, vote_sigma=0.01),
         "soft-NMS": SoftNMSSelector(TOP_N, TOP_N),
     }
 
