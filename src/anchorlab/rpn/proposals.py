@@ -149,15 +149,19 @@ class ProposalSelector:
         """What NMS leaves of one image's candidates, clipped to its (height, width)."""
         boxes = clip_boxes_to_image(candidates.boxes[image], size)
         scores, levels, anchor = candidates.scores[image], candidates.level, candidates.anchor[image]
-        shortest = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
-        keep = (shortest > 0) & (shortest >= self.min_size) & (scores >= self.score_threshold)
+        keep = self._large_enough(boxes) & (scores >= self.score_threshold)
         boxes, scores, levels, anchor = boxes[keep], scores[keep], levels[keep], anchor[keep]
         best, ranked = self.thin(boxes, scores, levels)
         found = boxes[best]
         if self.vote_sigma is not None:
-            means = vote(found, boxes, scores, self.vote_sigma)
-            found = clip_boxes_to_image(means, size)  # a sum is rounded, by chance beyond the edge
+            # A sum is rounded: by chance beyond the image, and a sliver to nothing, which stays as it was.
+            means = clip_boxes_to_image(vote(found, boxes, scores, self.vote_sigma), size)
+            found = means.where(self._large_enough(means)[:, None], found)
         return Proposals(found, ranked, levels[best], anchor[best])
+
+    def _large_enough(self, boxes: Tensor) -> Tensor:
+        shortest = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
+        return (shortest > 0) & (shortest >= self.min_size)
 
     def thin(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         """Which (P,) of the boxes (C, 4) are proposals, best first, and their scores (P,), from levels (C,)."""
@@ -196,7 +200,13 @@ class SoftNMSSelector(ProposalSelector):
         score_threshold: float = 0.0,
         vote_sigma: float | None = None,
     ):
-        super().__init__(pre_nms_top_n, post_nms_top_n, 0.7, min_size, score_threshold, vote_sigma)
+        super().__init__(
+            pre_nms_top_n,
+            post_nms_top_n,
+            min_size=min_size,
+            score_threshold=score_threshold,
+            vote_sigma=vote_sigma,
+        )
         for value in sigma if isinstance(sigma, Sequence) else [sigma]:
             if not value > 0:
                 raise ValueError(f"proposals.sigma={sigma}: give positive numbers.")

@@ -158,7 +158,10 @@ class _Tally:
     def _of_level(
         self, predictions: Predictions, row: int, level: int, size: tuple[int, int], without: int | None = None
     ) -> Proposals:
-        """The proposals of one level alone, best first, perhaps without one of its shapes; NMS knows no other level."""
+        """The proposals of one level alone, best first, perhaps without one of its shapes.
+
+        NMS knows no other level. Tiers count and boxes vote over all of them: here each level does so by itself.
+        """
         anchors = predictions.anchors_of(row)
         start, count = sum(anchors.num_per_level[:level]), anchors.num_per_level[level]
         number = torch.arange(start, start + count, device=anchors.boxes.device)

@@ -31,7 +31,7 @@ def require_plain(network: RegionProposalNetwork, target: str, any_selector: boo
                 f"{target} cannot express {name} {type(found[name]).__name__}: it knows {kind.__name__} alone{instead}"
             )
     if network.selector.vote_sigma is not None and not any_selector:
-        raise SettingError(f"{target} cannot express box voting; proposals.vote_sigma=null takes it out")
+        raise SettingError(f"{target} cannot express box voting; proposals=default has none")
     parts = {name for name, _ in network.named_children()} - {"backbone", "head"}
     maps = [torch.zeros(1, network.head.in_channels, 1, 1) for _ in network.head.num_anchors]
     further = [output for level in network.head(maps) for output in level[2:] if output is not None]
