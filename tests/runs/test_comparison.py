@@ -412,3 +412,5 @@ def test_label_names_what_tells_rows_apart_and_not_what_comes_with_a_class():
     assert telling_keys(rows, ["lr", "anchor.k"]) == ["anchor.k", "lr"]
     rows = [{"anchor.order": order, "lr": lr} for order, lr in (("size", 1), ("ratio", 2))]
     assert telling_keys(rows, ["anchor.order", "lr"]) == ["lr", "anchor.order"]
+    rows = [{"head.objectness": word, "assigner._target_": kind} for word, kind in (("softmax", "A"), ("sigmoid", "B"))]
+    assert telling_keys(rows, ["head.objectness", "assigner._target_"]) == ["assigner._target_", "head.objectness"]

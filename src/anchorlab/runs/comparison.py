@@ -246,8 +246,10 @@ def telling_keys(settings: Sequence[Mapping[str, Any]], differing: Sequence[str]
 
 
 def _place_in_label(key: str) -> int:
-    """The anchors themselves first, `LAYING` last."""
-    return 2 if key in LAYING else 0 if key.startswith("anchor.") else 1
+    """The anchors themselves first, then whole parts (`assigner=atss`), then their settings, `LAYING` last."""
+    if key in LAYING:
+        return 3
+    return 0 if key.startswith("anchor.") else 1 if key.endswith(TARGET) else 2
 
 
 def _comes_with_a_class(key: str, values: Mapping[str, Sequence[str]]) -> bool:
