@@ -30,6 +30,7 @@ DERIVED = {
 }
 OTHER = {  # another value where adding or negating gives none
     "proposals.tiers": [[100, 0.7], [1000, 0.85]],
+    "proposals.vote_sigma": 0.01,
     "anchor.sizes": [16, 24, 48],
     "anchor.shapes": [[[16, 32]], [[32, 64]], [[64, 128]]],
     "anchor.scale": 3,
