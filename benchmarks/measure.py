@@ -10,7 +10,9 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -204,7 +206,13 @@ def _markdown(name: str, claim: str, rows: Sequence[Row], setting: Row, notes: S
     versions = ", ".join(f"{package} {version}" for package, version in setting["versions"].items())
     lines = [f"- {key.replace('_', ' ')}: {_text(value)}" for key, value in setting.items() if key != "versions"]
     parts = [f"# {name.capitalize()}", claim, table, *notes, "\n".join([*lines, f"- versions: {versions}"])]
-    return "\n\n".join([*parts, f"Made by `make bench ARGS={name}`."]) + "\n"
+    return "\n\n".join([*parts, f"Made by `{_command()}`."]) + "\n"
+
+
+def _command() -> str:
+    """What makes the table again; one benchmark may leave several."""
+    arguments = shlex.join([Path(sys.argv[0]).stem, *sys.argv[1:]])
+    return f'make bench ARGS="{arguments}"' if " " in arguments else f"make bench ARGS={arguments}"
 
 
 def _text(value: Any) -> str:
