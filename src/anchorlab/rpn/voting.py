@@ -38,5 +38,6 @@ def vote(boxes: Tensor, candidates: Tensor, scores: Tensor, sigma: float) -> Ten
 
 def _means(boxes: Tensor, candidates: Tensor, weight: Tensor, sigma: float) -> Tensor:
     iou = pairwise_iou(boxes, candidates)
-    votes = weight * torch.exp(-((1 - iou) ** 2) / sigma) * (iou >= LEAST_IOU)
+    apart = (1 - iou).clamp(max=1 - LEAST_IOU)  # without the limit most exponentials are denormal, and slow
+    votes = weight * torch.exp(-(apart**2) / sigma) * (iou >= LEAST_IOU)
     return votes @ candidates / votes.sum(dim=1, keepdim=True)
