@@ -1,33 +1,30 @@
 """Box voting: a mean by hand, the rule in loops, and what it must never do."""
 
 import math
-from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_proposals import SIZE, select
 from torch import Tensor
 
-from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.coders import DeltaCoder
-from anchorlab.rpn.proposals import Proposals, ProposalSelector, SoftNMSSelector
+from anchorlab.rpn.boxes import pairwise_iou
+from anchorlab.rpn.proposals import SoftNMSSelector
 from anchorlab.rpn.tiered import TieredNMSSelector
 from anchorlab.rpn.voting import LEAST_IOU, ROWS, vote
 
-SIZE = (60, 100)  # height, width
 WEIGHT = 0.2 * math.exp(-(0.5**2) / 0.5) / 0.8
 """Of the second box below for the first, whose own is 1: their IoU is a half."""
-SELECTORS = [ProposalSelector, SoftNMSSelector, partial(TieredNMSSelector, [(1000, 0.7)])]
+SELECTORS = [{}, {"kind": SoftNMSSelector}, {"kind": TieredNMSSelector, "tiers": [[1000, 0.7]]}]
 PAIR = torch.tensor([[0.0, 0, 10, 30], [0, 0, 10, 15]])
 PROBABILITIES = torch.tensor([0.8, 0.2])
 
 
-def propose(boxes: Tensor, scores: Tensor, levels: tuple[int, ...], selector: ProposalSelector) -> Proposals:
-    anchors = Anchors(boxes, levels=(), num_per_level=levels)
-    (proposals,) = selector(scores.logit()[None], torch.zeros(1, len(boxes), 4), anchors, DeltaCoder(), [SIZE])
-    return proposals
+def level_of(boxes: Tensor, scores: Tensor) -> Any:
+    """For `select`, which takes boxes and logits."""
+    return list(zip(boxes.tolist(), scores.logit().tolist(), strict=True))
 
 
 def random_candidates(seed: int, count: int) -> tuple[Tensor, Tensor]:
@@ -50,22 +47,13 @@ def test_is_the_rule_in_loops(seed: int, count: int, sigma: float) -> None:
     boxes, scores = random_candidates(seed, count)
     scores = scores.clamp(min=0.01)
     voted = vote(boxes, boxes, scores, sigma)
-    for box, mean in zip(boxes.tolist(), voted.tolist(), strict=True):
+    for overlaps, mean in zip(pairwise_iou(boxes, boxes).tolist(), voted.tolist(), strict=True):
         total, sums = 0.0, [0.0] * 4
-        for other, score in zip(boxes.tolist(), scores.tolist(), strict=True):
-            iou = iou_of(box, other)
-            if abs(iou - LEAST_IOU) < 1e-5:
-                return  # float32 decides
+        for other, score, iou in zip(boxes.tolist(), scores.tolist(), overlaps, strict=True):
             weight = score * math.exp(-((1 - iou) ** 2) / sigma) if iou >= LEAST_IOU else 0.0
             total += weight
             sums = [s + weight * edge for s, edge in zip(sums, other, strict=True)]
         assert mean == pytest.approx([s / total for s in sums], abs=1e-3)
-
-
-def iou_of(a: list[float], b: list[float]) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(width, 0) * max(height, 0)
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
 @given(st.integers(0, 1000), st.floats(0.005, 1))
@@ -87,8 +75,9 @@ def test_neighbours_vote_from_an_iou_of_a_half(height: float, votes: bool) -> No
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_mixed_precision_makes_no_difference(precision: torch.dtype) -> None:
-    boxes = torch.tensor([[301.3, 299.7, 511.1, 507.9]]).repeat(400, 1) + torch.rand(400, 4)
-    scores = torch.rand(400)
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.tensor([301.3, 299.7, 511.1, 507.9]) + torch.rand(400, 4, generator=generator)
+    scores = torch.rand(400, generator=generator)
     with torch.autocast("cpu", precision):
         voted = vote(boxes, boxes, scores, 0.1)
     assert torch.equal(voted, vote(boxes, boxes, scores, 0.1))
@@ -101,7 +90,7 @@ def test_no_proposal_is_empty_however_thin_it_was(seed: int) -> None:
     boxes = torch.stack((x1, x1.new_full((40,), 5), x1.new_full((40,), SIZE[1] + 5), x1.new_full((40,), 20)), dim=1)
     boxes = boxes[x1 < SIZE[1]]
     scores = torch.empty(len(boxes)).uniform_(0.01, 0.99, generator=generator)
-    found = propose(boxes, scores, (len(boxes),), ProposalSelector(vote_sigma=0.1)).boxes
+    found = select([level_of(boxes, scores)], vote_sigma=0.1).boxes
     assert (found[:, 2:] > found[:, :2]).all()
 
 
@@ -109,12 +98,13 @@ def test_nothing_to_vote_for() -> None:
     assert vote(torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0), 0.02).shape == (0, 4)
 
 
-@pytest.mark.parametrize("select", SELECTORS)
-def test_every_selector_votes_and_keeps_rank_and_anchor(select: Callable[..., ProposalSelector]) -> None:
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_every_selector_votes_and_keeps_rank_and_anchor(selector: Any) -> None:
     boxes, scores = random_candidates(3, 60)
     scores = scores.clamp(0.01, 0.99)
-    plain = propose(boxes, scores, (40, 20), select())
-    voted = propose(boxes, scores, (40, 20), select(vote_sigma=0.1))
+    both = level_of(boxes, scores)
+    plain = select([both[:40], both[40:]], **selector)
+    voted = select([both[:40], both[40:]], **selector, vote_sigma=0.1)
     for name in ("scores", "level", "anchor"):
         assert torch.equal(getattr(plain, name), getattr(voted, name))
     torch.testing.assert_close(voted.boxes, vote(plain.boxes, boxes, scores, 0.1))
@@ -122,28 +112,29 @@ def test_every_selector_votes_and_keeps_rank_and_anchor(select: Callable[..., Pr
 
 
 def test_boxes_that_nms_drops_vote_and_those_of_other_levels() -> None:
-    voted = propose(PAIR, PROBABILITIES, (2,), ProposalSelector(nms_iou=0.4, vote_sigma=0.5))
+    pair = level_of(PAIR, PROBABILITIES)
+    voted = select([pair], nms_iou=0.4, vote_sigma=0.5)
     assert voted.anchor.tolist() == [0]
     expected = torch.tensor([[0, 0, 10, (30 + WEIGHT * 15) / (1 + WEIGHT)]])
     torch.testing.assert_close(voted.boxes, expected)
-    two = propose(PAIR, PROBABILITIES, (1, 1), ProposalSelector(nms_iou=0.4, vote_sigma=0.5))
+    two = select([pair[:1], pair[1:]], nms_iou=0.4, vote_sigma=0.5)
     torch.testing.assert_close(two.boxes[:1], expected)
 
 
 def test_boxes_that_are_no_proposals_have_no_vote() -> None:
-    selector = ProposalSelector(score_threshold=0.5, vote_sigma=0.5)
-    assert propose(PAIR, PROBABILITIES, (2,), selector).boxes.tolist() == PAIR[:1].tolist()
+    found = select([level_of(PAIR, PROBABILITIES)], score_threshold=0.5, vote_sigma=0.5)
+    assert found.boxes.tolist() == PAIR[:1].tolist()
 
 
 def test_stays_in_the_image() -> None:
     boxes = torch.tensor([[90.1, 50.1, 103.0, 61.0], [90.3, 50.2, 101.7, 60.3]]).repeat(50, 1)
-    found = propose(boxes, torch.linspace(0.9, 0.1, 100), (100,), ProposalSelector(vote_sigma=0.5)).boxes
+    found = select([level_of(boxes, torch.linspace(0.9, 0.1, 100))], vote_sigma=0.5).boxes
     assert found[:, 2].max() <= SIZE[1]
     assert found[:, 3].max() <= SIZE[0]
 
 
-@pytest.mark.parametrize("select", SELECTORS)
+@pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("sigma", [0, -1, math.nan])
-def test_sigma_must_be_positive(select: Callable[..., ProposalSelector], sigma: float) -> None:
+def test_sigma_must_be_positive(selector: Any, sigma: float) -> None:
     with pytest.raises(ValueError, match=r"proposals\.vote_sigma="):
-        select(vote_sigma=sigma)
+        select([[]], **selector, vote_sigma=sigma)

@@ -201,11 +201,7 @@ class SoftNMSSelector(ProposalSelector):
         vote_sigma: float | None = None,
     ):
         super().__init__(
-            pre_nms_top_n,
-            post_nms_top_n,
-            min_size=min_size,
-            score_threshold=score_threshold,
-            vote_sigma=vote_sigma,
+            pre_nms_top_n, post_nms_top_n, min_size=min_size, score_threshold=score_threshold, vote_sigma=vote_sigma
         )
         for value in sigma if isinstance(sigma, Sequence) else [sigma]:
             if not value > 0:

@@ -45,11 +45,7 @@ class TieredNMSSelector(ProposalSelector):
         vote_sigma: float | None = None,
     ):
         super().__init__(
-            pre_nms_top_n,
-            post_nms_top_n,
-            min_size=min_size,
-            score_threshold=score_threshold,
-            vote_sigma=vote_sigma,
+            pre_nms_top_n, post_nms_top_n, min_size=min_size, score_threshold=score_threshold, vote_sigma=vote_sigma
         )
         _check_tiers(tiers)
         self.tiers = [(int(count), float(iou)) for count, iou in tiers]
