@@ -302,7 +302,7 @@ RULES: dict[str, Rule] = {
     # propose.py
     "source": Texts(several=True),
     "folder": Texts(null=True),
-    "format": Words(("coco", "npz", "detectron2")),
+    "format": Words(("coco", "npz", "detectron2", "pictures", "html")),  # narrowed by _check_format
     "limit": COUNT_OR_NULL,
     "size": COUNT_OR_NULL,
     "batch_size": COUNT,
@@ -323,6 +323,7 @@ RULES: dict[str, Rule] = {
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise SettingError for the first setting out of its range or at odds with another one."""
+    _check_format(config)
     for key, rule in RULES.items():
         value, present = _look_up(config, key)
         if present and not rule.accepts(value):
@@ -348,6 +349,13 @@ def _check_relations(config: Mapping[str, Any]) -> None:
             f"data.short={short} is above data.long={long}: the short side cannot be the longer one; swap them"
         )
     _check_anchor_sizes(config.get("anchor") or {}, long)
+
+
+def _check_format(config: Mapping[str, Any]) -> None:
+    """propose.py and explain.py have a key of this name, and other words for it."""
+    rule: Rule = Choice(("pictures", "html")) if "image" in config else Words(("coco", "npz", "detectron2"))
+    if "format" in config and not rule.accepts(config["format"]):
+        raise SettingError(f"format={_shown(config['format'])} is not possible: it must be {rule}")
 
 
 def _check_anchor_sizes(anchor: Mapping[str, Any], long: int | None) -> None:

@@ -18,6 +18,7 @@ from anchorlab.data.batch import Batch, Item, collate, target_of
 from anchorlab.data.decode import decode, read_resized, sample_of
 from anchorlab.data.resize import with_image
 from anchorlab.data.sample import Record
+from anchorlab.plots.anchors_page.page import Example, as_page
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
@@ -30,7 +31,6 @@ from anchorlab.use.failures import user_sentences
 from anchorlab.use.parts import require_plain
 from anchorlab.use.sources import list_images
 from anchorlab.use.trained import Trained, check_classes, load_asked_for
-
 
 @dataclass(frozen=True)
 class Place:
@@ -84,7 +84,7 @@ def run_from_command_line(config: DictConfig) -> None:
 
 
 def explain(config: Mapping[str, Any]) -> list[Path]:
-    """Print the numbers of one location, and draw every step into `output`; the files.
+    """Print the numbers of one location, and draw every step into `output`, or make one page of all; the files.
 
     Raises:
         SettingError: no such network, image, location or level.
@@ -96,11 +96,38 @@ def explain(config: Mapping[str, Any]) -> list[Path]:
         console().print(line, soft_wrap=True, markup=False)
     console().print(numbers_table(steps))
     folder = Path(config["output"]).expanduser()
+    if config["format"] == "html":
+        chosen = config["at"] is not None or config["level"] is not None
+        return [write_page(trained, record, steps, folder, chosen)]
     files = []
     for number, (name, figure) in enumerate(explain_pictures.all_of(steps).items(), start=1):
         files.append(folder / f"{number}_{name}.png")
         save(figure, files[-1])
     return files
+
+
+def write_page(trained: Trained, record: Record, steps: Steps, folder: Path, from_place: bool) -> Path:
+    """The page that answers by touch, with the head of this network inside: anchors.html in the folder.
+
+    from_place: whether it begins with the location of the steps, or with an anchor that is labelled object.
+    """
+    batch, place = _batch(trained, record), steps.place
+    example = Example(
+        name=steps.name,
+        run=trained.name,
+        pixels=steps.image,
+        images=trained.network.prepare(batch.images, batch.sizes),
+        boxes=np.zeros((0, 4), np.float32) if steps.truth is None else steps.truth,
+        start=(place.level, place.row, place.column) if from_place else None,
+    )
+    try:
+        page = as_page(trained.network, example)
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "anchors.html"
+    path.write_text(page, encoding="utf-8")
+    return path
 
 
 def find_image(trained: Trained, name: str, allow: Sequence[str] = ()) -> tuple[Record, bool]:

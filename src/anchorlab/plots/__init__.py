@@ -1,0 +1,1 @@
+"""Pictures and pages: what is drawn for people; nothing here trains or decides."""
