@@ -1,5 +1,6 @@
 """explain.py: the numbers of one location are those of the network, the pictures are drawn, wrong words are refused."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,18 @@ def test_pictures_are_drawn_with_and_without_boxes(run, records, tmp_path):
     )
     assert [len(known), len(unknown)] == [8, 7]
     assert all(Image.open(path).width > 700 for path in [*known, *unknown])
+
+
+def test_the_page_takes_the_place_of_the_pictures(run, records, tmp_path):
+    asked = [f"run={run}", f"image={records[0].image_id}", f"output={tmp_path}", "format=html"]
+    (page,) = explain(composed("explain", *asked))
+    assert [path.name for path in tmp_path.iterdir()] == ["anchors.html"]
+    begun = re.findall(r'"start":\[(\d+),(\d+),(\d+),\d+\]', page.read_text(encoding="utf-8"))
+    explain(composed("explain", *asked, "at=[41,21]", "level=1"))
+    assert re.findall(r'"start":\[(\d+),(\d+),(\d+),\d+\]', page.read_text(encoding="utf-8")) == [("1", "1", "3")]
+    assert begun != []
+    with pytest.raises(SettingError, match="format=pdf is not possible: it must be one of pictures, html"):
+        composed("explain", *asked[:3], "format=pdf")
 
 
 def test_wrong_images_and_places_are_one_sentence(trained, records, tmp_path):

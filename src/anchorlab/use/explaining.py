@@ -32,6 +32,7 @@ from anchorlab.use.parts import require_plain
 from anchorlab.use.sources import list_images
 from anchorlab.use.trained import Trained, check_classes, load_asked_for
 
+
 @dataclass(frozen=True)
 class Place:
     """One location of one level: its cell, and the numbers of its k anchors in `Anchors.boxes`."""

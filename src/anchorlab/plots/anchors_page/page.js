@@ -24,7 +24,7 @@ function start() {
   Object.assign(state, {
     head: copyOf(trainedHead), weights: "trained", shapes: clone(levels.map((one) => one.shapes)), boxes: content.boxes.map((box) => Float32Array.from(box)),
     place: { level, location: row * levels[level].columns + column, j }, rule: clone(content.assigner), sampler: { ...content.sampler, seed: 0 },
-    row: { kind: "scores", index: content.head.perAnchor * (j + 1) - 1 }, as: "conv", rate: 0.5, curve: [], steps: 0, stage: "thinned", best: 20,
+    row: { kind: "scores", index: content.head.perAnchor * (j + 1) - 1 }, as: "conv", rate: 0.1, curve: [], steps: 0, stage: "thinned", best: 20,
     selector: { ...clone(content.selector), perLevel: Math.min(content.selector.perLevel, 1000) }, trained: {}, generatorK: 1, headK: 3, large: 1.2, stride: levels[level].stride, wide: 800,
   });
   changed("weights", "anchors");
@@ -454,7 +454,7 @@ function drawSaid() {
   const { before, now, rows } = saidBeforeAndNow();
   const all = [...before.scores, ...before.deltas], again = [...now.scores, ...now.deltas], equal = all.filter((value, i) => value === again[i]).length;
   byId("change-badge").textContent = `${equal} of ${all.length} numbers identical`;
-  fill("change-said", head("", "the run’s anchor", "your anchor", ""), element("tbody", {}, rows.map(([name, read]) => element("tr", {}, element("th", { scope: "row" }, name),
+  fill("change-said", head("", "run’s anchor", "yours", ""), element("tbody", {}, rows.map(([name, read]) => element("tr", {}, element("th", { scope: "row" }, name),
     element("td", {}, number(read(before), 4)), element("td", {}, number(read(now), 4)), element("td", { class: read(before) === read(now) ? "equal" : "changed" }, read(before) === read(now) ? "=" : "≠")))));
 }
 
@@ -462,11 +462,11 @@ const head = (...names) => element("thead", {}, element("tr", {}, names.map((nam
 
 function drawMeans(before, now) {
   const targets = ["x", "y", "w", "h"].map((name, i) => [`target t_${name}`, (m) => (m.wanted ? number(m.wanted[i], 3) : "none")]);
-  const rows = [["anchor", (m) => sides(m.anchor)], ["decoded box", (m) => sides(m.decoded)], ["best IoU of the anchor", (m) => number(m.iou, 3)], ["label", (m) => LABELS[m.label]], ...targets];
+  const rows = [["anchor", (m) => sides(m.anchor)], ["decoded box", (m) => sides(m.decoded)], ["best IoU", (m) => number(m.iou, 3)], ["label", (m) => LABELS[m.label]], ...targets];
   const moved = rows.filter(([, read]) => read(before) !== read(now)).length;
   byId("change-moved").textContent = moved ? `${moved} of ${rows.length} lines changed` : "unchanged so far";
   byId("change-moved").className = `badge ${moved ? "moved" : "same"}`;
-  fill("change-means", head("", "the run’s anchor", "your anchor"), element("tbody", {}, rows.map(([name, read]) => element("tr", {}, element("th", { scope: "row" }, name),
+  fill("change-means", head("", "run’s anchor", "yours"), element("tbody", {}, rows.map(([name, read]) => element("tr", {}, element("th", { scope: "row" }, name),
     element("td", {}, read(before)), element("td", { class: read(before) === read(now) ? null : "changed" }, read(now))))));
   const labels = state.assigned.label.reduce((count, label, i) => count + (label !== state.before.label[i]), 0);
   fill("change-summary", "Over the whole image, computed anew: ", bold(many(identicalOutputs())), ` of ${many(COUNT * (content.head.perAnchor + 4))} outputs of the network are identical. `, bold(`${many(labels)} of ${many(COUNT)} labels changed.`));
@@ -606,7 +606,7 @@ function drawChain(at) {
   if (one.label === IGNORE) lines.push(["Label: none. Loss: ", "none", ""]);
   else {
     lines.push(["Label: ", one.y ? "1, object" : "0, background", ""], [one.y ? "Loss = −log P = " : "Loss = −log(1 − P) = ", small(one.loss), `, divided by the ${many(one.size)} of the sample`],
-      ["Slope of the loss along z = (P − label) / sample = ", small(one.slope), one.sampled ? "" : ": it was not drawn"]);
+      one.sampled ? ["Slope of the loss along z = (P − label) / sample = ", small(one.slope), ""] : ["Slope of the loss along z: ", "0", ", as it was not drawn"]);
   }
   fill("loss-chain", lines.map(([before, value, after]) => element("li", {}, before, bold(value), after)));
   if (!one.wanted) {
@@ -670,12 +670,12 @@ function chart(holder, lines, { across, high = null, from = 0, marker = null, di
   const most = high ?? Math.max(1e-6, ...lines.flatMap(([, , v]) => v)) * 1.05;
   const places = digits ?? (most < 0.2 ? 3 : 2);
   const x = (i) => left + (i / (count - 1)) * (W - left - right), y = (v) => H - bottom - (v / most) * (H - top - bottom);
-  const taken = []; // names beside the ends of the lines, at least a line's height apart
-  const spot = (v) => { let at = y(v) + 4; while (taken.some((t) => Math.abs(t - at) < 14)) at -= 14; taken.push(at); return at; };
+  const spots = new Map(); // where the lines' names stand: at their ends, at least a line's height apart
+  for (const [, name, v] of [...lines].sort((a, b) => b[2].at(-1) - a[2].at(-1))) spots.set(name, Math.max(y(v.at(-1)) + 4, Math.max(...spots.values()) + 14));
   const drawn = element("svg:svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": lines.map(([, name, v]) => `${name} ${number(v[v.length - 1], 3)}`).join(", ") },
     [0, 0.5, 1].map((t) => { const v = t * most; return [element("svg:path", { class: "axis", d: `M${left} ${y(v)}H${W - right}` }), element("svg:text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, number(v, places))]; }).flat(),
     element("svg:text", { x: left, y: H - 14 }, String(from)), element("svg:text", { x: W - right, y: H - 14, "text-anchor": "end" }, many(from + count - 1)), element("svg:text", { x: (left + W - right) / 2, y: H - 14, "text-anchor": "middle" }, across),
-    lines.map(([kind, name, v]) => [v.length > 1 ? element("svg:polyline", { class: kind, points: v.flatMap((value, i) => [...(stairs && i ? [`${x(i)},${y(v[i - 1])}`] : []), `${x(i)},${y(value)}`]).join(" ") }) : element("svg:path", { class: kind, d: `M${x(0) - 4} ${y(v[0])}h8` }), element("svg:text", { x: x(v.length - 1) + 8, y: spot(v[v.length - 1]) }, name)]).flat(),
+    lines.map(([kind, name, v]) => [v.length > 1 ? element("svg:polyline", { class: kind, points: v.flatMap((value, i) => [...(stairs && i ? [`${x(i)},${y(v[i - 1])}`] : []), `${x(i)},${y(value)}`]).join(" ") }) : element("svg:path", { class: kind, d: `M${x(0) - 4} ${y(v[0])}h8` }), element("svg:text", { x: x(v.length - 1) + 8, y: spots.get(name) }, name)]).flat(),
     marker === null ? null : element("svg:circle", { class: "marker", r: 6, cx: x(marker), cy: y(lines[0][2][marker]) }));
   byId(holder).replaceChildren(drawn);
 }
@@ -727,7 +727,7 @@ function drawThinning() {
   byId("proposals-words").textContent = "The threshold follows the budget: the first few proposals must lie apart, later ones may be second tries. Passed-over boxes get another chance in the next tier.";
   selector.tiers.forEach(([count, iou], at) => {
     const low = at ? selector.tiers[at - 1][0] + 1 : 1, high = at + 1 < selector.tiers.length ? selector.tiers[at + 1][0] - 1 : 1000;
-    slider(holder, `count-${at}`, { label: `until`, min: low, max: high, step: 1, value: count, input: (v) => { selector.tiers[at][0] = v; changed("selection"); } });
+    slider(holder, `count-${at}`, { label: `${at + 1}: until`, min: low, max: high, step: 1, value: count, input: (v) => { selector.tiers[at][0] = v; changed("selection"); } });
     slider(holder, `iou-${at}`, { label: "IoU ≤", min: 0.1, max: 1, step: 0.01, value: iou, show: (v) => v.toFixed(2), input: (v) => { selector.tiers[at][1] = v; changed("selection"); } });
     for (const kind of ["count", "iou"]) sliders.get(`${holder}-${kind}-${at}`).range.setAttribute("aria-label", `tier ${at + 1}: ${kind === "count" ? "until so many proposals" : "largest IoU"}`);
   });
@@ -805,7 +805,7 @@ function drawOrder() {
   const { level, location, j } = state.place, [row, column] = rowColumn(), { columns, k } = here(), at = anchorNumber(), first = numberOf(levels, { level, location: 0, j: 0 }), per = content.head.perAnchor;
   slider("q-order-sliders", "anchor", { label: "anchor number", min: 0, max: COUNT - 1, step: 1, value: at, show: many, input: (v) => { state.place = placeOf(levels, v); go({}); } });
   slider("q-order-sliders", "j", { label: "j within the cell", min: 0, max: k - 1, step: 1, value: j, input: (v) => go({ j: v }) });
-  const cells = (count, on) => Array.from({ length: count }, (_, c) => element("i", { class: on(c) ? "on" : null }, count <= 24 ? String(c) : ""));
+  const cells = (count, on) => Array.from({ length: count }, (_, c) => element("i", { class: on(c) ? "on" : null }, count <= 16 ? String(c) : ""));
   fill("q-order-channels", element("div", {}, element("span", {}, "scores"), cells(per * k, (c) => Math.floor(c / per) === j)), element("div", {}, element("span", {}, "deltas"), cells(4 * k, (c) => c >> 2 === j)));
   const scores = per === 2 ? `scores ${2 * j} and ${2 * j + 1}` : `score ${j}`;
   fill("q-order-answer", bold(`Deltas ${4 * j} to ${4 * j + 3} and ${scores}`), `, read at row ${row}, column ${column} of stride ${here().stride}, belong to anchor ${many(at)} = ${first ? `${many(first)} + ` : ""}(${row} × ${columns} + ${column}) × ${k} + ${j}. Flatten the map to (rows, columns, k, 4): never to (4, k) first.`);
@@ -841,7 +841,7 @@ function drawLarge() {
   const outside = 1 - (Math.max(0, cut[2] - cut[0]) * Math.max(0, cut[3] - cut[1])) / ratioed ** 2;
   const whole = [0, 0, image.width, image.height], iou = iouOf(anchor.map(f32), whole), t = encode(coder, anchor, whole);
   scenes.large.under.replaceChildren(...outlined(whole, "truth"));
-  scenes.large.over.replaceChildren(...markedCell().slice(1), ...outlined(anchor, "anchor"));
+  scenes.large.over.replaceChildren(...markedCell().slice(1), rect(anchor, "anchor beyond"));
   slider("q-large-sliders", "size", { label: "size of the anchor", min: 0.2, max: 1.6, step: 0.01, value: state.large, show: () => `${number(ratioed, 0)} px`, input: (v) => { state.large = v; drawSoon(); } });
   const crossing = crossingAnchors();
   fill("q-large-answer", bold(`${number(100 * outside, 0)} % of it lies outside. `), `For an object that fills the image its IoU is ${number(iou, 2)}, and the target is t = (${t.map((v) => number(v, 2)).join(", ")}): small numbers, like any other. Proposals are clipped; anchors are not. The paper ignores anchors that cross the border (assigner.border=0). Here that would be ${many(crossing)} of ${many(COUNT)}.`);

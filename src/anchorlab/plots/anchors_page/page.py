@@ -1,7 +1,7 @@
 """anchors.html: one offline file with a trained RPN inside, which shows by touch where anchors enter.
 
-The page computes the head, assigners, losses, gradients and proposals itself (rpn.js) and draws them (page.js); here its
-numbers are gathered. The backbone does not travel: its feature maps of the one image do.
+The page computes the head, assigners, losses, gradients and proposals itself (rpn.js) and draws them (page.js); here
+its numbers are gathered. The backbone does not travel: its feature maps of the one image do.
 
 B = 1 image | h, w a level's grid | C channels of the maps | k anchors per location | G boxes
 """
@@ -121,9 +121,7 @@ def _first_level_that_fits(maps: Sequence[Tensor], parameters: int) -> int:
 def _head(network: RegionProposalNetwork, whole: bool, channels: int) -> dict[str, Any]:
     head = network.head
     (convolution, *_) = [module for module in head.conv if isinstance(module, nn.Conv2d)] or [None]
-    outputs = {
-        k: {"scores": _layer(head.scores[k]), "deltas": _layer(head.deltas[k])} for k in cast(Any, head.scores)
-    }
+    outputs = {k: {"scores": _layer(head.scores[k]), "deltas": _layer(head.deltas[k])} for k in cast(Any, head.scores)}
     width = cast(nn.Conv2d, next(iter(head.scores.values()))).in_channels
     return {
         "perAnchor": 2 if head.objectness == "softmax" else 1,
@@ -257,4 +255,4 @@ def _as_script(content: Any) -> str:
 
 
 def _file(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return resources.files("anchorlab.plots.anchors_page").joinpath(name).read_text(encoding="utf-8")
