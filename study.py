@@ -6,8 +6,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from anchorlab.command import check_command_line, exit_with
-from anchorlab.settings import SettingError
+from anchorlab.command import check_command_line
+from anchorlab.errors import user_sentences
 from anchorlab.study.arguments import unfold
 
 CONFIGS = Path(__file__).resolve().parent / "conf"
@@ -21,9 +21,7 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with user_sentences():
         sys.argv[1:] = unfold(sys.argv[1:])
-    except SettingError as error:
-        exit_with(error)
     check_command_line("study", CONFIGS)
     main()

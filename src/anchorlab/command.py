@@ -11,7 +11,7 @@ from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -32,21 +32,12 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from anchorlab.settings import (
-    SettingError,
-    check,
-    check_keys,
-    check_kinds,
-    leaf_keys,
-    nearest_word,
-    unknown_key,
-)
+from anchorlab.errors import SettingError, user_sentences
+from anchorlab.settings import check, check_keys, check_kinds, leaf_keys, nearest_word, unknown_key
 from anchorlab.sweeps.extras import check_sweep
 from anchorlab.sweeps.folder import claim, find, new_folder
 from anchorlab.training.launch import process_rank
 from anchorlab.usage import print_usage
-
-USAGE_ERROR = 2
 
 
 def check_command_line(
@@ -71,14 +62,12 @@ def check_command_line(
         raise SystemExit(0)
     if arguments.hydra_help or arguments.info or arguments.shell_completion:
         return
-    try:
+    with user_sentences():
         config = check_overrides(config_name, config_dir, arguments.overrides, arguments.config_dir)
         if "sweep" in config:
             check_sweep(config, arguments.overrides, arguments.multirun or arguments.cfg is not None)
-    except SettingError as error:
-        exit_with(error)
-    if arguments.multirun and not own_folder:
-        exit_with(SettingError(f"{config_name}.py does not sweep: leave -m out"))
+        if arguments.multirun and not own_folder:
+            raise SettingError(f"{config_name}.py does not sweep: leave -m out")
     if arguments.cfg is None and own_folder:
         _claim_folder(arguments.overrides, arguments.multirun, config)
 
@@ -90,12 +79,6 @@ def _quoted(argument: str) -> str:
         return argument
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"{key}{sign}'{escaped}'"
-
-
-def exit_with(error: Exception) -> NoReturn:
-    """Print the sentence of a user's error and leave with the code of a wrong command line."""
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(USAGE_ERROR)
 
 
 def check_overrides(

@@ -11,9 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
-class SettingError(ValueError):
-    """A setting that a person has to change: one sentence with the key, the value and the fix."""
+from anchorlab.errors import SettingError
 
 
 @dataclass(frozen=True)

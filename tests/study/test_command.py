@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from anchorlab.settings import SettingError
+from anchorlab.errors import SettingError
 from anchorlab.study.arguments import unfold
 from anchorlab.study.pictures import knee
 

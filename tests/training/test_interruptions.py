@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from anchorlab.command import check_overrides
+from anchorlab.errors import SettingError
 from anchorlab.runs.files import FolderLock
 from anchorlab.runs.metrics import read_metrics
 from anchorlab.runs.record import read_run
-from anchorlab.settings import SettingError
 from anchorlab.training.resume import position
 from tests.training.processes import ROOT, Forker, Running
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from anchorlab.settings import SettingError
+from anchorlab.errors import SettingError
 from tests.use.conftest import CONFIGS, composed
 
 PROGRAM = """

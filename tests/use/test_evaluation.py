@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from anchorlab.errors import SettingError
 from anchorlab.runs.record import read_run
 from anchorlab.runs.scores import read_runs
-from anchorlab.settings import SettingError
 from anchorlab.training.build import build
 from anchorlab.use import evaluation
 from anchorlab.use.evaluation import evaluate, resized

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anchorlab.settings import SettingError
+from anchorlab.errors import SettingError
 from anchorlab.training.build import build
 from anchorlab.use.explain_pictures import number_columns
 from anchorlab.use.explaining import Steps, explain, find_image, follow, in_words

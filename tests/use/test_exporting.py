@@ -14,6 +14,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 import anchorlab
+from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners import MaxIoUAssigner
 from anchorlab.rpn.backbones import Tiny
@@ -23,7 +24,6 @@ from anchorlab.rpn.losses import SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
-from anchorlab.settings import SettingError
 from anchorlab.use.exporting import agreement, export, reference
 from anchorlab.use.graph import Graph, _with_symbolic_padding
 from anchorlab.use.parts import require_plain

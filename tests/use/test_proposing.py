@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anchorlab.settings import SettingError
+from anchorlab.errors import SettingError
 from anchorlab.use.proposing import Proposed, propose, propose_with
 from anchorlab.use.sources import list_images, parcels
 from anchorlab.use.trained import load_trained

@@ -10,6 +10,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.image_list import ImageList
 
+from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners import MaxIoUAssigner
 from anchorlab.rpn.backbones import ResNetFPN, Tiny
@@ -19,7 +20,6 @@ from anchorlab.rpn.losses import SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
-from anchorlab.settings import SettingError
 from anchorlab.training.build import build
 from anchorlab.training.run import train
 from anchorlab.training.start import nearest, start_from_file

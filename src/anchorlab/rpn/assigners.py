@@ -12,10 +12,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from anchorlab.errors import check_range
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import Region, inside, pairwise_iou
 from anchorlab.rpn.lattice import Pairs
-from anchorlab.rpn.ranges import check_range
 
 OBJECT, BACKGROUND, IGNORE = 1, 0, -1
 

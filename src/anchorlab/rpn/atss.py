@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from anchorlab.errors import check_range
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners import OBJECT, Assignment, all_background, check_ignore_iof, leave_out
 from anchorlab.rpn.boxes import paired_iou
 from anchorlab.rpn.lattice import LevelGrid
-from anchorlab.rpn.ranges import check_range
 
 
 class ATSSAssigner:

@@ -12,11 +12,11 @@ import math
 import torch
 from torch import Tensor
 
+from anchorlab.errors import check_range
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners import IGNORE, OBJECT, Assignment, all_background, check_ignore_iof, leave_out
 from anchorlab.rpn.boxes import area
 from anchorlab.rpn.lattice import LevelGrid
-from anchorlab.rpn.ranges import check_range
 
 
 class CentreRegionAssigner:

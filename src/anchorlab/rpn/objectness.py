@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from anchorlab.rpn.ranges import check_range
+from anchorlab.errors import check_range
 
 
 class ObjectnessLoss(Protocol):

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anchorlab.errors import check_range
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners import best_boxes
 from anchorlab.rpn.boxes import paired_iou
-from anchorlab.rpn.ranges import check_range
 from anchorlab.rpn.samplers import choose
 
 SCORES = ("both", "quality", "objectness")

@@ -5,7 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from anchorlab.command import exit_with
+from anchorlab.console import console
+from anchorlab.errors import SettingError, user_sentences
 from anchorlab.runs.choices import Choices, choices_of
 from anchorlab.runs.comparison import Comparison, Question, compare
 from anchorlab.runs.files import write_whole
@@ -13,14 +14,12 @@ from anchorlab.runs.page import as_page
 from anchorlab.runs.report import answer, as_csv, as_markdown, on_screen
 from anchorlab.runs.scores import read_runs
 from anchorlab.runs.statistics import Bootstrap
-from anchorlab.settings import SettingError
-from anchorlab.terminal import console
 
 
 def compare_from_command_line(config: DictConfig, configs: Path) -> None:
     """`configs`: the folder of the groups that runs were composed from."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    try:
+    with user_sentences():
         if plain["wandb"]["save"] and plain["wandb"]["entity"] is None:
             raise SettingError(
                 "wandb.entity has no value: give the user or team that owns the project, wandb.entity=..."
@@ -32,8 +31,6 @@ def compare_from_command_line(config: DictConfig, configs: Path) -> None:
             console().print(f"  {path}", markup=False, soft_wrap=True)
         if plain["wandb"]["save"]:
             console().print(f"  {save_workspace(comparison, plain['wandb'])}", markup=False, soft_wrap=True)
-    except SettingError as error:
-        exit_with(error)
 
 
 def compared(config: dict[str, Any], choices: Choices) -> Comparison:

@@ -20,9 +20,6 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Of an OSError: a full disk, a quota, a file larger than allowed."""
-
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from anchorlab import __version__
 from anchorlab.ranks import AT_50, AT_70, THRESHOLDS
 from anchorlab.runs.choices import shown
 from anchorlab.runs.comparison import Comparison, Entry, Mean, Table
@@ -27,6 +26,7 @@ from anchorlab.runs.identity import all_settings, settings_that_count
 from anchorlab.runs.record import Run
 from anchorlab.runs.report import answer, people
 from anchorlab.runs.scores import BUDGETS, CURVE
+from anchorlab.version import __version__
 
 DETAILED = 60
 """Entries of a table, best first, whose learning curves and pictures the page holds."""

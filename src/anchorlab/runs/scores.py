@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anchorlab.errors import SettingError
 from anchorlab.ranks import AREA_RANGES, THRESHOLDS, Figure, Ranks, recall_from_ranks
 from anchorlab.runs.record import Run, read_run
-from anchorlab.settings import SettingError
 
 BUDGETS = (10, 50, 100, 300, 1000)
 CURVE = sorted({*BUDGETS, *np.geomspace(1, 1000, 50).round().astype(int).tolist()})

@@ -14,9 +14,9 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 from wandb_workspaces.reports.v2.interface import ParallelCoordinatesPlotColumn
 
+from anchorlab.errors import SettingError
 from anchorlab.runs.comparison import Comparison, Entry, Table
 from anchorlab.runs.gallery import read_scenes
-from anchorlab.settings import SettingError
 
 PINNED = 20
 """Runs that W&B keeps in view at most."""

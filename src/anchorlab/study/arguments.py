@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from anchorlab.settings import SettingError
+from anchorlab.errors import SettingError
 
 SEVERAL_KS = re.compile(r"anchor\.k=(\d+(?:,\d+)+)")
 

@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from anchorlab.command import with_values
-from anchorlab.settings import SettingError, check
+from anchorlab.errors import SettingError
+from anchorlab.settings import check
 
 
 class Composer:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anchorlab.settings import SettingError
+from anchorlab.errors import SettingError
 from anchorlab.sweeps.strategy import Strategy
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from typing import IO, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from anchorlab.console import SWEEP_JOB
 from anchorlab.runs.record import RunRecord
 from anchorlab.sweeps.folder import SweepFolder, held_by_job
 from anchorlab.sweeps.launchers import is_serial, threads_each
-from anchorlab.terminal import SWEEP_JOB
 from anchorlab.training.resume import LAST
 
 SWEEP_PID = "ANCHORLAB_SWEEP_PID"

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from anchorlab.settings import SettingError
+from anchorlab.console import console
+from anchorlab.errors import SettingError
 from anchorlab.sweeps.folder import identity
 from anchorlab.sweeps.space import Axis, Point
 from anchorlab.sweeps.strategy import Strategy
-from anchorlab.terminal import console
 
 if TYPE_CHECKING:
     import optuna

@@ -18,11 +18,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from anchorlab.command import exit_with
+from anchorlab.console import console
+from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.runs import environment
 from anchorlab.runs.files import write_whole
 from anchorlab.runs.record import RunRecord
-from anchorlab.settings import SettingError
 from anchorlab.sweeps import tables
 from anchorlab.sweeps.compose import Composer
 from anchorlab.sweeps.describe import Facts, describe
@@ -31,9 +31,7 @@ from anchorlab.sweeps.jobs import SWEEP_PID, Outcome, outcome
 from anchorlab.sweeps.launchers import queues, side_by_side
 from anchorlab.sweeps.space import Point, Space, read_space
 from anchorlab.sweeps.strategy import Strategy
-from anchorlab.terminal import console
 
-FAILED = 1
 INTERRUPTED = 130
 
 
@@ -67,17 +65,16 @@ def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, argu
     Raises:
         SystemExit: with 1 for failed jobs, 2 for a wrong setting, 130 after Ctrl-C.
     """
-    try:
+    with user_sentences():
         strategy = _strategy(config)
         space = read_space(strategy.params, arguments, loader)
         sweep = Sweep(config, loader, launcher, space, strategy)
-        if not strategy.dry_run:
-            sweep.start(arguments)
-        strategy.run(sweep)
-    except SettingError as error:
-        exit_with(error)
-    except KeyboardInterrupt:
-        _interrupted(Path(config.hydra.sweep.dir))
+        try:
+            if not strategy.dry_run:
+                sweep.start(arguments)
+            strategy.run(sweep)
+        except KeyboardInterrupt:
+            _interrupted(Path(config.hydra.sweep.dir))
     if not strategy.dry_run:
         sweep.conclude()
 

@@ -14,8 +14,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 
 from anchorlab.data.module import DataModule
+from anchorlab.errors import SettingError
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.settings import SettingError
 from anchorlab.training.module import RPNModule
 from anchorlab.training.trainer import TrainerSettings
 

@@ -16,8 +16,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from anchorlab.errors import SettingError
 from anchorlab.runs.files import write_whole
-from anchorlab.settings import SettingError
 from anchorlab.training.stopping import Stopped, StopRequest
 
 

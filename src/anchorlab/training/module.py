@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from anchorlab.data.batch import Batch
+from anchorlab.errors import RunError
 from anchorlab.recall import ProposalRecall
 from anchorlab.rpn.losses import LossCounts
 from anchorlab.rpn.network import Losses, PendingPredictions, Predictions, RegionProposalNetwork
@@ -25,7 +26,7 @@ TRAIN, VALIDATE = 0, 1  # streams of random numbers
 POSITIVES = "positives"
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(RunError):
     """The loss became infinite or not a number: says in which step, on which images, after which figures."""
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from anchorlab.console import console
 from anchorlab.data.batch import collate
 from anchorlab.data.module import DataModule
 from anchorlab.runs.files import write_whole
@@ -15,7 +16,6 @@ from anchorlab.study.coverage import cover
 from anchorlab.study.outcome import attribution_figure, funnel_figure, in_words, table_rows
 from anchorlab.study.pictures import coverage_map, save
 from anchorlab.study.truth import BackboneGrids, truth_of
-from anchorlab.terminal import console
 from anchorlab.training.module import RPNModule
 from anchorlab.training.pictures import predict
 from anchorlab.training.rungs import stopped_after

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from anchorlab.data.module import DataModule
+from anchorlab.errors import SettingError
 from anchorlab.rpn.assigners import yardstick
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.settings import SettingError
 from anchorlab.study.coverage import Coverage, cover
 from anchorlab.study.fitting import AnchorFit
 from anchorlab.study.truth import BackboneGrids, GroundTruth, truth_of

@@ -12,18 +12,15 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from anchorlab.command import exit_with
-from anchorlab.data.loader import LostWorkerError
+from anchorlab.console import console, in_sweep
 from anchorlab.data.look import contact_sheet
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import DataError
+from anchorlab.errors import SettingError, user_sentences
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.runs.files import NO_ROOM
 from anchorlab.runs.identity import config_hash
 from anchorlab.runs.loggers import CSVLogger, WandbLogger
 from anchorlab.runs.record import RunRecord
-from anchorlab.settings import SettingError
-from anchorlab.terminal import console, in_sweep
 from anchorlab.training import screens
 from anchorlab.training.build import (
     build,
@@ -36,7 +33,6 @@ from anchorlab.training.build import (
 from anchorlab.training.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
 from anchorlab.training.hardware import decide, flush_denormals
 from anchorlab.training.launch import check_launch, check_slurm
-from anchorlab.training.module import NonFiniteLossError
 from anchorlab.training.preflight import look_ahead, with_fitted_anchors
 from anchorlab.training.recorder import MONITORED, Recorder
 from anchorlab.training.resume import checkpoint_to_resume, position, resumed_config
@@ -45,8 +41,6 @@ from anchorlab.training.start import start_from_file
 from anchorlab.training.stopping import Stopped, StopRequest
 from anchorlab.training.trainer import TrainerSettings
 from anchorlab.training.watch import DataWatch
-
-FAILED = 1
 
 MakeNetwork = Callable[[Mapping[str, Any]], RegionProposalNetwork]
 
@@ -69,21 +63,12 @@ def run_settings(
     signal (of the first process; the others then leave with 0, so that none of them looks like a failure).
     """
     try:
-        train(resumed_config(settings, overrides), folder, overrides, make_network)
-    except (SettingError, DataError) as error:
-        exit_with(error)
-    except (NonFiniteLossError, FloatingPointError, LostWorkerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(FAILED) from error
+        with user_sentences(folder, lambda: screens.how_to_go_on(folder)):
+            train(resumed_config(settings, overrides), folder, overrides, make_network)
     except Stopped as stopped:
         if rank_zero_only.rank == 0:
             print(f"\n{stopped}: {screens.how_to_go_on(folder)}", file=sys.stderr)
             raise SystemExit(stopped.exit_code) from stopped
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        print(f"error: {folder} cannot be written ({error.strerror}): {screens.how_to_go_on(folder)}", file=sys.stderr)
-        raise SystemExit(FAILED) from error
 
 
 def train(

@@ -9,11 +9,11 @@ import torch
 from rich.table import Table
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.data.resize import padded_size, target_size
 from anchorlab.data.sample import Record
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.terminal import console
 from anchorlab.training.resume import position
 from anchorlab.training.trainer import TrainerSettings
 

@@ -13,10 +13,10 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.weights import read
-from anchorlab.settings import SettingError
 
 DEFAULT_SIZES, DEFAULT_RATIOS, DEFAULT_STRIDES = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0), (4, 8, 16, 32, 64)
 """Of torchvision's detectors with a ResNet and a pyramid; its files do not say."""

@@ -16,19 +16,17 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
-from anchorlab.command import exit_with
+from anchorlab.console import console
 from anchorlab.data.module import DataModule
-from anchorlab.data.sample import DataError
+from anchorlab.errors import SettingError, user_sentences
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners import MaxIoUAssigner, yardstick
 from anchorlab.runs.files import write_whole
-from anchorlab.settings import SettingError
 from anchorlab.study import baselines, pictures, report
 from anchorlab.study.coverage import cover
 from anchorlab.study.fitting import AnchorFit, Fitted
 from anchorlab.study.report import Scored
 from anchorlab.study.truth import BackboneGrids, GroundTruth, truth_of
-from anchorlab.terminal import console
 from anchorlab.training.build import build, user_errors
 from anchorlab.training.hardware import keep_freed_memory
 
@@ -41,10 +39,8 @@ def run_from_command_line(config: DictConfig) -> None:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    try:
+    with user_sentences():
         study({str(key): value for key, value in plain.items()}, folder)
-    except (SettingError, DataError) as error:
-        exit_with(error)
 
 
 def study(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anchorlab import __version__
 from anchorlab.use.trained import Trained
+from anchorlab.version import __version__
 
 SHOWN = (
     "recall_10",

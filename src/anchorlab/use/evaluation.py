@@ -17,9 +17,9 @@ from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
 from anchorlab.data.module import DataModule
+from anchorlab.errors import SettingError, user_sentences
 from anchorlab.runs import gallery
 from anchorlab.runs.record import RunRecord
-from anchorlab.settings import SettingError
 from anchorlab.study.attribution import AnchorReport
 from anchorlab.training.build import build_validation_data
 from anchorlab.training.console import ConsoleProgress
@@ -31,7 +31,6 @@ from anchorlab.training.screens import input_size, scalar_axes
 from anchorlab.training.trainer import TrainerSettings
 from anchorlab.use import report
 from anchorlab.use.coco import CocoFiles, largest_difference
-from anchorlab.use.failures import user_sentences
 from anchorlab.use.machine import settings_for
 from anchorlab.use.scoring import Scoring
 from anchorlab.use.trained import Trained, check_classes, find_trained, load_asked_for

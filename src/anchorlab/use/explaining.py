@@ -14,19 +14,18 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from torch import Tensor
 
+from anchorlab.console import console
 from anchorlab.data.batch import Batch, Item, collate, target_of
 from anchorlab.data.decode import decode, read_resized, sample_of
 from anchorlab.data.resize import with_image
 from anchorlab.data.sample import Record
+from anchorlab.errors import SettingError, user_sentences
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
-from anchorlab.settings import SettingError
-from anchorlab.terminal import console
 from anchorlab.training.build import build_validation_data
 from anchorlab.training.pictures import FOUND_IOU, save
 from anchorlab.use import explain_pictures
-from anchorlab.use.failures import user_sentences
 from anchorlab.use.parts import require_plain
 from anchorlab.use.sources import list_images
 from anchorlab.use.trained import Trained, check_classes, load_asked_for

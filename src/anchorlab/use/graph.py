@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import nms
 
+from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals import ProposalSelector
-from anchorlab.settings import SettingError
 from anchorlab.use.parts import require_plain
 
 LARGEST = 8192

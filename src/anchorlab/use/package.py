@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from anchorlab.errors import SettingError
 from anchorlab.runs.files import write_whole
-from anchorlab.settings import SettingError
 
 NAME = "model"
 SCHEMA_VERSION = 1

@@ -2,12 +2,12 @@
 
 import torch
 
+from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals import ProposalSelector
-from anchorlab.settings import SettingError
 
 PLAIN = {
     "anchors": AnchorGrid,

@@ -18,18 +18,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
+from anchorlab.console import console
 from anchorlab.data.batch import Batch
 from anchorlab.data.decode import decode
 from anchorlab.data.sample import DataError
+from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.rpn.proposals import Proposals
 from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
-from anchorlab.settings import SettingError
-from anchorlab.terminal import console
 from anchorlab.training.hardware import flush_denormals
 from anchorlab.training.pictures import Scene, save
 from anchorlab.training.trainer import TrainerSettings
 from anchorlab.use.evaluation import resized
-from anchorlab.use.failures import FAILED, user_sentences
 from anchorlab.use.machine import autocast, settings_for, torch_device
 from anchorlab.use.pictures import proposals_picture
 from anchorlab.use.sources import Listed, list_images, parcels

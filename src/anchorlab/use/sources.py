@@ -19,7 +19,7 @@ from anchorlab.data.decode import read_resized, sample_of
 from anchorlab.data.layout import IMAGE_SUFFIXES
 from anchorlab.data.resize import with_image
 from anchorlab.data.sample import DataError, Problem, Record
-from anchorlab.settings import SettingError
+from anchorlab.errors import SettingError
 
 
 @dataclass(frozen=True)

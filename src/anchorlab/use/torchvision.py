@@ -21,12 +21,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead as TorchvisionHead
 from torchvision.ops import MultiScaleRoIAlign
 
+from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners import MaxIoUAssigner
 from anchorlab.rpn.backbones import Backbone
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.samplers import BalancedSampler
-from anchorlab.settings import SettingError
 from anchorlab.training.start import start_from
 from anchorlab.use.parts import require_plain
 from anchorlab.use.trained import Trained, load_trained

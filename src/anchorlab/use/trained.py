@@ -15,9 +15,9 @@ import torch
 from hydra.utils import get_object
 from torch import Tensor
 
+from anchorlab.errors import SettingError
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import Run, read_run
-from anchorlab.settings import SettingError
 from anchorlab.training.build import build_network
 from anchorlab.use import package
 
