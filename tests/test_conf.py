@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from anchorlab.command import check_overrides
-from anchorlab.settings import RULES, leaf_keys
+from anchorlab.config.settings import RULES, leaf_keys
 from anchorlab.training.build import build
 
 CONFIGS = Path(__file__).parents[1] / "conf"

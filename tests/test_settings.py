@@ -2,8 +2,8 @@
 
 import pytest
 
+from anchorlab.config.settings import Choice, Number, Numbers, check, check_keys, check_kinds, nearest_word, unknown_key
 from anchorlab.errors import SettingError
-from anchorlab.settings import Choice, Number, Numbers, check, check_keys, check_kinds, nearest_word, unknown_key
 
 
 @pytest.mark.parametrize(

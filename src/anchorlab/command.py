@@ -6,34 +6,22 @@ adding a misspelt key with `+`, and then accept it.
 
 import datetime
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType
 from hydra.errors import (
-    ConfigCompositionException,
     HydraException,
-    MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
 
+from anchorlab.config.composition import composed, to_plain, with_values
+from anchorlab.config.settings import check, check_keys, check_kinds, leaf_keys, unknown_key
 from anchorlab.errors import SettingError, user_sentences
-from anchorlab.settings import check, check_keys, check_kinds, leaf_keys, nearest_word, unknown_key
 from anchorlab.sweeps.extras import check_sweep
 from anchorlab.sweeps.folder import claim, find, new_folder
 from anchorlab.training.launch import process_rank
@@ -110,17 +98,17 @@ def _check_composed(
     roots = [config_dir, *([Path(more_configs).absolute()] if more_configs else [])]
     choices = [override for override in ours if _is_choice(override, roots)]
     path = [f"hydra.searchpath=[file://{roots[1]}]"] if more_configs else []
-    base = _composition(config_name, config_dir, (*path, *map(_text, choices)))
-    reference = _plain(base, complete=False)
+    base = composed(config_name, config_dir, (*path, *map(_text, choices)))
+    reference = to_plain(base, complete=False)
     known = leaf_keys(reference)
     groups = [folder.name for folder in config_dir.iterdir() if folder.is_dir()]
     values = [override for override in ours if override not in choices]
     for override in values:
         _check_key(override, known, groups)
     if all(override.type == OverrideType.CHANGE for override in values):
-        config = _plain(with_values(base, values, known), known)
+        config = to_plain(with_values(base, values, known), known)
     else:
-        config = _plain(_composition(config_name, config_dir, (*path, *map(_text, ours)), tuple(known)), known)
+        config = to_plain(composed(config_name, config_dir, (*path, *map(_text, ours)), tuple(known)), known)
     check_keys(config, reference)
     check_kinds(config, reference)
     check(config)
@@ -187,66 +175,6 @@ def _check_key(override: Override, known: list[str], groups: list[str]) -> None:
         raise SettingError(f"{override.input_line} takes a setting away: set it to null instead, where it may be null")
     if key not in known and not any(k.startswith(key + ".") or key.startswith(k + ".") for k in known):
         raise SettingError(unknown_key(key, known if "." in key else [*groups, *known]))
-
-
-def with_values(config: DictConfig, overrides: Iterable[Override], known: Sequence[str] = ()) -> DictConfig:
-    """A copy of a composed config with values (key=value, no group choices) put in, as Hydra puts them in.
-
-    Raises:
-        SettingError: a key that the config does not have.
-    """
-    changed = deepcopy(config)
-    try:
-        for override in overrides:
-            OmegaConf.update(changed, override.key_or_group, override.value(), merge=True)
-    except OmegaConfBaseException as error:
-        raise SettingError(_reason(error, known)) from error
-    return changed
-
-
-@cache
-def _composition(
-    config_name: str, config_dir: Path, overrides: tuple[str, ...], known: tuple[str, ...] = ()
-) -> DictConfig:
-    """Hydra's, which takes it half a second: the values of a sweep share those of their group choices."""
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(config_dir), version_base="1.3"):
-            return compose(config_name, overrides=list(overrides))
-    except MissingConfigException as error:
-        raise SettingError(_missing_choice(str(error), error.missing_cfg_file, error.options)) from error
-    except (ConfigCompositionException, OmegaConfBaseException) as error:
-        raise SettingError(_reason(error, known)) from error
-
-
-def _plain(config: DictConfig, known: Sequence[str] = (), complete: bool = True) -> dict[str, Any]:
-    try:
-        plain = OmegaConf.to_container(config, resolve=complete, throw_on_missing=complete)
-    except OmegaConfBaseException as error:
-        raise SettingError(_reason(error, known)) from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
-def _missing_choice(message: str, wanted: str | Sequence[str] | None, options: Sequence[str] | None) -> str:
-    if not isinstance(wanted, str) or not options:
-        return message.splitlines()[0]
-    group, _, choice = wanted.rpartition("/")
-    nearest = nearest_word(choice, options)
-    meant = f"did you mean {group}={nearest}?" if nearest else f"there are {', '.join(options)}"
-    return f"{group}={choice} is not there: {meant}"
-
-
-def _reason(error: Exception, known: Sequence[str]) -> str:
-    """OmegaConf's and Hydra's messages carry the reason first and the object's type after it."""
-    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
-    key = cause.full_key if isinstance(cause, OmegaConfBaseException) else None
-    if isinstance(cause, MissingMandatoryValue):
-        return f"{key} has no value: give one, {key}=..."
-    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and key:
-        return unknown_key(key, known)
-    lines = [text.strip().splitlines()[0] for text in (str(error), str(cause or "")) if text.strip()]
-    return " ".join(dict.fromkeys(lines))
 
 
 def _claim_folder(overrides: Sequence[str], multirun: bool, config: dict[str, Any]) -> None:

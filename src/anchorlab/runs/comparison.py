@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from anchorlab.config.identity import settings_that_count
+from anchorlab.config.settings import nearest_word
 from anchorlab.errors import SettingError
 from anchorlab.ranks import Figure
 from anchorlab.runs.choices import TARGET, Choices, as_typed, shown
-from anchorlab.runs.identity import settings_that_count
 from anchorlab.runs.record import Run
 from anchorlab.runs.scores import ImageKeys, Scores, common_images, read_scores
 from anchorlab.runs.statistics import Bootstrap, Difference, Group, all_pairs, holm
-from anchorlab.settings import nearest_word
 
 LABELLED = 4
 """Settings that a label names."""

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
+from anchorlab.config.identity import all_settings, settings_that_count
 from anchorlab.ranks import AT_50, AT_70, THRESHOLDS
 from anchorlab.runs.choices import shown
 from anchorlab.runs.comparison import Comparison, Entry, Mean, Table
 from anchorlab.runs.diagnosis import read_diagnosis
 from anchorlab.runs.gallery import Scene, read_scenes
-from anchorlab.runs.identity import all_settings, settings_that_count
 from anchorlab.runs.record import Run
 from anchorlab.runs.report import answer, people
 from anchorlab.runs.scores import BUDGETS, CURVE

@@ -29,9 +29,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 
+from anchorlab.config.identity import anchor_hash, config_hash
 from anchorlab.runs import environment
 from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
-from anchorlab.runs.identity import anchor_hash, config_hash
 from anchorlab.runs.metrics import read_metrics
 
 SCHEMA_VERSION = 1

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from anchorlab.config.identity import anchor_hash, config_hash
 from anchorlab.errors import SettingError
-from anchorlab.runs.identity import anchor_hash, config_hash
 
 if TYPE_CHECKING:
     from anchorlab.data.module import DataModule

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from anchorlab.config.settings import nearest_word
 from anchorlab.errors import SettingError
-from anchorlab.settings import nearest_word
 
 # Hydra launcher -> the module that brings it, and the extra of ours that installs it. Our own files: conf/hydra.
 LAUNCHERS = {

@@ -18,13 +18,13 @@ from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from anchorlab.config.composition import Composer
 from anchorlab.console import console
 from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.runs import environment
 from anchorlab.runs.files import write_whole
 from anchorlab.runs.record import RunRecord
 from anchorlab.sweeps import tables
-from anchorlab.sweeps.compose import Composer
 from anchorlab.sweeps.describe import Facts, describe
 from anchorlab.sweeps.folder import SweepFolder, hold
 from anchorlab.sweeps.jobs import SWEEP_PID, Outcome, outcome

@@ -12,13 +12,13 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from anchorlab.config.identity import config_hash
 from anchorlab.console import console, in_sweep
 from anchorlab.data.look import contact_sheet
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import DataError
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.runs.identity import config_hash
 from anchorlab.runs.loggers import CSVLogger, WandbLogger
 from anchorlab.runs.record import RunRecord
 from anchorlab.training import screens
