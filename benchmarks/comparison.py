@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from anchorlab.ranks import AREA_RANGES, THRESHOLDS, UNMATCHED
+from anchorlab.metrics.figures import AREA_RANGES, THRESHOLDS, UNMATCHED
 from anchorlab.runs.comparison import Question, compare
 from anchorlab.runs.page import as_page
 from anchorlab.runs.record import RunRecord

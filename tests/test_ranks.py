@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anchorlab.ranks import (
+from anchorlab.metrics.figures import (
     AREA_RANGES,
     AT_50,
     THRESHOLDS,

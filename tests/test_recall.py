@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pycocotools import mask
 from torch.multiprocessing.spawn import spawn
 
-from anchorlab.ranks import AREA_RANGES, THRESHOLDS, UNMATCHED, figures_from_ranks
-from anchorlab.recall import ProposalRecall, finds_known, iou_of, pairs_above_half, serve_in_order
+from anchorlab.metrics.figures import AREA_RANGES, THRESHOLDS, UNMATCHED, figures_from_ranks
+from anchorlab.metrics.recall import ProposalRecall, finds_known, iou_of, pairs_above_half, serve_in_order
 from tests.by_pycocotools import Scored, by_pycocotools, xywh
 
 

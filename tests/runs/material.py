@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from anchorlab.ranks import AT_50
-from anchorlab.recall import ProposalRecall, match
+from anchorlab.metrics.figures import AT_50
+from anchorlab.metrics.recall import ProposalRecall, match
 from anchorlab.runs.gallery import Scene, thumbnail, write_scenes
 from anchorlab.runs.metrics import MetricsCSV
 from anchorlab.runs.record import RunRecord

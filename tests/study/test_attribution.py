@@ -10,7 +10,7 @@ import torch
 from anchorlab.command import check_overrides
 from anchorlab.data.batch import Batch, Item, Target, collate
 from anchorlab.data.sample import Sample
-from anchorlab.recall import ProposalRecall
+from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners import OBJECT
 from anchorlab.rpn.boxes import clip, pairwise_iou

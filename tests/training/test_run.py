@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from anchorlab.ranks import figures_from_ranks
+from anchorlab.metrics.figures import figures_from_ranks
 from tests.training.conftest import command
 
 

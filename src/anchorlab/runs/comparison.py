@@ -18,7 +18,7 @@ import yaml
 from anchorlab.config.identity import settings_that_count
 from anchorlab.config.settings import nearest_word
 from anchorlab.errors import SettingError
-from anchorlab.ranks import Figure
+from anchorlab.metrics.figures import Figure
 from anchorlab.runs.choices import TARGET, Choices, as_typed, shown
 from anchorlab.runs.record import Run
 from anchorlab.runs.scores import ImageKeys, Scores, common_images, read_scores

@@ -18,7 +18,7 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from anchorlab.config.identity import all_settings, settings_that_count
-from anchorlab.ranks import AT_50, AT_70, THRESHOLDS
+from anchorlab.metrics.figures import AT_50, AT_70, THRESHOLDS
 from anchorlab.runs.choices import shown
 from anchorlab.runs.comparison import Comparison, Entry, Mean, Table
 from anchorlab.runs.diagnosis import read_diagnosis

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anchorlab.errors import SettingError
-from anchorlab.ranks import AREA_RANGES, THRESHOLDS, Figure, Ranks, recall_from_ranks
+from anchorlab.metrics.figures import AREA_RANGES, THRESHOLDS, Figure, Ranks, recall_from_ranks
 from anchorlab.runs.record import Run, read_run
 
 BUDGETS = (10, 50, 100, 300, 1000)

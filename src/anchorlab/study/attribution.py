@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from anchorlab.data.batch import Batch, Target
-from anchorlab.ranks import UNMATCHED
-from anchorlab.recall import counted_by_area, match
+from anchorlab.metrics.figures import UNMATCHED
+from anchorlab.metrics.recall import counted_by_area, match
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners import OBJECT
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork

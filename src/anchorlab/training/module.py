@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from anchorlab.data.batch import Batch
 from anchorlab.errors import RunError
-from anchorlab.recall import ProposalRecall
+from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.rpn.losses import LossCounts
 from anchorlab.rpn.network import Losses, PendingPredictions, Predictions, RegionProposalNetwork
 from anchorlab.rpn.proposals import Proposals

@@ -20,8 +20,8 @@ from matplotlib.ticker import ScalarFormatter
 from anchorlab.data.batch import Batch, collate
 from anchorlab.data.decode import decode
 from anchorlab.data.module import DataModule
-from anchorlab.ranks import AT_50
-from anchorlab.recall import match
+from anchorlab.metrics.figures import AT_50
+from anchorlab.metrics.recall import match
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.network import Predictions

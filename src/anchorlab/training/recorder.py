@@ -10,8 +10,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from anchorlab.data.sample import Record
-from anchorlab.ranks import AT_50, AT_70, THRESHOLDS, recall_from_ranks
-from anchorlab.recall import ProposalRecall
+from anchorlab.metrics.figures import AT_50, AT_70, THRESHOLDS, recall_from_ranks
+from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.runs.loggers import CSVLogger, WandbLogger
 from anchorlab.runs.record import RunRecord
 from anchorlab.training.module import RPNModule

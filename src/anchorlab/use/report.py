@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from anchorlab.console import console
-from anchorlab.ranks import THRESHOLDS
+from anchorlab.metrics.figures import THRESHOLDS
 from anchorlab.runs.files import write_whole
 from anchorlab.study.outcome import funnel_table, in_words
 from anchorlab.training.screens import BUDGETS, figures_table

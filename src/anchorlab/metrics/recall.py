@@ -23,7 +23,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from anchorlab.ranks import AREA_RANGES, THRESHOLDS, UNMATCHED, Ranks, figures_from_ranks, recall_from_ranks
+from anchorlab.metrics.figures import AREA_RANGES, THRESHOLDS, UNMATCHED, Ranks, figures_from_ranks, recall_from_ranks
 
 AREA_LOW, AREA_HIGH = np.array(list(AREA_RANGES.values())).T
 
