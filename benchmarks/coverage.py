@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 
 from anchorlab.data.resize import target_size
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 from anchorlab.study.coverage import cover, cover_many
 from anchorlab.study.placed import level_shapes
 from anchorlab.study.truth import GroundTruth

@@ -23,9 +23,9 @@ from torchvision.models.detection.rpn import RegionProposalNetwork as Torchvisio
 from torchvision.models.detection.rpn import RPNHead
 
 from anchorlab.command import check_command_line
-from anchorlab.rpn.losses import LossCounts
+from anchorlab.rpn.losses.box import LossCounts
 from anchorlab.rpn.network import Losses, RegionProposalNetwork, Sizes, as_pairs
-from anchorlab.rpn.proposals import Proposals
+from anchorlab.rpn.proposals.nms import Proposals
 from anchorlab.training.build import build_network
 from anchorlab.training.run import run_from_command_line
 

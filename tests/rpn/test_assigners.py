@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
-from anchorlab.rpn import assigners
 from anchorlab.rpn.anchors import AnchorGrid, Anchors
-from anchorlab.rpn.assigners import BACKGROUND, IGNORE, OBJECT, Assignment, MaxIoUAssigner
+from anchorlab.rpn.assigners import max_iou as assigners
+from anchorlab.rpn.assigners.max_iou import BACKGROUND, IGNORE, OBJECT, Assignment, MaxIoUAssigner
 from anchorlab.rpn.boxes import pairwise_iof, pairwise_iou
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anchorlab.rpn.anchors import AnchorGrid, Anchors
-from anchorlab.rpn.assigners import BACKGROUND, IGNORE, OBJECT, Assignment
-from anchorlab.rpn.atss import ATSSAssigner
+from anchorlab.rpn.assigners.atss import ATSSAssigner
+from anchorlab.rpn.assigners.max_iou import BACKGROUND, IGNORE, OBJECT, Assignment
 from anchorlab.rpn.boxes import pairwise_iof, pairwise_iou
 
 

@@ -19,8 +19,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from anchorlab.rpn import weights
-from anchorlab.rpn.backbones import VGG16, Backbone, EfficientNetLite0FPN, ResNetFPN, TimmFPN, Tiny
+from anchorlab.rpn.backbones import weights
+from anchorlab.rpn.backbones.backbones import VGG16, Backbone, EfficientNetLite0FPN, ResNetFPN, TimmFPN, Tiny
 
 SIZE = (150, 203)  # no multiple of any stride
 

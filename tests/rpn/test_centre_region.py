@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anchorlab.rpn.anchors import AnchorGrid, Anchors
-from anchorlab.rpn.assigners import BACKGROUND, IGNORE, OBJECT
-from anchorlab.rpn.centre_region import CentreRegionAssigner
+from anchorlab.rpn.assigners.centre_region import CentreRegionAssigner
+from anchorlab.rpn.assigners.max_iou import BACKGROUND, IGNORE, OBJECT
 
 
 def grid() -> Anchors:

@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from anchorlab.rpn import folding
-from anchorlab.rpn.folding import FoldedNorm
+from anchorlab.rpn.backbones import fold_batch_norm as folding
+from anchorlab.rpn.backbones.fold_batch_norm import FoldedNorm
 
 
 def body(name: str) -> nn.Module:

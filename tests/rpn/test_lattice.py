@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anchorlab.rpn import lattice
+from anchorlab.rpn import anchor_iou as lattice
+from anchorlab.rpn.anchor_iou import Pairs
 from anchorlab.rpn.anchors import AnchorGrid, Anchors
 from anchorlab.rpn.boxes import pairwise_iof, pairwise_iou
-from anchorlab.rpn.lattice import Pairs
 
 
 def inside(anchors: Anchors, region: lattice.Region | None) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from anchorlab.rpn.coders import DeltaCoder
-from anchorlab.rpn.losses import (
+from anchorlab.rpn.losses.box import (
     DIVISORS,
     CIoULoss,
     DIoULoss,
@@ -19,7 +19,7 @@ from anchorlab.rpn.losses import (
     RPNLoss,
     SmoothL1Loss,
 )
-from anchorlab.rpn.objectness import VarifocalLoss
+from anchorlab.rpn.losses.objectness import VarifocalLoss
 
 COUNTS = LossCounts(budget=512, locations=2400)
 LOGITS, LABELS = torch.zeros(8), torch.tensor([1, 1, 0, 0, 0, 0, 0, 0])  # each costs log 2

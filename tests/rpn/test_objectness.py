@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from anchorlab.rpn.objectness import BinaryCrossEntropy, FocalLoss, ObjectnessLoss, QualityFocalLoss, VarifocalLoss
+from anchorlab.rpn.losses.objectness import (
+    BinaryCrossEntropy,
+    FocalLoss,
+    ObjectnessLoss,
+    QualityFocalLoss,
+    VarifocalLoss,
+)
 
 ALL = (BinaryCrossEntropy(), FocalLoss(), QualityFocalLoss(), VarifocalLoss())
 

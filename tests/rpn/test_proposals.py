@@ -15,7 +15,7 @@ from torchvision.ops import clip_boxes_to_image
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.coders import DeltaCoder
-from anchorlab.rpn.proposals import Proposals, ProposalSelector, SoftNMSSelector
+from anchorlab.rpn.proposals.nms import Proposals, ProposalSelector, SoftNMSSelector
 
 SIZE = (60, 100)  # height, width
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.boxes import pairwise_iou
-from anchorlab.rpn.quality import SCORES, CenternessQuality, IoUQuality, Near, Quality, mean_logit
+from anchorlab.rpn.losses.quality import SCORES, CenternessQuality, IoUQuality, Near, Quality, mean_logit
 
 # One anchor of 8 x 8 in each cell of a 3 x 5 grid of stride 8, centred in it.
 ANCHORS = AnchorGrid(shapes=[[8, 8]], offset=0.5, strides=(8,))([(3, 5)], (24, 40), "cpu")

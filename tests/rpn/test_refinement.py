@@ -12,20 +12,20 @@ from test_network import build as build_network
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from anchorlab.rpn.aligned import AlignedMap, sampling_offsets
+from anchorlab.rpn.adaptive_conv import AlignedMap, sampling_offsets
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
-from anchorlab.rpn.atss import ATSSAssigner
-from anchorlab.rpn.backbones import Tiny
+from anchorlab.rpn.assigners.atss import ATSSAssigner
+from anchorlab.rpn.assigners.centre_region import CentreRegionAssigner
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
+from anchorlab.rpn.backbones.backbones import Tiny
 from anchorlab.rpn.boxes import paired_iou
-from anchorlab.rpn.centre_region import CentreRegionAssigner
+from anchorlab.rpn.cascade import AnchorRefinement, Moves
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
+from anchorlab.rpn.losses.quality import IoUQuality
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.predictions import PendingPredictions
-from anchorlab.rpn.quality import IoUQuality
-from anchorlab.rpn.refinement import AnchorRefinement, Moves
-from anchorlab.rpn.sparse import rows_of
+from anchorlab.rpn.sampled_conv import rows_of
 
 STRIDE, ROWS, COLUMNS = 8, 5, 7
 
@@ -75,7 +75,7 @@ def test_map_is_torchvision_s_deformable_convolution(seed: int, grid: tuple[int,
     locations = torch.randperm(2 * grid[0] * grid[1])[:count]
     expected = deform_conv2d(source, offset, layer.weight, layer.bias, padding=(1, 1)).relu()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anchorlab.rpn.aligned.AT_ONCE", 16)
+        patch.setattr("anchorlab.rpn.adaptive_conv.AT_ONCE", 16)
         whole = aligned.whole()
     for found, wanted in ((whole, expected), (aligned.at(locations), rows_of(expected)[locations])):
         values, gradients = [], []

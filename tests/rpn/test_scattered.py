@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anchorlab.rpn import scattered
+from anchorlab.rpn.anchor_iou import Pairs
 from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.lattice import Pairs
 from anchorlab.rpn.scattered import Scattered
 
 

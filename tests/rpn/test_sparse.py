@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from anchorlab.rpn import sparse
-from anchorlab.rpn.sparse import PendingMap, linear
+from anchorlab.rpn import sampled_conv as sparse
+from anchorlab.rpn.sampled_conv import PendingMap, linear
 
 
 def stack(convs: int) -> nn.Sequential:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from anchorlab.rpn.boxes import pairwise_iou
-from anchorlab.rpn.tiered import TieredNMSSelector, first_of_nms, strictly_descending
+from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector, first_of_nms, strictly_descending
 
 ONE = ((0, 0, 10, 20), 2.0)
 TRY = ((0, 0, 10, 15), 1.0)  # at the same object: IoU 3/4 with it

@@ -11,9 +11,9 @@ from test_proposals import SIZE, select
 from torch import Tensor
 
 from anchorlab.rpn.boxes import pairwise_iou
-from anchorlab.rpn.proposals import SoftNMSSelector
-from anchorlab.rpn.tiered import TieredNMSSelector
-from anchorlab.rpn.voting import LEAST_IOU, ROWS, vote
+from anchorlab.rpn.proposals.nms import SoftNMSSelector
+from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
+from anchorlab.rpn.proposals.voting import LEAST_IOU, ROWS, vote
 
 WEIGHT = 0.2 * math.exp(-(0.5**2) / 0.5) / 0.8
 """Of the second box below for the first, whose own is 1: their IoU is a half."""

@@ -12,7 +12,7 @@ from anchorlab.data.batch import Batch, Item, Target, collate
 from anchorlab.data.sample import Sample
 from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.assigners import OBJECT
+from anchorlab.rpn.assigners.max_iou import OBJECT
 from anchorlab.rpn.boxes import clip, pairwise_iou
 from anchorlab.rpn.network import LevelPredictions, Predictions, RegionProposalNetwork
 from anchorlab.study.attribution import anchor_report

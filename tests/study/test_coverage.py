@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import OBJECT, MaxIoUAssigner
+from anchorlab.rpn.assigners.max_iou import OBJECT, MaxIoUAssigner
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.study import coverage as coverage_module
 from anchorlab.study.coverage import cover, cover_many

@@ -11,7 +11,7 @@ import yaml
 
 from anchorlab.command import check_overrides
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 from anchorlab.study import baselines, report
 from anchorlab.study.coverage import cover
 from anchorlab.study.fitting import AnchorFit

@@ -10,7 +10,7 @@ from torch import nn
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import Record
 from anchorlab.data.voc import VocReader
-from anchorlab.rpn.backbones import VGG16, Backbone, ResNetFPN, Tiny
+from anchorlab.rpn.backbones.backbones import VGG16, Backbone, ResNetFPN, Tiny
 from anchorlab.study.truth import BackboneGrids, ground_truth, truth_of
 
 

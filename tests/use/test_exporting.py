@@ -16,13 +16,13 @@ from torch import Tensor, nn
 import anchorlab
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
-from anchorlab.rpn.backbones import Tiny
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
+from anchorlab.rpn.backbones.backbones import Tiny
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
-from anchorlab.rpn.losses import SmoothL1Loss
+from anchorlab.rpn.losses.box import SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.rpn.proposals import ProposalSelector
+from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from anchorlab.use.exporting import agreement, export, reference
 from anchorlab.use.graph import Graph, _with_symbolic_padding
@@ -160,7 +160,9 @@ def test_agreement_counts_what_is_missing_moved_or_too_much():
 
 
 def test_nms_that_no_graph_knows_is_replaced_where_asked(run, tmp_path):
-    tiered = load_trained(run, proposals={"_target_": "anchorlab.rpn.tiered.TieredNMSSelector", "tiers": [[50, 0.9]]})
+    tiered = load_trained(
+        run, proposals={"_target_": "anchorlab.rpn.proposals.tiered_nms.TieredNMSSelector", "tiers": [[50, 0.9]]}
+    )
     with pytest.raises(SettingError, match=r"cannot express selector TieredNMSSelector.*proposals=default gives one"):
         require_plain(tiered.network, "ONNX")
     with pytest.raises(SettingError, match="An exported graph cannot express selector TieredNMSSelector"):
@@ -174,7 +176,9 @@ def test_nms_that_no_graph_knows_is_replaced_where_asked(run, tmp_path):
                 "proposals=tiered",
             )
         )
-    voting = load_trained(run, proposals={"_target_": "anchorlab.rpn.proposals.ProposalSelector", "vote_sigma": 0.02})
+    voting = load_trained(
+        run, proposals={"_target_": "anchorlab.rpn.proposals.nms.ProposalSelector", "vote_sigma": 0.02}
+    )
     with pytest.raises(SettingError, match="ONNX cannot express box voting; proposals=default has none"):
         require_plain(voting.network, "ONNX")
     plain = composed("export", f"run={run}", "proposals=default")["proposals"]

@@ -12,17 +12,17 @@ from torchvision.models.detection.image_list import ImageList
 
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
-from anchorlab.rpn.backbones import ResNetFPN, Tiny
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
+from anchorlab.rpn.backbones.backbones import ResNetFPN, Tiny
 from anchorlab.rpn.coders import DeltaCoder
+from anchorlab.rpn.from_torchvision import nearest, start_from_file
 from anchorlab.rpn.heads import RPNHead
-from anchorlab.rpn.losses import SmoothL1Loss
+from anchorlab.rpn.losses.box import SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.rpn.proposals import ProposalSelector
+from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from anchorlab.training.build import build
 from anchorlab.training.run import train
-from anchorlab.training.start import nearest, start_from_file
 from anchorlab.use.torchvision import from_torchvision, to_torchvision
 from anchorlab.use.trained import Trained, load_trained
 from tests.training.conftest import SMALL

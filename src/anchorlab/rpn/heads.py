@@ -10,8 +10,8 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from anchorlab.rpn.aligned import AlignedMap
-from anchorlab.rpn.sparse import PendingMap, linear
+from anchorlab.rpn.adaptive_conv import AlignedMap
+from anchorlab.rpn.sampled_conv import PendingMap, linear
 
 OBJECTNESS = ("softmax", "sigmoid")
 

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from anchorlab.rpn.anchors import AnchorGrid, Anchors
-from anchorlab.rpn.assigners import Assigner, best_boxes
-from anchorlab.rpn.backbones import Backbone
+from anchorlab.rpn.assigners.max_iou import Assigner, best_boxes
+from anchorlab.rpn.backbones.backbones import Backbone
+from anchorlab.rpn.cascade import AnchorRefinement, Moves
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
-from anchorlab.rpn.losses import LossCounts, RPNLoss
+from anchorlab.rpn.losses.box import LossCounts, RPNLoss
+from anchorlab.rpn.losses.quality import Quality
 from anchorlab.rpn.predictions import LevelPredictions, PendingPredictions, Predictions
-from anchorlab.rpn.proposals import Proposals, ProposalSelector
-from anchorlab.rpn.quality import Quality
-from anchorlab.rpn.refinement import AnchorRefinement, Moves
+from anchorlab.rpn.proposals.nms import Proposals, ProposalSelector
 from anchorlab.rpn.samplers import Sampler
 from anchorlab.rpn.targets import BatchTargets, ImageTargets
 

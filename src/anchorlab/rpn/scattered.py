@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from anchorlab.rpn.anchor_iou import MAX_OVERLAPS, Pairs
 from anchorlab.rpn.boxes import Region, inside, pairwise_iof, pairwise_iou
-from anchorlab.rpn.lattice import MAX_OVERLAPS, Pairs
 
 
 class Scattered:

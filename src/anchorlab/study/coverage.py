@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import Assigner, MaxIoUAssigner, yardstick
+from anchorlab.rpn.assigners.max_iou import Assigner, MaxIoUAssigner, yardstick
 from anchorlab.study.placed import LevelShape, PlacedBoxes, level_shapes
 from anchorlab.study.truth import GroundTruth
 

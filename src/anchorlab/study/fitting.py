@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 from anchorlab.study.baselines import iou_kmeans, split_by_area
 from anchorlab.study.placed import LevelShape, PlacedBoxes
 from anchorlab.study.truth import GroundTruth

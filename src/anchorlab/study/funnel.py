@@ -20,7 +20,7 @@ from torch import Tensor
 from anchorlab.metrics.figures import THRESHOLDS
 from anchorlab.rpn.boxes import clip, pairwise_iou
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
-from anchorlab.rpn.proposals import ProposalSelector
+from anchorlab.rpn.proposals.nms import ProposalSelector
 
 # Pairs of a box and an object that are compared at once.
 MAX_IOUS = 1 << 22

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from anchorlab.data.decode import decode
 from anchorlab.data.sample import Record
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.study.coverage import Coverage, cover
 from anchorlab.study.truth import GroundTruth

@@ -8,7 +8,7 @@ import yaml
 from rich.table import Table
 
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 from anchorlab.study.coverage import Coverage, Group
 from anchorlab.study.fitting import Fitted
 

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from anchorlab.data.module import DataModule
 from anchorlab.data.resize import target_size
 from anchorlab.data.sample import Record
-from anchorlab.rpn.backbones import Backbone
+from anchorlab.rpn.backbones.backbones import Backbone
 
 Grids = Callable[[Tensor], Tensor]
 """Sizes (I, 2) of a network's input, (height, width) -> rows and columns (I, L, 2) of its feature maps."""

@@ -18,9 +18,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from anchorlab.data.batch import Batch
 from anchorlab.errors import RunError
 from anchorlab.metrics.recall import ProposalRecall
-from anchorlab.rpn.losses import LossCounts
+from anchorlab.rpn.losses.box import LossCounts
 from anchorlab.rpn.network import Losses, PendingPredictions, Predictions, RegionProposalNetwork
-from anchorlab.rpn.proposals import Proposals
+from anchorlab.rpn.proposals.nms import Proposals
 
 TRAIN, VALIDATE = 0, 1  # streams of random numbers
 POSITIVES = "positives"

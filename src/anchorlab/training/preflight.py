@@ -9,7 +9,7 @@ from typing import Any
 
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError
-from anchorlab.rpn.assigners import yardstick
+from anchorlab.rpn.assigners.max_iou import yardstick
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.study.coverage import Coverage, cover
 from anchorlab.study.fitting import AnchorFit

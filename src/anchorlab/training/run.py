@@ -18,6 +18,7 @@ from anchorlab.data.look import contact_sheet
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import DataError
 from anchorlab.errors import SettingError, user_sentences
+from anchorlab.rpn.from_torchvision import start_from_file
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.loggers import CSVLogger, WandbLogger
 from anchorlab.runs.record import RunRecord
@@ -37,7 +38,6 @@ from anchorlab.training.preflight import look_ahead, with_fitted_anchors
 from anchorlab.training.recorder import MONITORED, Recorder
 from anchorlab.training.resume import checkpoint_to_resume, position, resumed_config
 from anchorlab.training.rungs import stopped_after
-from anchorlab.training.start import start_from_file
 from anchorlab.training.stopping import Stopped, StopRequest
 from anchorlab.training.trainer import TrainerSettings
 from anchorlab.training.watch import DataWatch

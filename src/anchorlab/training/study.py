@@ -20,7 +20,7 @@ from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner, yardstick
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner, yardstick
 from anchorlab.runs.files import write_whole
 from anchorlab.study import baselines, pictures, report
 from anchorlab.study.coverage import cover

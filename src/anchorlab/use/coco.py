@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anchorlab.data.batch import Batch
 from anchorlab.data.sample import Record
-from anchorlab.rpn.proposals import Proposals
+from anchorlab.rpn.proposals.nms import Proposals
 from anchorlab.runs.files import whole_file
 
 PROPOSALS, TRUTH = "proposals.json", "truth.json"

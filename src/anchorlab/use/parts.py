@@ -7,7 +7,7 @@ from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.rpn.proposals import ProposalSelector
+from anchorlab.rpn.proposals.nms import ProposalSelector
 
 PLAIN = {
     "anchors": AnchorGrid,

@@ -23,7 +23,7 @@ from anchorlab.data.batch import Batch
 from anchorlab.data.decode import decode
 from anchorlab.data.sample import DataError
 from anchorlab.errors import FAILED, SettingError, user_sentences
-from anchorlab.rpn.proposals import Proposals
+from anchorlab.rpn.proposals.nms import Proposals
 from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
 from anchorlab.training.hardware import flush_denormals
 from anchorlab.training.pictures import Scene, save

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from anchorlab.data.batch import Batch
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
-from anchorlab.rpn.proposals import Proposals
+from anchorlab.rpn.proposals.nms import Proposals
 from anchorlab.training.module import RPNModule
 
 

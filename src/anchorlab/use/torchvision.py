@@ -23,11 +23,11 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
-from anchorlab.rpn.backbones import Backbone
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
+from anchorlab.rpn.backbones.backbones import Backbone
+from anchorlab.rpn.from_torchvision import start_from
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.samplers import BalancedSampler
-from anchorlab.training.start import start_from
 from anchorlab.use.parts import require_plain
 from anchorlab.use.trained import Trained, load_trained
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
+from anchorlab.rpn.backbones.weights import read
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.rpn.weights import read
 
 DEFAULT_SIZES, DEFAULT_RATIOS, DEFAULT_STRIDES = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0), (4, 8, 16, 32, 64)
 """Of torchvision's detectors with a ResNet and a pyramid; its files do not say."""

@@ -15,7 +15,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, nms
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.coders import DeltaCoder
-from anchorlab.rpn.voting import vote
+from anchorlab.rpn.proposals.voting import vote
 
 T = TypeVar("T", int, float)
 

@@ -14,7 +14,7 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, genera
 
 from anchorlab.rpn.boxes import paired_iou
 from anchorlab.rpn.coders import DeltaCoder
-from anchorlab.rpn.objectness import BinaryCrossEntropy, ObjectnessLoss
+from anchorlab.rpn.losses.objectness import BinaryCrossEntropy, ObjectnessLoss
 
 DIVISORS = ("sampled", "budget", "locations", "positives")
 

@@ -17,9 +17,9 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from anchorlab.rpn import folding
-from anchorlab.rpn import weights as sources
-from anchorlab.rpn.sparse import PendingMap
+from anchorlab.rpn.backbones import fold_batch_norm as folding
+from anchorlab.rpn.backbones import weights as sources
+from anchorlab.rpn.sampled_conv import PendingMap
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from anchorlab.errors import check_range
+from anchorlab.rpn.anchor_iou import Pairs
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import Region, inside, pairwise_iou
-from anchorlab.rpn.lattice import Pairs
 
 OBJECT, BACKGROUND, IGNORE = 1, 0, -1
 

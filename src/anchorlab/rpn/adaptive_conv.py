@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from anchorlab.rpn.lattice import LevelGrid
-from anchorlab.rpn.sparse import rows_of
+from anchorlab.rpn.anchor_iou import LevelGrid
+from anchorlab.rpn.sampled_conv import rows_of
 
 AT_ONCE = 8192
 """Locations of a whole map whose inputs are looked up together, on a CPU: 9 kB each with 256 channels, 75 MB in all."""

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from anchorlab.errors import check_range
+from anchorlab.rpn.anchor_iou import LevelGrid
 from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.assigners import OBJECT, Assignment, all_background, check_ignore_iof, leave_out
+from anchorlab.rpn.assigners.max_iou import OBJECT, Assignment, all_background, check_ignore_iof, leave_out
 from anchorlab.rpn.boxes import paired_iou
-from anchorlab.rpn.lattice import LevelGrid
 
 
 class ATSSAssigner:

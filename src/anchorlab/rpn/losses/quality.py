@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anchorlab.errors import check_range
 from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.assigners import best_boxes
+from anchorlab.rpn.assigners.max_iou import best_boxes
 from anchorlab.rpn.boxes import paired_iou
 from anchorlab.rpn.samplers import choose
 

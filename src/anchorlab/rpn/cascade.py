@@ -17,9 +17,9 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from anchorlab.rpn.aligned import AlignedMap, sampling_offsets
+from anchorlab.rpn.adaptive_conv import AlignedMap, sampling_offsets
 from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.assigners import OBJECT, Assigner
+from anchorlab.rpn.assigners.max_iou import OBJECT, Assigner
 from anchorlab.rpn.boxes import paired_iou
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import flatten
