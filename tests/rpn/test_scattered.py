@@ -6,10 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anchorlab.rpn import scattered
-from anchorlab.rpn.anchor_iou import Pairs
+from anchorlab.rpn import anchor_iou as scattered
+from anchorlab.rpn.anchor_iou import Pairs, Scattered
 from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.scattered import Scattered
 
 
 @st.composite

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from anchorlab.rpn.adaptive_conv import AlignedMap, sampling_offsets
+from anchorlab.rpn.anchor_iou import Scattered
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners.max_iou import OBJECT, Assigner
 from anchorlab.rpn.boxes import paired_iou
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import flatten
-from anchorlab.rpn.scattered import Scattered
 
 
 @dataclass(frozen=True, eq=False)
