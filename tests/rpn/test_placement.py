@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anchorlab.rpn import placement
+from anchorlab.analysis import closed_form as placement
+from anchorlab.analysis.closed_form import Cells, Placement, Shape, Spans
 from anchorlab.rpn.anchors import AnchorGrid, Anchors
 from anchorlab.rpn.boxes import pairwise_iou
-from anchorlab.rpn.placement import Cells, Placement, Shape, Spans
 
 
 @st.composite

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from anchorlab.analysis.attribution import anchor_report
+from anchorlab.analysis.funnel import Funnel, best_by_stage, stage_names
 from anchorlab.command import check_overrides
 from anchorlab.data.batch import Batch, Item, Target, collate
 from anchorlab.data.sample import Sample
@@ -15,8 +17,6 @@ from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners.max_iou import OBJECT
 from anchorlab.rpn.boxes import clip, pairwise_iou
 from anchorlab.rpn.network import LevelPredictions, Predictions, RegionProposalNetwork
-from anchorlab.study.attribution import anchor_report
-from anchorlab.study.funnel import Funnel, best_by_stage, stage_names
 from anchorlab.study.outcome import attribution_table, funnel_table, in_words, table_rows
 from anchorlab.training.build import build_network
 

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anchorlab.analysis import coverage as coverage_module
+from anchorlab.analysis.coverage import cover, cover_many
+from anchorlab.analysis.ground_truth import GroundTruth
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import OBJECT, MaxIoUAssigner
 from anchorlab.rpn.boxes import pairwise_iou
-from anchorlab.study import coverage as coverage_module
-from anchorlab.study.coverage import cover, cover_many
-from anchorlab.study.truth import GroundTruth
 
 STRIDES = (5, 8, 16)
 

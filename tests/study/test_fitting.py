@@ -9,13 +9,13 @@ import pytest
 import torch
 import yaml
 
+from anchorlab.analysis import baselines, report
+from anchorlab.analysis.coverage import cover
+from anchorlab.analysis.fitting import AnchorFit
+from anchorlab.analysis.ground_truth import GroundTruth
 from anchorlab.command import check_overrides
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
-from anchorlab.study import baselines, report
-from anchorlab.study.coverage import cover
-from anchorlab.study.fitting import AnchorFit
-from anchorlab.study.truth import GroundTruth
 
 CONFIGS = Path(__file__).parents[2] / "conf"
 STRIDES = (8, 16, 32)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from anchorlab.analysis.ground_truth import BackboneGrids, ground_truth, truth_of
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import Record
 from anchorlab.data.voc import VocReader
 from anchorlab.rpn.backbones.backbones import VGG16, Backbone, ResNetFPN, Tiny
-from anchorlab.study.truth import BackboneGrids, ground_truth, truth_of
 
 
 class Mixed(Backbone):

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from anchorlab.study.attribution import AnchorReport, ShapeShare
+from anchorlab.analysis.attribution import AnchorReport, ShapeShare
 from anchorlab.study.pictures import LEVEL_COLOURS
 
 COLUMNS = {"positives": "positives", "proposals": "proposals", "matched": "matched boxes"}

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from anchorlab.analysis.coverage import Coverage, cover
+from anchorlab.analysis.ground_truth import GroundTruth
 from anchorlab.data.decode import decode
 from anchorlab.data.sample import Record
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 from anchorlab.rpn.boxes import pairwise_iou
-from anchorlab.study.coverage import Coverage, cover
-from anchorlab.study.truth import GroundTruth
 
 LEVEL_COLOURS = ("#E69F00", "#D55E00", "#CC79A7", "#009E73", "#F0E442", "#56B4E9")
 BOX, BEST = "#D55E00", "#0072B2"

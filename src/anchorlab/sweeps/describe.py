@@ -17,9 +17,9 @@ from anchorlab.config.identity import anchor_hash, config_hash
 from anchorlab.errors import SettingError
 
 if TYPE_CHECKING:
+    from anchorlab.analysis.ground_truth import GroundTruth
     from anchorlab.data.module import DataModule
     from anchorlab.rpn.anchors import AnchorGrid
-    from anchorlab.study.truth import GroundTruth
 
 # What gives an anchor its width and height; where it lies is said by the group's other keys.
 SHAPE_KEYS = ("sizes", "ratios", "scale", "scales_per_octave", "shapes", "k", "order", "rounded")
@@ -145,7 +145,7 @@ class Describer:
 
     def _coverage(self, grids: Mapping[int, "AnchorGrid"]) -> dict[int, dict[str, float]]:
         """The figures of each of `grids`; those of the same boxes and assigner are found together."""
-        from anchorlab.study.coverage import cover_many
+        from anchorlab.analysis.coverage import cover_many
         from anchorlab.training.build import build
 
         together: dict[str, list[int]] = {}
@@ -173,7 +173,7 @@ class Describer:
 
     def _ground_truth(self, config: Config) -> "GroundTruth":
         """The training boxes as the network gets them."""
-        from anchorlab.study.truth import BackboneGrids, truth_of
+        from anchorlab.analysis.ground_truth import BackboneGrids, truth_of
 
         key = _text([config["backbone"], config["data"]])
         if key not in self._truth:

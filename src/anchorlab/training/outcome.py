@@ -6,16 +6,16 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from anchorlab.analysis.attribution import AnchorReport, anchor_report
+from anchorlab.analysis.coverage import cover
+from anchorlab.analysis.ground_truth import BackboneGrids, truth_of
 from anchorlab.console import console
 from anchorlab.data.batch import collate
 from anchorlab.data.module import DataModule
 from anchorlab.runs.files import write_whole
 from anchorlab.runs.loggers import WandbLogger
-from anchorlab.study.attribution import AnchorReport, anchor_report
-from anchorlab.study.coverage import cover
 from anchorlab.study.outcome import attribution_figure, funnel_figure, in_words, table_rows
 from anchorlab.study.pictures import coverage_map, save
-from anchorlab.study.truth import BackboneGrids, truth_of
 from anchorlab.training.module import RPNModule
 from anchorlab.training.pictures import predict
 from anchorlab.training.rungs import stopped_after

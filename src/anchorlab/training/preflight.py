@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from anchorlab.analysis.coverage import Coverage, cover
+from anchorlab.analysis.fitting import AnchorFit
+from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError
 from anchorlab.rpn.assigners.max_iou import yardstick
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.study.coverage import Coverage, cover
-from anchorlab.study.fitting import AnchorFit
-from anchorlab.study.truth import BackboneGrids, GroundTruth, truth_of
 from anchorlab.training.build import build, user_errors
 
 ADVICE_BOXES = 2000

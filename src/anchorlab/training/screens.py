@@ -5,13 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
-from torch._subclasses.fake_tensor import FakeTensorMode
 
+from anchorlab.analysis.ground_truth import feature_grids, input_size
 from anchorlab.console import console
 from anchorlab.data.module import DataModule
-from anchorlab.data.resize import padded_size, target_size
 from anchorlab.data.sample import Record
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.training.resume import position
@@ -26,26 +24,6 @@ ROWS = {
     "  medium": "AR_m",
     "  large (from 96² px)": "AR_l",
 }
-
-
-def feature_grids(network: RegionProposalNetwork, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(height, width) of each level's map for an input of `size`, from shapes alone: nothing is computed."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        features = network.backbone(torch.zeros(1, 3, *size))
-    return [(int(feature.shape[-2]), int(feature.shape[-1])) for feature in features]
-
-
-def input_size(data: DataModule) -> tuple[int, int]:
-    """(height, width) of the first validation image as the network gets it: resized and padded."""
-    record = data.val_records[0]
-    return padded_size(*target_size(record.height, record.width, data.short, data.long), data.pad_to)
-
-
-def scalar_axes(network: RegionProposalNetwork, size: tuple[int, int]) -> dict[str, Any]:
-    """What runs are sorted and plotted by: the anchors' scalars, and their number on an image of `size`."""
-    grids = feature_grids(network, size)
-    count = sum(k * rows * columns for k, (rows, columns) in zip(network.anchors.num_anchors, grids, strict=True))
-    return network.anchors.axes() | {"anchors_per_image": count}
 
 
 def show_start(

@@ -16,17 +16,18 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
+from anchorlab.analysis import baselines, report
+from anchorlab.analysis.coverage import cover
+from anchorlab.analysis.fitting import AnchorFit, Fitted
+from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
+from anchorlab.analysis.report import Scored
 from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner, yardstick
 from anchorlab.runs.files import write_whole
-from anchorlab.study import baselines, pictures, report
-from anchorlab.study.coverage import cover
-from anchorlab.study.fitting import AnchorFit, Fitted
-from anchorlab.study.report import Scored
-from anchorlab.study.truth import BackboneGrids, GroundTruth, truth_of
+from anchorlab.study import pictures
 from anchorlab.training.build import build, user_errors
 from anchorlab.training.hardware import keep_freed_memory
 

@@ -16,18 +16,18 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
+from anchorlab.analysis.attribution import AnchorReport
+from anchorlab.analysis.ground_truth import input_size, scalar_axes
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.runs import gallery
 from anchorlab.runs.record import RunRecord
-from anchorlab.study.attribution import AnchorReport
 from anchorlab.training.build import build_validation_data
 from anchorlab.training.console import ConsoleProgress
 from anchorlab.training.hardware import flush_denormals
 from anchorlab.training.outcome import keep_outcome
 from anchorlab.training.pictures import Pictures, kept, proposals_figure, save
 from anchorlab.training.recorder import keep_ranks
-from anchorlab.training.screens import input_size, scalar_axes
 from anchorlab.training.trainer import TrainerSettings
 from anchorlab.use import report
 from anchorlab.use.coco import CocoFiles, largest_difference

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anchorlab.analysis.baselines import iou_kmeans, split_by_area
+from anchorlab.analysis.closed_form import LevelShape, PlacedBoxes
+from anchorlab.analysis.ground_truth import GroundTruth
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
-from anchorlab.study.baselines import iou_kmeans, split_by_area
-from anchorlab.study.placed import LevelShape, PlacedBoxes
-from anchorlab.study.truth import GroundTruth
 
 FORMS = ("free", "grid")
 

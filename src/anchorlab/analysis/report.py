@@ -7,10 +7,10 @@ from typing import Any
 import yaml
 from rich.table import Table
 
+from anchorlab.analysis.coverage import Coverage, Group
+from anchorlab.analysis.fitting import Fitted
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
-from anchorlab.study.coverage import Coverage, Group
-from anchorlab.study.fitting import Fitted
 
 
 @dataclass(frozen=True, eq=False)

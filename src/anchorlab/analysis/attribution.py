@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anchorlab.analysis.funnel import Funnel, best_by_stage, stage_names
 from anchorlab.data.batch import Batch, Target
 from anchorlab.metrics.figures import UNMATCHED
 from anchorlab.metrics.recall import counted_by_area, match
@@ -21,7 +22,6 @@ from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners.max_iou import OBJECT
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import Proposals
-from anchorlab.study.funnel import Funnel, best_by_stage, stage_names
 
 SCHEMA_VERSION = 1
 

@@ -10,6 +10,7 @@ G: boxes of all images, I: images, L: levels.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from anchorlab.data.module import DataModule
-from anchorlab.data.resize import target_size
+from anchorlab.data.resize import padded_size, target_size
 from anchorlab.data.sample import Record
 from anchorlab.rpn.backbones.backbones import Backbone
+from anchorlab.rpn.network import RegionProposalNetwork
 
 Grids = Callable[[Tensor], Tensor]
 """Sizes (I, 2) of a network's input, (height, width) -> rows and columns (I, L, 2) of its feature maps."""
@@ -145,3 +147,23 @@ def _resized(boxes: np.ndarray, original: np.ndarray, sizes: np.ndarray) -> np.n
 
 def _joined(arrays: list[np.ndarray], empty: tuple[int, ...]) -> np.ndarray:
     return np.concatenate(arrays) if arrays else np.zeros(empty)
+
+
+def feature_grids(network: RegionProposalNetwork, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """(height, width) of each level's map for an input of `size`, from shapes alone: nothing is computed."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        features = network.backbone(torch.zeros(1, 3, *size))
+    return [(int(feature.shape[-2]), int(feature.shape[-1])) for feature in features]
+
+
+def input_size(data: DataModule) -> tuple[int, int]:
+    """(height, width) of the first validation image as the network gets it: resized and padded."""
+    record = data.val_records[0]
+    return padded_size(*target_size(record.height, record.width, data.short, data.long), data.pad_to)
+
+
+def scalar_axes(network: RegionProposalNetwork, size: tuple[int, int]) -> dict[str, Any]:
+    """What runs are sorted and plotted by: the anchors' scalars, and their number on an image of `size`."""
+    grids = feature_grids(network, size)
+    count = sum(k * rows * columns for k, (rows, columns) in zip(network.anchors.num_anchors, grids, strict=True))
+    return network.anchors.axes() | {"anchors_per_image": count}

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anchorlab.analysis.closed_form import LevelShape, PlacedBoxes, level_shapes
+from anchorlab.analysis.ground_truth import GroundTruth
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import Assigner, MaxIoUAssigner, yardstick
-from anchorlab.study.placed import LevelShape, PlacedBoxes, level_shapes
-from anchorlab.study.truth import GroundTruth
 
 SIZE_EDGES = (0.0, 16.0, 32.0, 64.0, 128.0, 256.0, np.inf)
 RATIO_EDGES = (0.0, 0.25, 0.5, 2**-0.5, 2**0.5, 2.0, 4.0, np.inf)
