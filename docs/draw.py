@@ -26,7 +26,7 @@ from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.proposals.nms import Proposals, ProposalSelector
-from anchorlab.training.pictures import BOX, FOUND, FOUND_IOU, PLAIN, draw, save, show
+from anchorlab.training.callbacks.pictures import BOX, FOUND, FOUND_IOU, PLAIN, draw, save, show
 
 IMAGES = Path(__file__).parent / "images"
 SIZE_COLOURS = ("#0072B2", "#009E73", "#CC79A7")  # anchors of 128, 256 and 512 pixels

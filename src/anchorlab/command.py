@@ -24,7 +24,7 @@ from anchorlab.config.settings import check, check_keys, check_kinds, leaf_keys,
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.sweeps.extras import check_sweep
 from anchorlab.sweeps.folder import claim, find, new_folder
-from anchorlab.training.launch import process_rank
+from anchorlab.training.processes import process_rank
 from anchorlab.usage import print_usage
 
 

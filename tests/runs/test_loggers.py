@@ -19,8 +19,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader
 
-from anchorlab.runs.loggers import CSVLogger, WandbLogger
 from anchorlab.runs.metrics import read_metrics
+from anchorlab.training.loggers.wandb import CSVLogger, WandbLogger
 
 STEPS = 3
 
@@ -249,7 +249,7 @@ def test_without_credentials_auto_is_offline_quiet_and_says_how_to_upload(tmp_pa
 
 
 def test_a_server_that_does_not_answer_means_offline(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("anchorlab.runs.loggers.INIT_SECONDS", 1)
+    monkeypatch.setattr("anchorlab.training.loggers.wandb.INIT_SECONDS", 1)
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://localhost:9")
     logger = WandbLogger(save_dir=tmp_path)

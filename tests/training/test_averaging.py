@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from anchorlab.training.averaging import MovingAverage
+from anchorlab.training.callbacks.ema import MovingAverage
 
 DECAY = 0.8
 

@@ -20,9 +20,8 @@ from anchorlab.data.sample import DataError
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.rpn.from_torchvision import start_from_file
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.runs.loggers import CSVLogger, WandbLogger
 from anchorlab.runs.record import RunRecord
-from anchorlab.training import screens
+from anchorlab.training import summary as screens
 from anchorlab.training.build import (
     build,
     build_callbacks,
@@ -31,16 +30,17 @@ from anchorlab.training.build import (
     build_network,
     user_errors,
 )
-from anchorlab.training.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
+from anchorlab.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
+from anchorlab.training.callbacks.data_wait import DataWatch
+from anchorlab.training.callbacks.recorder import MONITORED, Recorder
+from anchorlab.training.callbacks.stop_after import stopped_after
 from anchorlab.training.hardware import decide, flush_denormals
-from anchorlab.training.launch import check_launch, check_slurm
+from anchorlab.training.loggers.wandb import CSVLogger, WandbLogger
 from anchorlab.training.preflight import look_ahead, with_fitted_anchors
-from anchorlab.training.recorder import MONITORED, Recorder
+from anchorlab.training.processes import check_launch, check_slurm
 from anchorlab.training.resume import checkpoint_to_resume, position, resumed_config
-from anchorlab.training.rungs import stopped_after
 from anchorlab.training.stopping import Stopped, StopRequest
 from anchorlab.training.trainer import TrainerSettings
-from anchorlab.training.watch import DataWatch
 
 MakeNetwork = Callable[[Mapping[str, Any]], RegionProposalNetwork]
 

@@ -23,11 +23,11 @@ from anchorlab.errors import SettingError, user_sentences
 from anchorlab.runs import gallery
 from anchorlab.runs.record import RunRecord
 from anchorlab.training.build import build_validation_data
-from anchorlab.training.console import ConsoleProgress
+from anchorlab.training.callbacks.anchor_report import keep_outcome
+from anchorlab.training.callbacks.pictures import Pictures, kept, proposals_figure, save
+from anchorlab.training.callbacks.progress import ConsoleProgress
+from anchorlab.training.callbacks.recorder import keep_ranks
 from anchorlab.training.hardware import flush_denormals
-from anchorlab.training.outcome import keep_outcome
-from anchorlab.training.pictures import Pictures, kept, proposals_figure, save
-from anchorlab.training.recorder import keep_ranks
 from anchorlab.training.trainer import TrainerSettings
 from anchorlab.use import report
 from anchorlab.use.coco import CocoFiles, largest_difference

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from anchorlab.training.pictures import FOUND, LEVEL_COLOURS, Scene, draw, proposals_figure, show
+from anchorlab.training.callbacks.pictures import FOUND, LEVEL_COLOURS, Scene, draw, proposals_figure, show
 
 if TYPE_CHECKING:
     from anchorlab.use.explaining import Steps

@@ -24,7 +24,7 @@ from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
 from anchorlab.training.build import build_validation_data
-from anchorlab.training.pictures import FOUND_IOU, save
+from anchorlab.training.callbacks.pictures import FOUND_IOU, save
 from anchorlab.use import explain_pictures
 from anchorlab.use.parts import require_plain
 from anchorlab.use.sources import list_images

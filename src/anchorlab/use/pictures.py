@@ -6,7 +6,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from anchorlab.training.pictures import Scene, draw, proposals_figure, show
+from anchorlab.training.callbacks.pictures import Scene, draw, proposals_figure, show
 
 
 def proposals_picture(scene: Scene, top: int, with_truth: bool) -> Figure:

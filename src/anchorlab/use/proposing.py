@@ -25,8 +25,8 @@ from anchorlab.data.sample import DataError
 from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.rpn.proposals.nms import Proposals
 from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
+from anchorlab.training.callbacks.pictures import Scene, save
 from anchorlab.training.hardware import flush_denormals
-from anchorlab.training.pictures import Scene, save
 from anchorlab.training.trainer import TrainerSettings
 from anchorlab.use.evaluation import resized
 from anchorlab.use.machine import autocast, settings_for, torch_device

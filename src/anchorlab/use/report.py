@@ -12,7 +12,7 @@ from anchorlab.console import console
 from anchorlab.metrics.figures import THRESHOLDS
 from anchorlab.runs.files import write_whole
 from anchorlab.study.outcome import funnel_table, in_words
-from anchorlab.training.screens import BUDGETS, figures_table
+from anchorlab.training.summary import BUDGETS, figures_table
 
 if TYPE_CHECKING:
     from anchorlab.use.evaluation import Evaluated

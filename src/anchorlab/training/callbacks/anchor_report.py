@@ -13,12 +13,12 @@ from anchorlab.console import console
 from anchorlab.data.batch import collate
 from anchorlab.data.module import DataModule
 from anchorlab.runs.files import write_whole
-from anchorlab.runs.loggers import WandbLogger
 from anchorlab.study.outcome import attribution_figure, funnel_figure, in_words, table_rows
 from anchorlab.study.pictures import coverage_map, save
+from anchorlab.training.callbacks.pictures import predict
+from anchorlab.training.callbacks.stop_after import stopped_after
+from anchorlab.training.loggers.wandb import WandbLogger
 from anchorlab.training.module import RPNModule
-from anchorlab.training.pictures import predict
-from anchorlab.training.rungs import stopped_after
 
 
 class AnchorOutcome(Callback):

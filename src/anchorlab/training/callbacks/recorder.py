@@ -12,10 +12,10 @@ from lightning.pytorch.callbacks import Callback
 from anchorlab.data.sample import Record
 from anchorlab.metrics.figures import AT_50, AT_70, THRESHOLDS, recall_from_ranks
 from anchorlab.metrics.recall import ProposalRecall
-from anchorlab.runs.loggers import CSVLogger, WandbLogger
 from anchorlab.runs.record import RunRecord
+from anchorlab.training.callbacks.pictures import recall_figure, save
+from anchorlab.training.loggers.wandb import CSVLogger, WandbLogger
 from anchorlab.training.module import RPNModule
-from anchorlab.training.pictures import recall_figure, save
 from anchorlab.training.resume import reason
 from anchorlab.training.stopping import Stopped
 

@@ -26,7 +26,7 @@ from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.network import Predictions
 from anchorlab.runs import gallery
-from anchorlab.runs.loggers import WandbLogger
+from anchorlab.training.loggers.wandb import WandbLogger
 from anchorlab.training.module import RPNModule
 
 BOX, FOUND, MISSED, PLAIN = "#E69F00", "#0072B2", "#D55E00", "#999999"
