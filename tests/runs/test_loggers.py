@@ -20,7 +20,8 @@ from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader
 
 from anchorlab.runs.metrics import read_metrics
-from anchorlab.training.loggers.wandb import CSVLogger, WandbLogger
+from anchorlab.training.loggers.csv import CSVLogger
+from anchorlab.training.loggers.wandb import WandbLogger
 
 STEPS = 3
 

@@ -35,7 +35,8 @@ from anchorlab.training.callbacks.data_wait import DataWatch
 from anchorlab.training.callbacks.recorder import MONITORED, Recorder
 from anchorlab.training.callbacks.stop_after import stopped_after
 from anchorlab.training.hardware import decide, flush_denormals
-from anchorlab.training.loggers.wandb import CSVLogger, WandbLogger
+from anchorlab.training.loggers.csv import CSVLogger
+from anchorlab.training.loggers.wandb import WandbLogger
 from anchorlab.training.preflight import look_ahead, with_fitted_anchors
 from anchorlab.training.processes import check_launch, check_slurm
 from anchorlab.training.resume import checkpoint_to_resume, position, resumed_config

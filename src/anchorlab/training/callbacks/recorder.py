@@ -14,7 +14,8 @@ from anchorlab.metrics.figures import AT_50, AT_70, THRESHOLDS, recall_from_rank
 from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.runs.record import RunRecord
 from anchorlab.training.callbacks.pictures import recall_figure, save
-from anchorlab.training.loggers.wandb import CSVLogger, WandbLogger
+from anchorlab.training.loggers.csv import CSVLogger
+from anchorlab.training.loggers.wandb import WandbLogger
 from anchorlab.training.module import RPNModule
 from anchorlab.training.resume import reason
 from anchorlab.training.stopping import Stopped
