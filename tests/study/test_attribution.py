@@ -13,11 +13,11 @@ from anchorlab.command import check_overrides
 from anchorlab.data.batch import Batch, Item, Target, collate
 from anchorlab.data.sample import Sample
 from anchorlab.metrics.recall import ProposalRecall
+from anchorlab.plots.anchor_report import attribution_table, funnel_table, in_words, table_rows
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners.max_iou import OBJECT
 from anchorlab.rpn.boxes import clip, pairwise_iou
 from anchorlab.rpn.network import LevelPredictions, Predictions, RegionProposalNetwork
-from anchorlab.study.outcome import attribution_table, funnel_table, in_words, table_rows
 from anchorlab.training.build import build_network
 
 CONFIGS = Path(__file__).parents[2] / "conf"

@@ -11,8 +11,8 @@ import yaml
 from PIL import Image
 
 from anchorlab.errors import SettingError
+from anchorlab.plots.coverage import knee
 from anchorlab.study.arguments import unfold
-from anchorlab.study.pictures import knee
 
 ROOT = Path(__file__).parents[2]
 SMALL = (

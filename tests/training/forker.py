@@ -20,7 +20,7 @@ import albumentations  # noqa: F401
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
-from anchorlab.training.callbacks.pictures import recall_figure
+from anchorlab.plots.boxes import recall_figure
 from anchorlab.training.processes import process_rank
 from anchorlab.training.resume import LAST
 from anchorlab.training.run import run_settings

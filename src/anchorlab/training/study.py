@@ -24,10 +24,10 @@ from anchorlab.analysis.report import Scored
 from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, user_sentences
+from anchorlab.plots import coverage as pictures
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner, yardstick
 from anchorlab.runs.files import write_whole
-from anchorlab.study import pictures
 from anchorlab.training.build import build, user_errors
 from anchorlab.training.hardware import keep_freed_memory
 

@@ -4,7 +4,6 @@ h, w a level's grid | k anchors per location | A anchors of the image | N candid
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,58 +19,15 @@ from anchorlab.data.decode import decode, read_resized, sample_of
 from anchorlab.data.resize import with_image
 from anchorlab.data.sample import Record
 from anchorlab.errors import SettingError, user_sentences
+from anchorlab.plots import explain as explain_pictures
+from anchorlab.plots.boxes import FOUND_IOU, save
+from anchorlab.plots.explain import Place, Steps
 from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
 from anchorlab.training.build import build_validation_data
-from anchorlab.training.callbacks.pictures import FOUND_IOU, save
-from anchorlab.use import explain_pictures
 from anchorlab.use.parts import require_plain
 from anchorlab.use.sources import list_images
 from anchorlab.use.trained import Trained, check_classes, load_asked_for
-
-
-@dataclass(frozen=True)
-class Place:
-    """One location of one level: its cell, and the numbers of its k anchors in `Anchors.boxes`."""
-
-    level: int
-    row: int
-    column: int
-    anchors: Tensor  # (k,) int64
-
-
-@dataclass(frozen=True)
-class Steps:
-    """All steps of one image; boxes in pixels of the network's input."""
-
-    image: np.ndarray  # (H, W, 3) uint8, as the network sees it
-    original: tuple[int, int]
-    name: str
-    strides: tuple[int, ...]
-    features: list[np.ndarray]  # (h, w) mean absolute activation of each level
-    channels: int
-    place: Place
-    scores: np.ndarray  # (k, 1 or 2): one logit, or background and object
-    probability_maps: np.ndarray  # (k, h, w) of the level: P(object) at every location
-    logits: np.ndarray  # (k,)
-    deltas: np.ndarray  # (k, 4)
-    anchors: np.ndarray  # (k, 4)
-    decoded: np.ndarray  # (k, 4), not clipped
-    num_anchors: int  # A
-    candidates: np.ndarray  # (N, 4) clipped, best first
-    proposals: np.ndarray  # (P, 4) best first
-    proposal_scores: np.ndarray  # (P,)
-    selection: str  # how candidates become proposals, in a few words
-    truth: np.ndarray | None  # (G, 4); None: not known
-    top: int
-
-    @property
-    def found(self) -> np.ndarray:
-        """(G,) bool: boxes that one of the `top` proposals overlaps by IoU 0.5."""
-        assert self.truth is not None
-        iou = pairwise_iou(torch.as_tensor(self.truth), torch.as_tensor(self.proposals[: self.top]))
-        return (iou >= FOUND_IOU).any(dim=1).numpy()
 
 
 def run_from_command_line(config: DictConfig) -> None:

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from anchorlab.console import console
 from anchorlab.metrics.figures import THRESHOLDS
+from anchorlab.plots.anchor_report import funnel_table, in_words
 from anchorlab.runs.files import write_whole
-from anchorlab.study.outcome import funnel_table, in_words
 from anchorlab.training.summary import BUDGETS, figures_table
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from anchorlab.analysis.ground_truth import BackboneGrids, truth_of
 from anchorlab.console import console
 from anchorlab.data.batch import collate
 from anchorlab.data.module import DataModule
+from anchorlab.plots.anchor_report import attribution_figure, funnel_figure, in_words, table_rows
+from anchorlab.plots.coverage import coverage_map, save
 from anchorlab.runs.files import write_whole
-from anchorlab.study.outcome import attribution_figure, funnel_figure, in_words, table_rows
-from anchorlab.study.pictures import coverage_map, save
 from anchorlab.training.callbacks.pictures import predict
 from anchorlab.training.callbacks.stop_after import stopped_after
 from anchorlab.training.loggers.wandb import WandbLogger

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from anchorlab.data.sample import Record
 from anchorlab.metrics.figures import AT_50, AT_70, THRESHOLDS, recall_from_ranks
 from anchorlab.metrics.recall import ProposalRecall
+from anchorlab.plots.boxes import recall_figure, save
 from anchorlab.runs.record import RunRecord
-from anchorlab.training.callbacks.pictures import recall_figure, save
 from anchorlab.training.loggers.csv import CSVLogger
 from anchorlab.training.loggers.wandb import WandbLogger
 from anchorlab.training.module import RPNModule

@@ -1,17 +1,65 @@
 """The pictures of explain.py, one a step, in the colours of all others; each says in its title what it shows."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from torch import Tensor
 
-from anchorlab.training.callbacks.pictures import FOUND, LEVEL_COLOURS, Scene, draw, proposals_figure, show
+from anchorlab.plots.boxes import FOUND, FOUND_IOU, LEVEL_COLOURS, Scene, draw, proposals_figure, show
+from anchorlab.rpn.boxes import pairwise_iou
 
 if TYPE_CHECKING:
-    from anchorlab.use.explaining import Steps
+    from anchorlab.plots.explain import Steps
+
+
+@dataclass(frozen=True)
+class Place:
+    """One location of one level: its cell, and the numbers of its k anchors in `Anchors.boxes`."""
+
+    level: int
+    row: int
+    column: int
+    anchors: Tensor  # (k,) int64
+
+
+@dataclass(frozen=True)
+class Steps:
+    """All steps of one image; boxes in pixels of the network's input."""
+
+    image: np.ndarray  # (H, W, 3) uint8, as the network sees it
+    original: tuple[int, int]
+    name: str
+    strides: tuple[int, ...]
+    features: list[np.ndarray]  # (h, w) mean absolute activation of each level
+    channels: int
+    place: Place
+    scores: np.ndarray  # (k, 1 or 2): one logit, or background and object
+    probability_maps: np.ndarray  # (k, h, w) of the level: P(object) at every location
+    logits: np.ndarray  # (k,)
+    deltas: np.ndarray  # (k, 4)
+    anchors: np.ndarray  # (k, 4)
+    decoded: np.ndarray  # (k, 4), not clipped
+    num_anchors: int  # A
+    candidates: np.ndarray  # (N, 4) clipped, best first
+    proposals: np.ndarray  # (P, 4) best first
+    proposal_scores: np.ndarray  # (P,)
+    selection: str  # how candidates become proposals, in a few words
+    truth: np.ndarray | None  # (G, 4); None: not known
+    top: int
+
+    @property
+    def found(self) -> np.ndarray:
+        """(G,) bool: boxes that one of the `top` proposals overlaps by IoU 0.5."""
+        assert self.truth is not None
+        iou = pairwise_iou(torch.as_tensor(self.truth), torch.as_tensor(self.proposals[: self.top]))
+        return (iou >= FOUND_IOU).any(dim=1).numpy()
+
 
 WIDTH = 9.0
 INK = "#222222"

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from anchorlab.analysis.attribution import AnchorReport, ShapeShare
-from anchorlab.study.pictures import LEVEL_COLOURS
+from anchorlab.plots.coverage import LEVEL_COLOURS
 
 COLUMNS = {"positives": "positives", "proposals": "proposals", "matched": "matched boxes"}
 AR, AT_50, AT_70 = "#0072B2", "#56B4E9", "#009E73"
