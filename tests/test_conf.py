@@ -13,9 +13,9 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from torch import nn
 
+from anchorlab.build import build
 from anchorlab.command import check_overrides
 from anchorlab.config.settings import RULES, leaf_keys
-from anchorlab.training.build import build
 
 CONFIGS = Path(__file__).parents[1] / "conf"
 GROUPS = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir())

@@ -9,6 +9,7 @@ import torch
 
 from anchorlab.analysis.attribution import anchor_report
 from anchorlab.analysis.funnel import Funnel, best_by_stage, stage_names
+from anchorlab.build import build_network
 from anchorlab.command import check_overrides
 from anchorlab.data.batch import Batch, Item, Target, collate
 from anchorlab.data.sample import Sample
@@ -18,7 +19,6 @@ from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners.max_iou import OBJECT
 from anchorlab.rpn.boxes import clip, pairwise_iou
 from anchorlab.rpn.network import LevelPredictions, Predictions, RegionProposalNetwork
-from anchorlab.training.build import build_network
 
 CONFIGS = Path(__file__).parents[2] / "conf"
 BUDGET = 20

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from anchorlab.build import build
 from anchorlab.errors import SettingError
 from anchorlab.runs.record import read_run
 from anchorlab.runs.scores import read_runs
-from anchorlab.training.build import build
 from anchorlab.use import evaluation
 from anchorlab.use.evaluation import evaluate, resized
 from anchorlab.use.scoring import Scoring, mirrored, unmirrored

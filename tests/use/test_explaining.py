@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from anchorlab.build import build
 from anchorlab.errors import SettingError
 from anchorlab.plots.explain import Steps, number_columns
-from anchorlab.training.build import build
 from anchorlab.use.explaining import explain, find_image, follow, in_words
 from anchorlab.use.trained import Trained, load_trained
 from tests.use.conftest import composed

@@ -126,7 +126,7 @@ class Describer:
 
     def _facts(self, config: Config) -> tuple[Facts, "AnchorGrid"]:
         """All but the coverage, and the anchors to find it from."""
-        from anchorlab.training.build import build, user_errors
+        from anchorlab.build import build, user_errors
 
         backbone, truth = self._backbone(config), self._ground_truth(config)
         with user_errors():
@@ -146,7 +146,7 @@ class Describer:
     def _coverage(self, grids: Mapping[int, "AnchorGrid"]) -> dict[int, dict[str, float]]:
         """The figures of each of `grids`; those of the same boxes and assigner are found together."""
         from anchorlab.analysis.coverage import cover_many
-        from anchorlab.training.build import build
+        from anchorlab.build import build
 
         together: dict[str, list[int]] = {}
         for index in grids:
@@ -163,7 +163,7 @@ class Describer:
 
     def _backbone(self, config: Config) -> Any:
         """Built without its weights: only its strides, channels and map sizes are asked for."""
-        from anchorlab.training.build import build
+        from anchorlab.build import build
 
         key = _text(config["backbone"])
         if key not in self._backbones:
@@ -181,7 +181,7 @@ class Describer:
         return self._truth[key]
 
     def _data_of(self, config: Config) -> "DataModule":
-        from anchorlab.training.build import build_data, user_errors
+        from anchorlab.build import build_data, user_errors
 
         key = _text(config["data"])
         if key not in self._data:

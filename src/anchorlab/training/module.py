@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from anchorlab.build import Config, build
 from anchorlab.data.batch import Batch
 from anchorlab.errors import RunError
 from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.rpn.losses.box import LossCounts
 from anchorlab.rpn.network import Losses, PendingPredictions, Predictions, RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import Proposals
+from anchorlab.training.trainer import TrainerSettings
 
 TRAIN, VALIDATE = 0, 1  # streams of random numbers
 POSITIVES = "positives"
@@ -216,3 +218,15 @@ def _losses_of(figures: dict[str, float]) -> dict[str, float]:
 
 def _shown(figures: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def build_module(config: Config, network: RegionProposalNetwork, trainer: TrainerSettings) -> RPNModule:
+    return RPNModule(
+        network,
+        optimizer=build(config["optimizer"]),
+        scheduler=build(config["scheduler"]),
+        seed=config["seed"],
+        channels_last=trainer.channels_last,
+        sampled_only=trainer.sampled_only,
+        max_steps=trainer.max_steps,
+    )

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from anchorlab.build import build, build_callbacks, build_data, build_network, user_errors
 from anchorlab.config.identity import config_hash
 from anchorlab.console import console, in_sweep
 from anchorlab.data.look import contact_sheet
@@ -22,14 +23,6 @@ from anchorlab.rpn.from_torchvision import start_from_file
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import RunRecord
 from anchorlab.training import summary as screens
-from anchorlab.training.build import (
-    build,
-    build_callbacks,
-    build_data,
-    build_module,
-    build_network,
-    user_errors,
-)
 from anchorlab.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
 from anchorlab.training.callbacks.data_wait import DataWatch
 from anchorlab.training.callbacks.recorder import MONITORED, Recorder
@@ -37,6 +30,7 @@ from anchorlab.training.callbacks.stop_after import stopped_after
 from anchorlab.training.hardware import decide, flush_denormals
 from anchorlab.training.loggers.csv import CSVLogger
 from anchorlab.training.loggers.wandb import WandbLogger
+from anchorlab.training.module import build_module
 from anchorlab.training.preflight import look_ahead, with_fitted_anchors
 from anchorlab.training.processes import check_launch, check_slurm
 from anchorlab.training.resume import checkpoint_to_resume, position, resumed_config

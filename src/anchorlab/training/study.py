@@ -21,6 +21,7 @@ from anchorlab.analysis.coverage import cover
 from anchorlab.analysis.fitting import AnchorFit, Fitted
 from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
 from anchorlab.analysis.report import Scored
+from anchorlab.build import build, user_errors
 from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, user_sentences
@@ -28,7 +29,6 @@ from anchorlab.plots import coverage as pictures
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner, yardstick
 from anchorlab.runs.files import write_whole
-from anchorlab.training.build import build, user_errors
 from anchorlab.training.hardware import keep_freed_memory
 
 OUR_FORMS = {"free": "fitted, free shapes", "grid": "fitted, sizes x ratios"}

@@ -18,12 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from anchorlab.analysis.attribution import AnchorReport
 from anchorlab.analysis.ground_truth import input_size, scalar_axes
+from anchorlab.build import build_validation_data
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.plots.boxes import proposals_figure, save
 from anchorlab.runs import gallery
 from anchorlab.runs.record import RunRecord
-from anchorlab.training.build import build_validation_data
 from anchorlab.training.callbacks.anchor_report import keep_outcome
 from anchorlab.training.callbacks.pictures import Pictures, kept
 from anchorlab.training.callbacks.progress import ConsoleProgress

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 from torch import Tensor
 
+from anchorlab.build import build_validation_data
 from anchorlab.console import console
 from anchorlab.data.batch import Batch, Item, collate, target_of
 from anchorlab.data.decode import decode, read_resized, sample_of
@@ -24,7 +25,6 @@ from anchorlab.plots.boxes import FOUND_IOU, save
 from anchorlab.plots.explain import Place, Steps
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
-from anchorlab.training.build import build_validation_data
 from anchorlab.use.parts import require_plain
 from anchorlab.use.sources import list_images
 from anchorlab.use.trained import Trained, check_classes, load_asked_for

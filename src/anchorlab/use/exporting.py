@@ -16,13 +16,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from anchorlab.build import build_validation_data
 from anchorlab.console import console
 from anchorlab.data.decode import read_resized
 from anchorlab.data.sample import Record
 from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.files import write_whole
-from anchorlab.training.build import build_validation_data
 from anchorlab.use import card, package
 from anchorlab.use.evaluation import resized
 from anchorlab.use.graph import GRAPH, LARGEST, exported_program, smallest_side

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from anchorlab.build import build
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.training.build import build
 from anchorlab.training.hardware import decide
 from anchorlab.training.trainer import TrainerSettings
 

@@ -15,10 +15,10 @@ import torch
 from hydra.utils import get_object
 from torch import Tensor
 
+from anchorlab.build import build_network
 from anchorlab.errors import SettingError
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import Run, read_run
-from anchorlab.training.build import build_network
 from anchorlab.use import package
 
 OTHER_GROUPS = ("data", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "sweep", "debug")

@@ -16,8 +16,6 @@ from lightning.pytorch import Callback
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.training.module import RPNModule
-from anchorlab.training.trainer import TrainerSettings
 
 Config = Mapping[str, Any]
 
@@ -62,18 +60,6 @@ def build_validation_data(group: Config, seed: int = 0) -> DataModule:
     with user_errors():
         data.setup("validate")
     return data
-
-
-def build_module(config: Config, network: RegionProposalNetwork, trainer: TrainerSettings) -> RPNModule:
-    return RPNModule(
-        network,
-        optimizer=build(config["optimizer"]),
-        scheduler=build(config["scheduler"]),
-        seed=config["seed"],
-        channels_last=trainer.channels_last,
-        sampled_only=trainer.sampled_only,
-        max_steps=trainer.max_steps,
-    )
 
 
 def build_callbacks(config: Config) -> list[Callback]:
