@@ -12,13 +12,13 @@ import yaml
 from rich.console import Console
 
 from anchorlab.command import check_overrides
+from anchorlab.compare.comparison import Comparison, Question, compare, run_names, split_terms, telling_keys
+from anchorlab.compare.labels import choices_of
+from anchorlab.compare.report import answer, as_csv, as_markdown, on_screen, people
+from anchorlab.compare.scores import read_runs
+from anchorlab.compare.statistics import Bootstrap
 from anchorlab.errors import SettingError
-from anchorlab.runs.choices import choices_of
-from anchorlab.runs.comparison import Comparison, Question, compare, run_names, split_terms, telling_keys
 from anchorlab.runs.record import RunRecord, read_run
-from anchorlab.runs.report import answer, as_csv, as_markdown, on_screen, people
-from anchorlab.runs.scores import read_runs
-from anchorlab.runs.statistics import Bootstrap
 from tests.runs.material import config, write_run
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from anchorlab.runs.diagnosis import NAME, read_diagnosis
+from anchorlab.runs.anchor_report import NAME, read_diagnosis
 from tests.runs.material import made_up_diagnosis
 
 

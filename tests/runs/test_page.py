@@ -19,10 +19,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from anchorlab.runs.comparison import Question, compare
-from anchorlab.runs.page import as_page, as_script
-from anchorlab.runs.scores import read_runs
-from anchorlab.runs.statistics import Bootstrap
+from anchorlab.compare.comparison import Question, compare
+from anchorlab.compare.page import as_page, as_script
+from anchorlab.compare.scores import read_runs
+from anchorlab.compare.statistics import Bootstrap
 from tests.runs.material import config, write_run
 
 CHARTS = ("forest", "by-budget", "by-iou", "parallel", "pareto", "by-size", "curves")

@@ -7,11 +7,11 @@ import pytest
 import yaml
 
 from anchorlab.command import check_overrides
+from anchorlab.compare.comparison import Comparison, Question, compare
+from anchorlab.compare.scores import read_runs
+from anchorlab.compare.statistics import Bootstrap
+from anchorlab.compare.wandb_workspace import saved, workspace
 from anchorlab.errors import SettingError
-from anchorlab.runs.comparison import Comparison, Question, compare
-from anchorlab.runs.scores import read_runs
-from anchorlab.runs.statistics import Bootstrap
-from anchorlab.runs.workspace import saved, workspace
 from tests.runs.material import config, write_run
 from tests.test_conf import CONFIGS
 

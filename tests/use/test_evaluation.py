@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from anchorlab.build import build
+from anchorlab.compare.scores import read_runs
 from anchorlab.errors import SettingError
 from anchorlab.runs.record import read_run
-from anchorlab.runs.scores import read_runs
 from anchorlab.use import evaluation
 from anchorlab.use.evaluation import evaluate, resized
 from anchorlab.use.scoring import Scoring, mirrored, unmirrored

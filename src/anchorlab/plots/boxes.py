@@ -1,6 +1,7 @@
 """Images with boxes: the anchors of one location, proposals against boxes, recall against N.
 
-Drawn with matplotlib's Figure, without pyplot, so that no process holds figures open.
+Drawn with matplotlib's Figure, without pyplot, so that no process holds figures open. Colours are those of Okabe and
+Ito, which the colour-blind can tell apart: boxes orange, proposals that found one blue, misses vermilion.
 """
 
 from collections.abc import Sequence
@@ -22,11 +23,7 @@ from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import pairwise_iou
 
 BOX, FOUND, MISSED, PLAIN = "#E69F00", "#0072B2", "#D55E00", "#999999"
-
-
 LEVEL_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00")
-
-
 FOUND_IOU = 0.5
 
 

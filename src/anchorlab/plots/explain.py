@@ -1,7 +1,6 @@
 """The pictures of explain.py, one a step, in the colours of all others; each says in its title what it shows."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,9 +12,6 @@ from torch import Tensor
 
 from anchorlab.plots.boxes import FOUND, FOUND_IOU, LEVEL_COLOURS, Scene, draw, proposals_figure, show
 from anchorlab.rpn.boxes import pairwise_iou
-
-if TYPE_CHECKING:
-    from anchorlab.plots.explain import Steps
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ WIDTH = 9.0
 INK = "#222222"
 
 
-def all_of(steps: "Steps") -> dict[str, Figure]:
+def all_of(steps: Steps) -> dict[str, Figure]:
     """Every step's picture by name, in order."""
     pictures = {
         "image": image(steps),
@@ -79,7 +75,7 @@ def all_of(steps: "Steps") -> dict[str, Figure]:
     return pictures | ({} if steps.truth is None else {"recall": recall(steps)})
 
 
-def image(steps: "Steps") -> Figure:
+def image(steps: Steps) -> Figure:
     height, width = steps.image.shape[:2]
     figure, axis = _one(steps)
     show(axis, steps.image, "")
@@ -87,7 +83,7 @@ def image(steps: "Steps") -> Figure:
     return figure
 
 
-def features(steps: "Steps") -> Figure:
+def features(steps: Steps) -> Figure:
     """Each level's map over its own grid, the followed cell marked."""
     figure, axes = _several(steps, len(steps.features))
     for level, (axis, feature) in enumerate(zip(axes, steps.features, strict=False)):
@@ -105,7 +101,7 @@ def features(steps: "Steps") -> Figure:
     return figure
 
 
-def anchors(steps: "Steps") -> Figure:
+def anchors(steps: Steps) -> Figure:
     figure, axis = _one(steps)
     place, stride = steps.place, steps.strides[steps.place.level]
     show(axis, steps.image, "")
@@ -122,7 +118,7 @@ def anchors(steps: "Steps") -> Figure:
     return figure
 
 
-def numbers(steps: "Steps") -> Figure:
+def numbers(steps: Steps) -> Figure:
     """The head's numbers of the location as a table, one row an anchor."""
     names, rows = number_columns(steps)
     figure = Figure(figsize=(WIDTH, 0.7 + 0.36 * (len(rows) + 1)), layout="constrained")
@@ -145,7 +141,7 @@ def numbers(steps: "Steps") -> Figure:
     return figure
 
 
-def scores(steps: "Steps") -> Figure:
+def scores(steps: Steps) -> Figure:
     """P(object) of every location of the level, a map for each anchor."""
     figure, axes = _several(steps, len(steps.anchors))
     height, width = steps.image.shape[:2]
@@ -164,7 +160,7 @@ def scores(steps: "Steps") -> Figure:
     return figure
 
 
-def decoded(steps: "Steps") -> Figure:
+def decoded(steps: Steps) -> Figure:
     figure, axis = _one(steps)
     show(axis, steps.image, "")
     _title(axis, "6. Decoded: the deltas move and stretch each anchor (dashed) to a box (solid)")
@@ -177,7 +173,7 @@ def decoded(steps: "Steps") -> Figure:
     return figure
 
 
-def nms(steps: "Steps") -> Figure:
+def nms(steps: Steps) -> Figure:
     """The best candidates, many of one object, and what NMS leaves of as many."""
     figure = Figure(figsize=(WIDTH * 1.3, WIDTH * 0.65 * _shape(steps) + 0.8), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -195,7 +191,7 @@ def nms(steps: "Steps") -> Figure:
     return figure
 
 
-def recall(steps: "Steps") -> Figure:
+def recall(steps: Steps) -> Figure:
     assert steps.truth is not None
     scene = Scene(steps.image, steps.truth, steps.proposals, steps.proposal_scores, steps.name)
     figure = proposals_figure([scene], steps.top)
@@ -208,7 +204,7 @@ def recall(steps: "Steps") -> Figure:
     return figure
 
 
-def number_columns(steps: "Steps") -> tuple[list[str], list[list[str]]]:
+def number_columns(steps: Steps) -> tuple[list[str], list[list[str]]]:
     """Names and rows of the table of one location's numbers."""
     two = steps.scores.shape[1] == 2
     names = ["anchor (w x h)", *(["background", "object"] if two else []), "logit", "P(object)"]
@@ -222,7 +218,7 @@ def number_columns(steps: "Steps") -> tuple[list[str], list[list[str]]]:
     return names, rows
 
 
-def _several(steps: "Steps", count: int) -> tuple[Figure, list[Axes]]:
+def _several(steps: Steps, count: int) -> tuple[Figure, list[Axes]]:
     """Room for so many pictures of the image's shape, three in a row."""
     columns = min(3, count)
     rows = -(-count // columns)
@@ -234,14 +230,14 @@ def _several(steps: "Steps", count: int) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _one(steps: "Steps") -> tuple[Figure, Axes]:
+def _one(steps: Steps) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, WIDTH * _shape(steps) + 0.4), layout="constrained")
     axis = figure.subplots()
     axis.axis("off")
     return figure, axis
 
 
-def _shape(steps: "Steps") -> float:
+def _shape(steps: Steps) -> float:
     height, width = steps.image.shape[:2]
     return height / width
 
@@ -250,12 +246,12 @@ def _title(axis: Axes, text: str) -> None:
     axis.set_title(text, fontsize=11)
 
 
-def _legend(axis: Axes, texts: list[str], steps: "Steps") -> None:
+def _legend(axis: Axes, texts: list[str], steps: Steps) -> None:
     handles = [Line2D([], [], color=_colour(j), linewidth=2.4, label=text) for j, text in enumerate(texts)]
     axis.legend(handles=handles, loc="upper right", fontsize=9, framealpha=0.9)
 
 
-def _around(axis: Axes, steps: "Steps", boxes: np.ndarray) -> None:
+def _around(axis: Axes, steps: Steps, boxes: np.ndarray) -> None:
     """Show the image and, in grey, what of the boxes lies beyond it."""
     height, width = steps.image.shape[:2]
     axis.set_facecolor("#DDDDDD")
@@ -264,7 +260,7 @@ def _around(axis: Axes, steps: "Steps", boxes: np.ndarray) -> None:
     axis.set(xlim=(left, right), ylim=(bottom, top))
 
 
-def _close_to(axis: Axes, steps: "Steps", boxes: np.ndarray) -> None:
+def _close_to(axis: Axes, steps: Steps, boxes: np.ndarray) -> None:
     """Show the boxes with half as much around them, in the image's shape."""
     low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
     (x, y), (width, height) = (low + high) / 2, (high - low) * 1.5
@@ -274,7 +270,7 @@ def _close_to(axis: Axes, steps: "Steps", boxes: np.ndarray) -> None:
     axis.set(xlim=(x - width / 2, x + width / 2), ylim=(y + height / 2, y - height / 2))
 
 
-def _centre(steps: "Steps") -> tuple[float, float]:
+def _centre(steps: Steps) -> tuple[float, float]:
     x1, y1, x2, y2 = steps.anchors.mean(0)
     return float(x1 + x2) / 2, float(y1 + y2) / 2
 

@@ -5,15 +5,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from anchorlab.compare.comparison import Comparison, Question, compare
+from anchorlab.compare.labels import Choices, choices_of
+from anchorlab.compare.page import as_page
+from anchorlab.compare.report import answer, as_csv, as_markdown, on_screen
+from anchorlab.compare.scores import read_runs
+from anchorlab.compare.statistics import Bootstrap
 from anchorlab.console import console
 from anchorlab.errors import SettingError, user_sentences
-from anchorlab.runs.choices import Choices, choices_of
-from anchorlab.runs.comparison import Comparison, Question, compare
 from anchorlab.runs.files import write_whole
-from anchorlab.runs.page import as_page
-from anchorlab.runs.report import answer, as_csv, as_markdown, on_screen
-from anchorlab.runs.scores import read_runs
-from anchorlab.runs.statistics import Bootstrap
 
 
 def compare_from_command_line(config: DictConfig, configs: Path) -> None:
@@ -69,6 +69,6 @@ def output_folder(runs: str | list[str], output: str | None) -> Path:
 
 def save_workspace(comparison: Comparison, settings: dict[str, Any]) -> str:
     """Save the W&B workspace; its address."""
-    from anchorlab.runs.workspace import saved  # wandb takes a second
+    from anchorlab.compare.wandb_workspace import saved  # wandb takes a second
 
     return saved(comparison, **{key: settings[key] for key in ("entity", "project", "name", "url")})

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
+from anchorlab.compare.comparison import Comparison, Entry, Mean, Table
+from anchorlab.compare.labels import shown
+from anchorlab.compare.report import answer, people
+from anchorlab.compare.scores import BUDGETS, CURVE
 from anchorlab.config.identity import all_settings, settings_that_count
 from anchorlab.metrics.figures import AT_50, AT_70, THRESHOLDS
-from anchorlab.runs.choices import shown
-from anchorlab.runs.comparison import Comparison, Entry, Mean, Table
-from anchorlab.runs.diagnosis import read_diagnosis
+from anchorlab.runs.anchor_report import read_diagnosis
 from anchorlab.runs.gallery import Scene, read_scenes
 from anchorlab.runs.record import Run
-from anchorlab.runs.report import answer, people
-from anchorlab.runs.scores import BUDGETS, CURVE
 from anchorlab.version import __version__
 
 DETAILED = 60
@@ -71,7 +71,7 @@ def as_script(content: Any) -> str:
 
 
 def _file(name: str) -> str:
-    return (resources.files("anchorlab.runs") / "web" / name).read_text(encoding="utf-8")
+    return (resources.files("anchorlab.compare") / "web" / name).read_text(encoding="utf-8")
 
 
 # ----------------------------------------------------------------------------------------------------- tables

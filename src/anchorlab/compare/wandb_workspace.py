@@ -14,8 +14,8 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 from wandb_workspaces.reports.v2.interface import ParallelCoordinatesPlotColumn
 
+from anchorlab.compare.comparison import Comparison, Entry, Table
 from anchorlab.errors import SettingError
-from anchorlab.runs.comparison import Comparison, Entry, Table
 from anchorlab.runs.gallery import read_scenes
 
 PINNED = 20

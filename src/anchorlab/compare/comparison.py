@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from anchorlab.compare.labels import TARGET, Choices, as_typed, shown
+from anchorlab.compare.scores import ImageKeys, Scores, common_images, read_scores
+from anchorlab.compare.statistics import Bootstrap, Difference, Group, all_pairs, holm
 from anchorlab.config.identity import settings_that_count
 from anchorlab.config.settings import nearest_word
 from anchorlab.errors import SettingError
 from anchorlab.metrics.figures import Figure
-from anchorlab.runs.choices import TARGET, Choices, as_typed, shown
 from anchorlab.runs.record import Run
-from anchorlab.runs.scores import ImageKeys, Scores, common_images, read_scores
-from anchorlab.runs.statistics import Bootstrap, Difference, Group, all_pairs, holm
 
 LABELLED = 4
 """Settings that a label names."""
