@@ -19,6 +19,6 @@ def load(path: "str | Path") -> "RegionProposalNetwork":
     Raises:
         anchorlab.errors.SettingError: there is none, or it names classes of others (`use.trained.load_trained`).
     """
-    from anchorlab.use.trained import load_trained  # torch: not for `import anchorlab`
+    from anchorlab.trained.load import load_trained  # torch: not for `import anchorlab`
 
     return load_trained(path).network

@@ -10,8 +10,8 @@ from PIL import Image
 from anchorlab.build import build
 from anchorlab.errors import SettingError
 from anchorlab.plots.explain import Steps, number_columns
+from anchorlab.trained.load import Trained, load_trained
 from anchorlab.use.explaining import explain, find_image, follow, in_words
-from anchorlab.use.trained import Trained, load_trained
 from tests.use.conftest import composed
 
 

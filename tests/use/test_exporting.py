@@ -24,10 +24,10 @@ from anchorlab.rpn.losses.box import SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
+from anchorlab.trained.graph import Graph, _with_symbolic_padding
+from anchorlab.trained.load import load_trained
+from anchorlab.trained.plain import require_plain
 from anchorlab.use.exporting import agreement, export, reference
-from anchorlab.use.graph import Graph, _with_symbolic_padding
-from anchorlab.use.parts import require_plain
-from anchorlab.use.trained import load_trained
 from tests.use.conftest import composed
 
 STRIDES = (8, 16, 32)

@@ -22,9 +22,9 @@ from anchorlab.rpn.losses.box import SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
+from anchorlab.trained.load import Trained, load_trained
+from anchorlab.trained.torchvision import from_torchvision, to_torchvision
 from anchorlab.training.run import train
-from anchorlab.use.torchvision import from_torchvision, to_torchvision
-from anchorlab.use.trained import Trained, load_trained
 from tests.training.conftest import SMALL
 from tests.use.conftest import composed
 

@@ -53,7 +53,7 @@ def start_from(network: RegionProposalNetwork, state: Mapping[str, Tensor], thei
     if set(theirs.num_anchors) != {count}:
         raise ValueError(
             f"start has {count} anchors per location and torchvision's default {theirs.num_anchors[0]}: call "
-            "anchorlab.use.torchvision.from_torchvision with the model, whose anchors it reads"
+            "anchorlab.trained.torchvision.from_torchvision with the model, whose anchors it reads"
         )
     copied = _copy_backbone(network, state)
     _copy_convolutions(network, head)

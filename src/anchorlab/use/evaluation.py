@@ -20,10 +20,15 @@ from anchorlab.analysis.attribution import AnchorReport
 from anchorlab.analysis.ground_truth import input_size, scalar_axes
 from anchorlab.build import build_validation_data
 from anchorlab.data.module import DataModule
+from anchorlab.data.resize import resized
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.plots.boxes import proposals_figure, save
 from anchorlab.runs import gallery
 from anchorlab.runs.record import RunRecord
+from anchorlab.trained.coco import CocoFiles, largest_difference
+from anchorlab.trained.device import settings_for
+from anchorlab.trained.load import Trained, check_classes, find_trained, load_asked_for
+from anchorlab.trained.scoring import Scoring
 from anchorlab.training.callbacks.anchor_report import keep_outcome
 from anchorlab.training.callbacks.pictures import Pictures, kept
 from anchorlab.training.callbacks.progress import ConsoleProgress
@@ -31,10 +36,6 @@ from anchorlab.training.callbacks.recorder import keep_ranks
 from anchorlab.training.hardware import flush_denormals
 from anchorlab.training.trainer import TrainerSettings
 from anchorlab.use import report
-from anchorlab.use.coco import CocoFiles, largest_difference
-from anchorlab.use.machine import settings_for
-from anchorlab.use.scoring import Scoring
-from anchorlab.use.trained import Trained, check_classes, find_trained, load_asked_for
 
 INSTEAD = {
     "data.short": "eval.size",
@@ -174,15 +175,6 @@ def settings_of(trained: Trained, config: Mapping[str, Any], size: int | None) -
     usual = {"flip": False, "checkpoint": "last"}
     evaluation = {key: value for key, value in changed.items() if value != usual[key]}
     return {"seed": 0, **trained.config, "data": data, **({"evaluation": evaluation} if evaluation else {})}
-
-
-def resized(short: int | None, long: int | None, size: int | None) -> tuple[int | None, int | None]:
-    """`data.short` and `data.long` with the one that rules replaced by `size`, and the other in proportion."""
-    if size is None:
-        return short, long
-    if short is None:
-        return None, size
-    return size, None if long is None else round(long * size / short)
 
 
 def _start(

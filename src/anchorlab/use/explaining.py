@@ -25,9 +25,9 @@ from anchorlab.plots.boxes import FOUND_IOU, save
 from anchorlab.plots.explain import Place, Steps
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
-from anchorlab.use.parts import require_plain
-from anchorlab.use.sources import list_images
-from anchorlab.use.trained import Trained, check_classes, load_asked_for
+from anchorlab.trained.images import list_images
+from anchorlab.trained.load import Trained, check_classes, load_asked_for
+from anchorlab.trained.plain import require_plain
 
 
 def run_from_command_line(config: DictConfig) -> None:

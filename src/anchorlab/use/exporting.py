@@ -19,17 +19,18 @@ from torch import Tensor
 from anchorlab.build import build_validation_data
 from anchorlab.console import console
 from anchorlab.data.decode import read_resized
+from anchorlab.data.resize import resized
 from anchorlab.data.sample import Record
 from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.files import write_whole
-from anchorlab.use import card, package
-from anchorlab.use.evaluation import resized
-from anchorlab.use.graph import GRAPH, LARGEST, exported_program, smallest_side
-from anchorlab.use.machine import settings_for
-from anchorlab.use.parts import require_plain
-from anchorlab.use.sources import list_images
-from anchorlab.use.trained import Trained, check_classes, load_asked_for, load_trained, network_settings
+from anchorlab.trained import model_card as card
+from anchorlab.trained import package
+from anchorlab.trained.device import settings_for
+from anchorlab.trained.graph import GRAPH, LARGEST, exported_program, smallest_side
+from anchorlab.trained.images import list_images
+from anchorlab.trained.load import Trained, check_classes, load_asked_for, load_trained, network_settings
+from anchorlab.trained.plain import require_plain
 
 CARD = "MODEL_CARD.md"
 EQUAL = 1e-4

@@ -21,18 +21,18 @@ from rich.progress import Progress
 from anchorlab.console import console
 from anchorlab.data.batch import Batch
 from anchorlab.data.decode import decode
+from anchorlab.data.resize import resized
 from anchorlab.data.sample import DataError
 from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.plots.boxes import Scene, proposals_picture, save
 from anchorlab.rpn.proposals.nms import Proposals
 from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
+from anchorlab.trained.device import autocast, settings_for, torch_device
+from anchorlab.trained.images import Listed, list_images, parcels
+from anchorlab.trained.load import Trained, load_asked_for
+from anchorlab.trained.writers import WRITERS, Part
 from anchorlab.training.hardware import flush_denormals
 from anchorlab.training.trainer import TrainerSettings
-from anchorlab.use.evaluation import resized
-from anchorlab.use.machine import autocast, settings_for, torch_device
-from anchorlab.use.sources import Listed, list_images, parcels
-from anchorlab.use.trained import Trained, load_asked_for
-from anchorlab.use.writers import WRITERS, Part
 
 PARTS, MANIFEST, UNREADABLE = ".parts", "manifest.json", "unreadable.txt"
 INTERRUPTED = 130

@@ -28,8 +28,8 @@ from anchorlab.rpn.backbones.backbones import Backbone
 from anchorlab.rpn.from_torchvision import start_from
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.samplers import BalancedSampler
-from anchorlab.use.parts import require_plain
-from anchorlab.use.trained import Trained, load_trained
+from anchorlab.trained.load import Trained, load_trained
+from anchorlab.trained.plain import require_plain
 
 COARSEST_POOLED = 32
 """The stride up to which torchvision's detectors pool their second stage's features."""

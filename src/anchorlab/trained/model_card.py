@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anchorlab.use.trained import Trained
+from anchorlab.trained.load import Trained
 from anchorlab.version import __version__
 
 SHOWN = (

@@ -19,7 +19,7 @@ from anchorlab.build import build_network
 from anchorlab.errors import SettingError
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import Run, read_run
-from anchorlab.use import package
+from anchorlab.trained import package
 
 OTHER_GROUPS = ("data", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "sweep", "debug")
 """The groups of a config that make no part of the network; every other one does."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from anchorlab.runs.files import whole_file
-from anchorlab.use.coco import CATEGORY, json_list
+from anchorlab.trained.coco import CATEGORY, json_list
 
 XYXY_ABS = 0
 """Detectron2's BoxMode of absolute corners."""

@@ -21,7 +21,7 @@ from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import ProposalSelector
-from anchorlab.use.parts import require_plain
+from anchorlab.trained.plain import require_plain
 
 LARGEST = 8192
 """Longest side of an image that an exported graph takes."""
