@@ -12,7 +12,7 @@ CONFIGS = Path(__file__).resolve().parent / "conf"
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="explain")
 def main(config: DictConfig) -> None:
-    from anchorlab.use.explaining import run_from_command_line  # torch: not for --help or a wrong key
+    from anchorlab.commands.explain import run_from_command_line  # torch: not for --help or a wrong key
 
     run_from_command_line(config)
 

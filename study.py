@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).resolve().parent / "conf"
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="study")
 def main(config: DictConfig) -> None:
-    from anchorlab.training.study import run_from_command_line  # torch: not for --help or a wrong key
+    from anchorlab.commands.study import run_from_command_line  # torch: not for --help or a wrong key
 
     run_from_command_line(config)
 

@@ -18,9 +18,7 @@ def main(config: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         run_job(config, CONFIGS.with_name("train.py"))
     else:
-        from anchorlab.training.run import (
-            run_from_command_line,  # torch and lightning: not for --help or a sweep
-        )
+        from anchorlab.commands.train import run_from_command_line
 
         run_from_command_line(config)
 

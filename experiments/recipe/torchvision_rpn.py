@@ -24,10 +24,10 @@ from torchvision.models.detection.rpn import RPNHead
 
 from anchorlab.build import build_network
 from anchorlab.command import check_command_line
+from anchorlab.commands.train import run_from_command_line
 from anchorlab.rpn.losses.box import LossCounts
 from anchorlab.rpn.network import Losses, RegionProposalNetwork, Sizes, as_pairs
 from anchorlab.rpn.proposals.nms import Proposals
-from anchorlab.training.run import run_from_command_line
 
 CONFIGS = Path(__file__).resolve().parents[2] / "conf"
 SETTINGS = (

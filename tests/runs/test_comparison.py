@@ -387,13 +387,13 @@ def test_wrong_command_lines_are_one_sentence(tmp_path, arguments, message):
 def test_every_key_of_the_config_is_read(sweep, tmp_path):
     """A changed value changes what is asked of the runs or where it is written (see runs/command.py)."""
     keys = set(check_overrides("compare", ROOT / "conf", ["runs=x"])) - {"hydra"}
-    source = (ROOT / "src/anchorlab/runs/command.py").read_text()
+    source = (ROOT / "src/anchorlab/commands/compare.py").read_text()
     assert keys == {"runs", "baseline", "metric", "images", "rows", "gallery", "output", "bootstrap", "wandb"}
     assert all(f'["{key}"]' in source for key in keys)
 
 
 def test_comparing_needs_no_torch():
-    code = "import sys, anchorlab.runs.command; print({'torch', 'lightning', 'wandb'} & set(sys.modules))"
+    code = "import sys, anchorlab.commands.compare; print({'torch', 'lightning', 'wandb'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from anchorlab.command import check_overrides
-from anchorlab.training.run import train
+from anchorlab.commands.train import train
 
 CONFIGS = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))

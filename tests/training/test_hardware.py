@@ -6,7 +6,7 @@ import sys
 import torch
 
 from anchorlab.command import check_overrides
-from anchorlab.training.run import train
+from anchorlab.commands.train import train
 from tests.training.conftest import ROOT, SMALL
 
 CONFIGS = ROOT / "conf"

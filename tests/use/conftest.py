@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from anchorlab.command import check_overrides
-from anchorlab.training.run import train
+from anchorlab.commands.train import train
 from tests.training.conftest import SMALL
 
 CONFIGS = Path(__file__).parents[2] / "conf"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from anchorlab.commands.evaluate import evaluate
 from anchorlab.runs.record import read_run
-from anchorlab.use.evaluation import evaluate
 from tests.training.conftest import ROOT, SMALL
 from tests.use.conftest import composed
 

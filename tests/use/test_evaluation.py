@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from anchorlab.build import build
+from anchorlab.commands import evaluate as evaluation
+from anchorlab.commands.evaluate import evaluate
 from anchorlab.compare.scores import read_runs
 from anchorlab.data.resize import resized
 from anchorlab.errors import SettingError
 from anchorlab.runs.record import read_run
 from anchorlab.trained.load import load_trained
 from anchorlab.trained.scoring import Scoring, mirrored, unmirrored
-from anchorlab.use import evaluation
-from anchorlab.use.evaluation import evaluate
 from tests.use.conftest import CONFIGS, composed
 
 QUICK = ("pictures=0", "outcome=0")

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from anchorlab.build import build
+from anchorlab.commands.explain import explain, find_image, follow, in_words
 from anchorlab.errors import SettingError
 from anchorlab.plots.explain import Steps, number_columns
 from anchorlab.trained.load import Trained, load_trained
-from anchorlab.use.explaining import explain, find_image, follow, in_words
 from tests.use.conftest import composed
 
 

@@ -14,6 +14,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 import anchorlab
+from anchorlab.commands.export import agreement, export, reference
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
@@ -27,7 +28,6 @@ from anchorlab.rpn.samplers import BalancedSampler
 from anchorlab.trained.graph import Graph, _with_symbolic_padding
 from anchorlab.trained.load import load_trained
 from anchorlab.trained.plain import require_plain
-from anchorlab.use.exporting import agreement, export, reference
 from tests.use.conftest import composed
 
 STRIDES = (8, 16, 32)

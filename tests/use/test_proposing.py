@@ -16,11 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
+from anchorlab.commands.propose import Proposed, propose, propose_with
 from anchorlab.errors import SettingError
 from anchorlab.trained.images import list_images, parcels
 from anchorlab.trained.load import load_trained
 from anchorlab.trained.writers import WRITERS, Part
-from anchorlab.use.proposing import Proposed, propose, propose_with
 from tests.use.conftest import CONFIGS, composed
 
 QUICK = ("pictures=0", "workers=0", "limit=20")

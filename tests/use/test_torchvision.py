@@ -11,6 +11,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.image_list import ImageList
 
 from anchorlab.build import build
+from anchorlab.commands.train import train
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
@@ -24,7 +25,6 @@ from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from anchorlab.trained.load import Trained, load_trained
 from anchorlab.trained.torchvision import from_torchvision, to_torchvision
-from anchorlab.training.run import train
 from tests.training.conftest import SMALL
 from tests.use.conftest import composed
 

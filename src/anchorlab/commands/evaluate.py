@@ -6,19 +6,18 @@ threads, a run gets its own figures again to the last bit.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import seed_everything
 from omegaconf import DictConfig, OmegaConf
 
-from anchorlab.analysis.attribution import AnchorReport
 from anchorlab.analysis.ground_truth import input_size, scalar_axes
 from anchorlab.build import build_validation_data
+from anchorlab.commands import evaluate_report as report
+from anchorlab.commands.evaluate_report import Evaluated
 from anchorlab.data.module import DataModule
 from anchorlab.data.resize import resized
 from anchorlab.errors import SettingError, user_sentences
@@ -35,7 +34,6 @@ from anchorlab.training.callbacks.progress import ConsoleProgress
 from anchorlab.training.callbacks.recorder import keep_ranks
 from anchorlab.training.hardware import flush_denormals
 from anchorlab.training.trainer import TrainerSettings
-from anchorlab.use import report
 
 INSTEAD = {
     "data.short": "eval.size",
@@ -53,22 +51,6 @@ INSTEAD = {
 
 USED = ("accelerator", "devices", "precision", "channels_last", "threads")
 """What of the group `trainer` an evaluation has of its own."""
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One network, scored: its folder, figures by name, recall (N, T), and largest difference to pycocotools."""
-
-    name: str
-    folder: Path
-    title: str
-    images: int
-    figures: dict[str, float]
-    table: np.ndarray
-    outcome: AnchorReport | None
-    own: dict[str, float]
-    """The run's own final figures, where they are of the same checkpoint on the same settings; else empty."""
-    difference: float | None
 
 
 def run_from_command_line(config: DictConfig) -> None:

@@ -3,11 +3,14 @@
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.table import Table
 
+from anchorlab.analysis.attribution import AnchorReport
 from anchorlab.console import console
 from anchorlab.metrics.figures import THRESHOLDS
 from anchorlab.plots.anchor_report import funnel_table, in_words
@@ -15,7 +18,24 @@ from anchorlab.runs.files import write_whole
 from anchorlab.training.summary import BUDGETS, figures_table
 
 if TYPE_CHECKING:
-    from anchorlab.use.evaluation import Evaluated
+    from anchorlab.commands.evaluate_report import Evaluated
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One network, scored: its folder, figures by name, recall (N, T), and largest difference to pycocotools."""
+
+    name: str
+    folder: Path
+    title: str
+    images: int
+    figures: dict[str, float]
+    table: np.ndarray
+    outcome: AnchorReport | None
+    own: dict[str, float]
+    """The run's own final figures, where they are of the same checkpoint on the same settings; else empty."""
+    difference: float | None
+
 
 COLUMNS = ("recall_100", "recall_1000", "AR_10", "AR_100", "AR_300", "AR_1000")
 
