@@ -6,9 +6,9 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from anchorlab.command import check_command_line
+from anchorlab.cli.overrides import check_command_line
+from anchorlab.cli.study_arguments import unfold
 from anchorlab.errors import user_sentences
-from anchorlab.study.arguments import unfold
 
 CONFIGS = Path(__file__).resolve().parent / "conf"
 

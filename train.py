@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from anchorlab.command import check_command_line
+from anchorlab.cli.overrides import check_command_line
 from anchorlab.sweeps.jobs import run_job
 
 CONFIGS = Path(__file__).resolve().parent / "conf"

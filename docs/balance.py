@@ -12,7 +12,7 @@ from lightning.pytorch import seed_everything
 from torch import Tensor
 
 from anchorlab.build import build_data, build_network
-from anchorlab.command import check_overrides
+from anchorlab.cli.overrides import check_overrides
 from anchorlab.rpn.network import Losses, RegionProposalNetwork
 
 CONFIGS = Path(__file__).parents[1] / "conf"

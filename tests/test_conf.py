@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from anchorlab.build import build
-from anchorlab.command import check_overrides
+from anchorlab.cli.overrides import check_overrides
 from anchorlab.config.settings import RULES, leaf_keys
 
 CONFIGS = Path(__file__).parents[1] / "conf"

@@ -23,7 +23,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork as Torchvisio
 from torchvision.models.detection.rpn import RPNHead
 
 from anchorlab.build import build_network
-from anchorlab.command import check_command_line
+from anchorlab.cli.overrides import check_command_line
 from anchorlab.commands.train import run_from_command_line
 from anchorlab.rpn.losses.box import LossCounts
 from anchorlab.rpn.network import Losses, RegionProposalNetwork, Sizes, as_pairs

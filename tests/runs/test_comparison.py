@@ -11,7 +11,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from anchorlab.command import check_overrides
+from anchorlab.cli.overrides import check_overrides
 from anchorlab.compare.comparison import Comparison, Question, compare, run_names, split_terms, telling_keys
 from anchorlab.compare.labels import choices_of
 from anchorlab.compare.report import answer, as_csv, as_markdown, on_screen, people

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from anchorlab.command import check_overrides
+from anchorlab.cli.overrides import check_overrides
 from anchorlab.compare.comparison import Comparison, Question, compare
 from anchorlab.compare.scores import read_runs
 from anchorlab.compare.statistics import Bootstrap

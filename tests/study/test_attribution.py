@@ -10,7 +10,7 @@ import torch
 from anchorlab.analysis.attribution import anchor_report
 from anchorlab.analysis.funnel import Funnel, best_by_stage, stage_names
 from anchorlab.build import build_network
-from anchorlab.command import check_overrides
+from anchorlab.cli.overrides import check_overrides
 from anchorlab.data.batch import Batch, Item, Target, collate
 from anchorlab.data.sample import Sample
 from anchorlab.metrics.recall import ProposalRecall

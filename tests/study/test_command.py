@@ -10,9 +10,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from anchorlab.cli.study_arguments import unfold
 from anchorlab.errors import SettingError
 from anchorlab.plots.coverage import knee
-from anchorlab.study.arguments import unfold
 
 ROOT = Path(__file__).parents[2]
 SMALL = (

@@ -13,7 +13,7 @@ from anchorlab.analysis import baselines, report
 from anchorlab.analysis.coverage import cover
 from anchorlab.analysis.fitting import AnchorFit
 from anchorlab.analysis.ground_truth import GroundTruth
-from anchorlab.command import check_overrides
+from anchorlab.cli.overrides import check_overrides
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from anchorlab.build import build_data, build_network
-from anchorlab.command import check_overrides
+from anchorlab.cli.overrides import check_overrides
 from anchorlab.training.preflight import look_ahead, with_fitted_anchors
 from tests.study.test_command import small, study
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from anchorlab.command import check_overrides
+from anchorlab.cli.overrides import check_overrides
 from anchorlab.commands.train import train
 
 CONFIGS = Path(__file__).parents[2] / "conf"

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from anchorlab.command import check_overrides
+from anchorlab.cli.overrides import check_overrides
 from anchorlab.commands.train import train
 from tests.training.conftest import ROOT, SMALL
 

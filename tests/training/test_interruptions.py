@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from anchorlab.command import check_overrides
+from anchorlab.cli.overrides import check_overrides
 from anchorlab.errors import SettingError
 from anchorlab.runs.files import FolderLock
 from anchorlab.runs.metrics import read_metrics

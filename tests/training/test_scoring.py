@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from anchorlab.build import build, build_data, build_network
-from anchorlab.command import check_overrides
+from anchorlab.cli.overrides import check_overrides
 from anchorlab.training.module import build_module
 from tests.by_pycocotools import Scored, by_pycocotools
 from tests.training.test_experiments import CONFIGS

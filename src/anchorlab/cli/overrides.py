@@ -19,14 +19,14 @@ from hydra.errors import (
     OverrideParseException,
 )
 
+from anchorlab.cli.help import print_usage
+from anchorlab.cli.sweep_arguments import check_sweep
 from anchorlab.config.composition import composed, to_plain, with_values
 from anchorlab.config.settings import check, check_keys, check_kinds, leaf_keys, unknown_key
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.runs.files import new_folder
-from anchorlab.sweeps.extras import check_sweep
 from anchorlab.sweeps.folder import claim, find
 from anchorlab.training.processes import process_rank
-from anchorlab.usage import print_usage
 
 
 def check_command_line(
