@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from anchorlab.analysis.ground_truth import input_size, scalar_axes
 from anchorlab.build import build_validation_data
-from anchorlab.commands import evaluate_report as report
+from anchorlab.commands import evaluate_report
 from anchorlab.commands.evaluate_report import Evaluated
 from anchorlab.data.module import DataModule
 from anchorlab.data.resize import resized
@@ -80,9 +80,9 @@ def evaluate(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] =
             name = trained.name if size is None else f"{trained.name} at {size} px"
             place = folder / f"{len(found):02d}-{name.replace(' ', '-')}" if several else folder
             found.append(_score(trained, name, config, size, place, overrides))
-            report.show(found[-1], brief=several)
+            evaluate_report.show(found[-1], brief=several)
     if several:
-        report.show_all(found, folder)
+        evaluate_report.show_all(found, folder)
     return found
 
 

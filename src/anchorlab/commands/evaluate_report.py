@@ -5,7 +5,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
@@ -17,8 +16,7 @@ from anchorlab.plots.anchor_report import funnel_table, in_words
 from anchorlab.runs.files import write_whole
 from anchorlab.training.summary import BUDGETS, figures_table
 
-if TYPE_CHECKING:
-    from anchorlab.commands.evaluate_report import Evaluated
+COLUMNS = ("recall_100", "recall_1000", "AR_10", "AR_100", "AR_300", "AR_1000")
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,7 @@ class Evaluated:
     difference: float | None
 
 
-COLUMNS = ("recall_100", "recall_1000", "AR_10", "AR_100", "AR_300", "AR_1000")
-
-
-def show(found: "Evaluated", brief: bool) -> None:
+def show(found: Evaluated, brief: bool) -> None:
     """Everything about one network; in a few words where others follow."""
     screen = console()
     if brief:
@@ -56,7 +51,7 @@ def show(found: "Evaluated", brief: bool) -> None:
         screen.print(line, soft_wrap=True)
 
 
-def show_all(found: Sequence["Evaluated"], folder: Path) -> None:
+def show_all(found: Sequence[Evaluated], folder: Path) -> None:
     """One row a network, printed and as evaluation.csv."""
     table = Table(title=found[0].title, title_justify="left", title_style="bold")
     table.add_column("")
@@ -70,7 +65,7 @@ def show_all(found: Sequence["Evaluated"], folder: Path) -> None:
     console().print(f"{path}   python compare.py runs={folder}", soft_wrap=True)
 
 
-def _by_iou(found: "Evaluated") -> Table:
+def _by_iou(found: Evaluated) -> Table:
     table = Table(title="recall@N by IoU", title_justify="left", title_style="bold")
     table.add_column("IoU")
     for threshold in THRESHOLDS:
@@ -80,7 +75,7 @@ def _by_iou(found: "Evaluated") -> Table:
     return table
 
 
-def _against_own(found: "Evaluated") -> list[str]:
+def _against_own(found: Evaluated) -> list[str]:
     shared = [name for name in found.figures if name in found.own]
     if not shared:
         return []
@@ -89,13 +84,13 @@ def _against_own(found: "Evaluated") -> list[str]:
     return [f"against the run's own figures ({len(shared)}): {same}"]
 
 
-def _against_pycocotools(found: "Evaluated") -> list[str]:
+def _against_pycocotools(found: Evaluated) -> list[str]:
     if found.difference is None:
         return []
     return [f"against pycocotools on the exported proposals: largest difference {found.difference:.1e}"]
 
 
-def _as_csv(found: Sequence["Evaluated"]) -> str:
+def _as_csv(found: Sequence[Evaluated]) -> str:
     text = io.StringIO()
     names = list(found[0].figures)
     writer = csv.writer(text, lineterminator="\n")

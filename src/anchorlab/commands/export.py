@@ -24,8 +24,7 @@ from anchorlab.data.sample import Record
 from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.files import write_whole
-from anchorlab.trained import model_card as card
-from anchorlab.trained import package
+from anchorlab.trained import model_card, package
 from anchorlab.trained.device import settings_for
 from anchorlab.trained.graph import GRAPH, LARGEST, exported_program, smallest_side
 from anchorlab.trained.images import list_images
@@ -94,7 +93,7 @@ def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check]]:
         require_plain(trained.network, GRAPH)  # before images are looked for
         images = _images(trained, config)
     folder = Path(config["output"] or Path("export", trained.folder.name)).expanduser()
-    about = card.facts(trained)
+    about = model_card.facts(trained)
     files: list[Path] = []
     runners: dict[str, Propose] = {}
     if "safetensors" in formats:
@@ -107,7 +106,7 @@ def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check]]:
     checks = compare(reference(trained.network), runners, images, config["repeats"])
     for check in checks:
         console().print(str(check), markup=False, soft_wrap=True)
-    page = card.as_page(about, trained.config, [path.name for path in files], list(map(str, checks)))
+    page = model_card.as_page(about, trained.config, [path.name for path in files], list(map(str, checks)))
     write_whole(folder / CARD, page.encode())
     results = [asdict(check) for check in checks]
     write_whole(folder / "export.json", f"{json.dumps(results, indent=2)}\n".encode())

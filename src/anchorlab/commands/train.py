@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from anchorlab.analysis.ground_truth import input_size, scalar_axes
 from anchorlab.build import build, build_callbacks, build_data, build_network, user_errors
 from anchorlab.config.identity import config_hash
 from anchorlab.console import console, in_sweep
@@ -22,7 +23,7 @@ from anchorlab.errors import SettingError, user_sentences
 from anchorlab.rpn.from_torchvision import start_from_file
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import RunRecord
-from anchorlab.training import summary as screens
+from anchorlab.training import summary
 from anchorlab.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
 from anchorlab.training.callbacks.data_wait import DataWatch
 from anchorlab.training.callbacks.recorder import MONITORED, Recorder
@@ -58,11 +59,11 @@ def run_settings(
     signal (of the first process; the others then leave with 0, so that none of them looks like a failure).
     """
     try:
-        with user_sentences(folder, lambda: screens.how_to_go_on(folder)):
+        with user_sentences(folder, lambda: summary.how_to_go_on(folder)):
             train(resumed_config(settings, overrides), folder, overrides, make_network)
     except Stopped as stopped:
         if rank_zero_only.rank == 0:
-            print(f"\n{stopped}: {screens.how_to_go_on(folder)}", file=sys.stderr)
+            print(f"\n{stopped}: {summary.how_to_go_on(folder)}", file=sys.stderr)
             raise SystemExit(stopped.exit_code) from stopped
 
 
@@ -168,7 +169,7 @@ def _start(
         record.clear()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     record.start(config, config["seed"], network.anchors.shapes, gpus, overrides, command)
-    record.add(axes=screens.scalar_axes(network, screens.input_size(data)))
+    record.add(axes=scalar_axes(network, input_size(data)))
     record.write_problems(data.problems)
     found = look_ahead(config, data, network)
     if found is None:
@@ -239,7 +240,7 @@ def _announce(
         if isinstance(logger, WandbLogger):
             notices.append(("W&B", logger.notice))
     if not in_sweep():
-        screens.show_start(config, data, network, settings, notices)
+        summary.show_start(config, data, network, settings, notices)
 
 
 @rank_zero_only
@@ -254,6 +255,6 @@ def _conclude(record: RunRecord, data: DataModule, loggers: list[Logger], stop: 
     epoch = "last epoch" if stop is None else f"stopped after epoch {stop}"
     title = f"{len(data.val_records):,} validation images, {epoch}"
     if not in_sweep():
-        rows = [*screens.left_out(data, record.folder), *screens.next_steps(record.folder, notice)]
-        screens.show_end(figures, title, rows)
+        rows = [*summary.left_out(data, record.folder), *summary.next_steps(record.folder, notice)]
+        summary.show_end(figures, title, rows)
     return dict(figures)

@@ -7,7 +7,7 @@ job lies in two places only: its plan in sweep.json, its outcome in its own fold
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,36 +27,11 @@ from anchorlab.runs.record import RunRecord
 from anchorlab.sweeps import tables
 from anchorlab.sweeps.describe import Facts, describe
 from anchorlab.sweeps.folder import SweepFolder, hold
-from anchorlab.sweeps.jobs import SWEEP_PID, Outcome, outcome
-from anchorlab.sweeps.launchers import queues, side_by_side
+from anchorlab.sweeps.jobs import SWEEP_PID, Job, Outcome, outcome, queues, side_by_side
 from anchorlab.sweeps.space import Point, Space, read_space
 from anchorlab.sweeps.strategy import Strategy
 
 INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class Job:
-    """A point of the space, described.
-
-    number: its folder's name; None where it gets no folder.
-    left_out: why it does not run: the same anchors as another job, or too low a coverage; None: it runs.
-    impossible: why it cannot run; it counts as failed.
-    twin: the job with the same anchors.
-    """
-
-    point: Point
-    overrides: tuple[str, ...]
-    key: str
-    number: int | None = None
-    facts: Facts | None = None
-    left_out: str | None = None
-    impossible: str | None = None
-    twin: "Job | None" = None
-
-    @property
-    def runs(self) -> bool:
-        return self.left_out is None and self.impossible is None
 
 
 def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: Sequence[str]) -> None:
@@ -68,7 +43,7 @@ def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, argu
     with user_sentences():
         strategy = _strategy(config)
         space = read_space(strategy.params, arguments, loader)
-        sweep = Sweep(config, loader, launcher, space, strategy)
+        sweep = RunningSweep(config, loader, launcher, space, strategy)
         try:
             if not strategy.dry_run:
                 sweep.start(arguments)
@@ -79,7 +54,7 @@ def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, argu
         sweep.conclude()
 
 
-class Sweep:
+class RunningSweep:
     """The running sweep: what strategies plan, launch and look up through.
 
     Attributes:
@@ -179,7 +154,7 @@ class Sweep:
     def outcome(self, job: Job) -> Outcome:
         """What became of a job so far."""
         if job.number is None:
-            return Outcome("none", None, {}, {}, {})
+            return Outcome("none", None, {})
         return outcome(self.folder.path / str(job.number))
 
     @property

@@ -17,7 +17,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from anchorlab.rpn.backbones import fold_batch_norm as folding
+from anchorlab.rpn.backbones import fold_batch_norm
 from anchorlab.rpn.backbones import weights as sources
 from anchorlab.rpn.sampled_conv import PendingMap
 
@@ -134,7 +134,7 @@ class ResNetFPN(Backbone):
         return list(self.body(images).values())
 
     def pending(self, images: Tensor) -> list[PendingMap]:
-        stages = folding.run(self.body.body, self.folded, images)
+        stages = fold_batch_norm.run(self.body.body, self.folded, images)
         return _pending_pyramid(self.body.fpn, list(stages.values()))
 
 
@@ -189,7 +189,7 @@ class TimmFPN(Backbone):
         return _pyramid_maps(self.fpn, self._chosen(self.body(images)))
 
     def pending(self, images: Tensor) -> list[PendingMap]:
-        return _pending_pyramid(self.fpn, self._chosen(folding.run(self.body, self.folded, images)))
+        return _pending_pyramid(self.fpn, self._chosen(fold_batch_norm.run(self.body, self.folded, images)))
 
     def _chosen(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Of all maps that the model gives those of the pyramid, with their channels first."""
@@ -368,7 +368,7 @@ def _freeze_stages(body: nn.Module, ends: Sequence[str], frozen_stages: int) -> 
 
 
 def _fix_batch_norm(body: nn.Module, batch_norm: str) -> dict[str, str]:
-    """Freezes what `batch_norm` says, and folds norms of fixed statistics: convolution -> norm, for `folding.run`."""
+    """Freezes what `batch_norm` says, and folds norms of fixed statistics: convolution -> norm, for `run` there."""
     if batch_norm not in BATCH_NORM:
         raise ValueError(f"backbone.batch_norm={batch_norm}: choose one of {', '.join(BATCH_NORM)}.")
     if batch_norm == "trainable":
@@ -377,4 +377,4 @@ def _fix_batch_norm(body: nn.Module, batch_norm: str) -> dict[str, str]:
         for module in body.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.requires_grad_(False)
-    return folding.fold(body)
+    return fold_batch_norm.fold(body)
