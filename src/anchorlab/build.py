@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 
+from anchorlab.config.moved import with_current_names
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError
 from anchorlab.rpn.network import RegionProposalNetwork
@@ -74,7 +75,7 @@ def build_optional(group: Config | None, **derived: Any) -> Any:
 def build(group: Config, **derived: Any) -> Any:
     """Instantiate a group with plain containers, so that no ListConfig is mistaken for a list."""
     with user_errors():
-        return instantiate(group, **derived, _convert_="all")
+        return instantiate(with_current_names(group), **derived, _convert_="all")
 
 
 @contextmanager

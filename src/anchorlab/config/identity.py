@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from anchorlab.config.moved import with_old_names
+
 # Settings that change no figure, or only by chance (the seed), or how far a sweep lets a run go (its rungs).
 # Each covers everything below it. This is their one home.
 IGNORED_KEYS = (
@@ -53,7 +55,7 @@ def config_hash(config: dict[str, Any]) -> str:
     `IGNORED_KEYS` are left out, `FOLDER_KEYS` count by their last component, 1 equals 1.0, and the order of
     keys does not matter. Classes (`_target_`) count, and so does the number of epochs.
     """
-    return _digest(settings_that_count(config))
+    return _digest(settings_that_count(with_old_names(config)))
 
 
 def settings_that_count(config: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from hydra.utils import get_object
 from torch import Tensor
 
 from anchorlab.build import build_network
+from anchorlab.config.moved import with_current_names
 from anchorlab.errors import SettingError
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import Run, read_run
@@ -100,7 +101,7 @@ def load_trained(
     if not file.is_file():
         raise SettingError(f"run={source} {_what_is_missing(path, checkpoint)}")
     content = _read_checkpoint(file)
-    config = _with_proposals(content["config"], proposals)
+    config = _with_proposals(with_current_names(content["config"]), proposals)
     network = _build(config, file, allow)
     _fill(network, {name.removeprefix(PREFIX): tensor for name, tensor in content["state_dict"].items()}, file)
     epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
@@ -151,6 +152,7 @@ def check_classes(settings: Any, file: Path, allow: Sequence[str] = ()) -> None:
 
 def _exported(path: Path, allow: Sequence[str], proposals: Mapping[str, Any] | None) -> Trained:
     file, settings = package.read_settings(path)
+    settings = with_current_names(settings)
     try:
         config, about = _with_proposals(settings["config"], proposals), settings["about"]
         if config["proposals"] != settings["config"]["proposals"]:
