@@ -30,6 +30,7 @@ from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 
 from anchorlab.config.identity import anchor_hash, config_hash
+from anchorlab.config.moved import with_current_names
 from anchorlab.runs import environment
 from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
 from anchorlab.runs.metrics import read_metrics
@@ -278,7 +279,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read: {first_line}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} cannot be read: it holds no named settings")
-    return {str(key): value for key, value in config.items()}
+    return with_current_names({str(key): value for key, value in config.items()})
 
 
 _FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML may come without libyaml
