@@ -35,6 +35,7 @@ from anchorlab.training.build import (
 )
 from anchorlab.training.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
 from anchorlab.training.hardware import decide, flush_denormals
+from anchorlab.training.health import Health
 from anchorlab.training.launch import check_launch, check_slurm
 from anchorlab.training.module import NonFiniteLossError
 from anchorlab.training.preflight import look_ahead, with_fitted_anchors
@@ -234,6 +235,7 @@ def _callbacks(config: Mapping[str, Any], record: RunRecord, stop: StopRequest) 
         *build_callbacks(config),
         SeedOfTheStep(config["seed"]),
         Recorder(record, config),
+        Health(record),
         DataWatch(record),
         BestCheckpoint(folder, MONITORED),
         LastCheckpoint(folder, config["trainer"]["checkpoint_every"], stop, config["resume"]),
@@ -274,6 +276,7 @@ def _conclude(record: RunRecord, data: DataModule, loggers: list[Logger], stop: 
     epoch = "last epoch" if stop is None else f"stopped after epoch {stop}"
     title = f"{len(data.val_records):,} validation images, {epoch}"
     if not in_sweep():
-        rows = [*screens.left_out(data, record.folder), *screens.next_steps(record.folder, notice)]
+        warnings = [("warning", sentence) for sentence in record.content["warnings"].values()]
+        rows = [*warnings, *screens.left_out(data, record.folder), *screens.next_steps(record.folder, notice)]
         screens.show_end(figures, title, rows)
     return dict(figures)
