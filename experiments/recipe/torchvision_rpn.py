@@ -79,7 +79,8 @@ class Network(RegionProposalNetwork):
         targets = [{"boxes": box[~ignored].float()} for box, ignored in zip(boxes, ignore, strict=True)]
         _, losses = self._run(predictions, sizes, targets)
         unknown = losses["loss_objectness"].new_full((len(boxes),), math.nan)
-        return Losses(losses["loss_objectness"], losses["loss_rpn_box_reg"], unknown, unknown, {})
+        iou = unknown.mean()
+        return Losses(losses["loss_objectness"], losses["loss_rpn_box_reg"], unknown, unknown, {}, iou, iou)
 
     def propose(self, predictions: Any, sizes: Sizes) -> list[Proposals]:
         """torchvision gives boxes, best first, without scores: these say the order alone."""

@@ -55,6 +55,12 @@ def aligned_map(stage: AnchorRefinement, feature: Tensor, moved: Tensor, anchors
     return AlignedMap(feature, sampling_offsets(moved, anchors.levels[0], STRIDE), stage.adaptive)
 
 
+def test_anchors_stay_where_they_are_at_first() -> None:
+    anchors, feature = anchors_of(2 * STRIDE), 100 * torch.randn(2, 6, ROWS, COLUMNS)
+    _, moved = refinement()([feature], anchors)
+    assert torch.equal(moved.boxes, anchors.boxes.expand(2, -1, -1))
+
+
 @given(
     st.integers(0, 2**31),
     st.sampled_from([(1, 1), (1, 6), (5, 7)]),

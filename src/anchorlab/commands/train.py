@@ -26,6 +26,7 @@ from anchorlab.runs.record import RunRecord
 from anchorlab.training import summary
 from anchorlab.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
 from anchorlab.training.callbacks.data_wait import DataWatch
+from anchorlab.training.callbacks.health import Health
 from anchorlab.training.callbacks.recorder import MONITORED, Recorder
 from anchorlab.training.callbacks.stop_after import stopped_after
 from anchorlab.training.hardware import decide, flush_denormals
@@ -215,6 +216,7 @@ def _callbacks(config: Mapping[str, Any], record: RunRecord, stop: StopRequest) 
         *build_callbacks(config),
         SeedOfTheStep(config["seed"]),
         Recorder(record, config),
+        Health(record),
         DataWatch(record),
         BestCheckpoint(folder, MONITORED),
         LastCheckpoint(folder, config["trainer"]["checkpoint_every"], stop, config["resume"]),
@@ -255,6 +257,7 @@ def _conclude(record: RunRecord, data: DataModule, loggers: list[Logger], stop: 
     epoch = "last epoch" if stop is None else f"stopped after epoch {stop}"
     title = f"{len(data.val_records):,} validation images, {epoch}"
     if not in_sweep():
-        rows = [*summary.left_out(data, record.folder), *summary.next_steps(record.folder, notice)]
+        warnings = [("warning", sentence) for sentence in record.content["warnings"].values()]
+        rows = [*warnings, *summary.left_out(data, record.folder), *summary.next_steps(record.folder, notice)]
         summary.show_end(figures, title, rows)
     return dict(figures)

@@ -417,6 +417,8 @@ def _notes(tables: Sequence[Table], repeats: Sequence[Run], restricted: ImageKey
     if len(commits) > 1:
         names = ", ".join(sorted(str(commit)[:7] for commit in commits))
         yield f"the runs come from {len(commits)} commits of AnchorLab: {names}"
+    for run, name in zip(runs, run_names(runs), strict=True):
+        yield from (f"{name}: {warning}" for warning in run.warnings.values())
     unfinished = [run for run in runs if run.status != "finished"]
     if unfinished:
         count = len(unfinished)

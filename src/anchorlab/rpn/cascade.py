@@ -72,7 +72,8 @@ class AnchorRefinement(nn.Module):
         num_anchors: k of every level, which must be 1: a location has one set of features to align.
         strides: pixels per cell of every level.
 
-    Weights start as normal(0, 0.01), biases as 0: at first anchors stay where they are.
+    Weights start as normal(0, 0.01), those of the moves and all biases as 0: at first anchors stay where they are,
+    however large the features are. (Elsewhere 1 - IoU would have no gradient that leads back.)
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class AnchorRefinement(nn.Module):
         for layer in (self.conv, self.deltas, self.adaptive):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(cast(Tensor, layer.bias))
+        nn.init.zeros_(self.deltas.weight)
 
     def forward(self, features: Sequence[Tensor], anchors: Anchors) -> tuple[list[Tensor], Moved]:
         """Features aligned with the moved anchors, (B, C, H, W) of each level as before, and those anchors."""

@@ -102,6 +102,7 @@ class RunRecord:
             "id": before.get("id") or _new_id(),
             "status": "running",
             "reason": None,
+            "warnings": before.get("warnings", {}),
             "created": before.get("created") or _now(),
             "updated": _now(),
             "resumed": before["resumed"] + 1 if "resumed" in before else 0,
@@ -144,6 +145,11 @@ class RunRecord:
             (figures["best"], best),
         ):
             place.update(news or {})
+        self._write()
+
+    def warn(self, warnings: Mapping[str, str]) -> None:
+        """Sentences, by kind, on what is wrong with the run as it stands; they replace those of before."""
+        self.content["warnings"] = dict(warnings)
         self._write()
 
     def finish(self) -> None:
@@ -197,6 +203,7 @@ class Run:
     id: str
     status: Status
     reason: str | None
+    warnings: dict[str, str]
     seed: int | None
     config_hash: str | None
     anchor_hash: str | None
@@ -242,6 +249,7 @@ def read_run(folder: str | Path) -> Run:
         id=str(content.get("id", folder.name)),
         status=content.get("status", "running"),
         reason=content.get("reason"),
+        warnings=content.get("warnings") or {},
         seed=content.get("seed"),
         config_hash=content.get("config_hash"),
         anchor_hash=content.get("anchor_hash"),

@@ -10,6 +10,7 @@ from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.losses.box import (
     DIVISORS,
     CIoULoss,
+    DecodedBoxLoss,
     DIoULoss,
     GIoULoss,
     IoULoss,
@@ -102,6 +103,33 @@ def test_boxes_that_do_not_touch_are_drawn_together(loss: RPNLoss) -> None:
     (gradient,) = torch.autograd.grad(loss.box_sum(regression), regression.deltas)
     assert gradient.isfinite().all()
     assert gradient[0, 0] < 0  # t_x grows
+
+
+OF_DECODED = [IoULoss, GIoULoss, DIoULoss, CIoULoss]
+
+
+@pytest.mark.parametrize("kind", OF_DECODED)
+def test_error_of_the_deltas_is_added(kind: type[DecodedBoxLoss]) -> None:
+    alone, both = (kind(delta_weight=weight).box_sum(errors_of(ERRORS)).item() for weight in (0, 0.5))
+    smooth_l1 = 2 * 0.5**2 / 2 + (2 - 0.5) + (1 - 0.5)  # of ERRORS, with beta 1
+    assert both - alone == pytest.approx(0.5 * smooth_l1, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", OF_DECODED)
+@pytest.mark.parametrize("too_large", [2.0, 4.0, 9.0])  # the last beyond coder.clip
+def test_boxes_far_too_large_are_led_back(kind: type[DecodedBoxLoss], too_large: float) -> None:
+    """Also where their overlap says next to nothing: as hard as from anywhere else."""
+    errors = torch.tensor([[0.0, 0.0, too_large, too_large]], requires_grad=True)
+    (pull,) = torch.autograd.grad(kind(delta_weight=0.1).box_sum(errors_of(errors)), errors)
+    assert (pull[0, 2:] > 0.099).all()
+    (alone,) = torch.autograd.grad(kind().box_sum(errors_of(errors)), errors)
+    assert (alone[0, 2:] < math.exp(-2 * too_large) + 0.02).all()
+
+
+def test_iou_before_and_after() -> None:
+    regression = predicted(TALL, FLAT)
+    assert regression.iou.tolist() == pytest.approx([0.5])
+    assert regression.anchor_iou.tolist() == pytest.approx([3 * 8 / (80 + 50 - 24)])
 
 
 def test_objectness_learns_the_iou_of_predicted_boxes() -> None:

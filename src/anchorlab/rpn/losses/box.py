@@ -3,6 +3,7 @@
 S sampled anchors of the batch | P sampled positives among them
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
+from anchorlab.errors import check_range
 from anchorlab.rpn.boxes import paired_iou
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.losses.objectness import BinaryCrossEntropy, ObjectnessLoss
@@ -56,6 +58,11 @@ class Regression:
     def iou(self) -> Tensor:
         """(P,) of predicted and wanted boxes, without gradient."""
         return paired_iou(self.decoded.detach(), self.boxes)
+
+    @property
+    def anchor_iou(self) -> Tensor:
+        """(P,) of the anchors and the wanted boxes: what the predicted boxes have before anything is learnt."""
+        return paired_iou(self.anchors, self.boxes)
 
 
 class RPNLoss:
@@ -154,40 +161,78 @@ class L1Loss(RPNLoss):
         return F.l1_loss(regression.deltas.float(), regression.wanted.float(), reduction="sum")
 
 
-class IoULoss(RPNLoss):
+class DecodedBoxLoss(RPNLoss):
+    """A box loss that the subclass takes of decoded boxes, plus `delta_weight` times smooth L1 (beta 1) of the deltas.
+
+    Their overlap alone hardly leads back a box that is far too large: where it is f times its object's sides, the
+    gradient of its IoU falls as 1 / f^2, and beyond `coder.clip` there is none; where boxes do not touch, GIoU makes
+    the predicted one grow. The error of the deltas pulls with the same force from anywhere. DETR (Carion et al.
+    2020, section 3.1) adds an L1 loss to GIoU likewise.
+
+    Args:
+        delta_weight: 0 is the published loss, which a box that once got far too large does not survive.
+        divisor, box_weight, objectness_weight, objectness: as `RPNLoss`.
+    """
+
+    def __init__(
+        self,
+        divisor: str = "sampled",
+        box_weight: float = 1.0,
+        objectness_weight: float = 1.0,
+        delta_weight: float = 0.0,
+        *,
+        objectness: ObjectnessLoss | None = None,
+    ):
+        super().__init__(divisor, box_weight, objectness_weight, objectness=objectness)
+        check_range("loss.delta_weight", delta_weight, 0 <= delta_weight < math.inf, "not negative")
+        self.delta_weight = delta_weight
+
+    def box_sum(self, regression: Regression) -> Tensor:
+        overlap = self.overlap_sum(regression)
+        if self.delta_weight == 0:
+            return overlap
+        deltas, wanted = regression.deltas.float(), regression.wanted.float()
+        return overlap + self.delta_weight * F.smooth_l1_loss(deltas, wanted, reduction="sum")
+
+    def overlap_sum(self, regression: Regression) -> Tensor:
+        """The loss of the decoded boxes summed over the P objects."""
+        raise NotImplementedError
+
+
+class IoULoss(DecodedBoxLoss):
     """1 - IoU of the decoded box, between 0 and 1 for each object (Cascade RPN, section 4.1, "linear" in its code).
 
     No gradient where the boxes do not touch.
     """
 
-    def box_sum(self, regression: Regression) -> Tensor:
+    def overlap_sum(self, regression: Regression) -> Tensor:
         return (1 - paired_iou(regression.decoded, regression.boxes)).sum()
 
 
-class GIoULoss(RPNLoss):
+class GIoULoss(DecodedBoxLoss):
     """1 - GIoU of the decoded box, between 0 and 2 (Rezatofighi et al. 2019, algorithm 1), by torchvision.
 
     The IoU, less the share of the smallest enclosing box that belongs to neither.
     """
 
-    def box_sum(self, regression: Regression) -> Tensor:
+    def overlap_sum(self, regression: Regression) -> Tensor:
         return generalized_box_iou_loss(regression.decoded, regression.boxes, reduction="sum")
 
 
-class DIoULoss(RPNLoss):
+class DIoULoss(DecodedBoxLoss):
     """1 - DIoU of the decoded box, between 0 and 2 (Zheng et al. 2020, equation 7), by torchvision.
 
     The IoU, less the squared distance of the centres over that of the enclosing box's corners.
     """
 
-    def box_sum(self, regression: Regression) -> Tensor:
+    def overlap_sum(self, regression: Regression) -> Tensor:
         return distance_box_iou_loss(regression.decoded, regression.boxes, reduction="sum")
 
 
-class CIoULoss(RPNLoss):
+class CIoULoss(DecodedBoxLoss):
     """1 - CIoU of the decoded box (Zheng et al. 2020, equation 10), by torchvision: DIoU, and a term for the ratio."""
 
-    def box_sum(self, regression: Regression) -> Tensor:
+    def overlap_sum(self, regression: Regression) -> Tensor:
         return complete_box_iou_loss(regression.decoded, regression.boxes, reduction="sum")
 
 
