@@ -42,7 +42,7 @@ BASE = (
     "preflight=none",
     "logger=csv",
 )
-SCALES = {"half": 1.5, "right": 3, "twice": 6, "four times": 12}
+SCALES = {"half": 1.5, "right": 3, "twice": 6}
 LOSSES = ("giou", "diou", "ciou", "iou", "smooth_l1", "l1")
 ASSIGNERS = ("atss", "max_iou", "centre_region")
 OBJECTNESS = ("bce", "focal", "quality_focal", "varifocal")
