@@ -1,4 +1,4 @@
-"""The floors of docs/architecture.md: no import goes upward or in a circle, under TYPE_CHECKING and in functions neither."""
+"""The floors of docs/architecture.md: no import goes upward or in a circle, nor under TYPE_CHECKING."""
 
 import ast
 from graphlib import TopologicalSorter
