@@ -20,19 +20,19 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRPN
 from torchvision.models.detection.rpn import RPNHead as TorchvisionHead
 
+from anchorlab.metrics.recall import counted_by_area, match
 from anchorlab.plots.anchors_page.page import TIERS, Example, _first_level_that_fits, as_page, contents
-from anchorlab.recall import counted_by_area, match
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import OBJECT, Assigner, MaxIoUAssigner
-from anchorlab.rpn.atss import ATSSAssigner
-from anchorlab.rpn.backbones import Tiny
+from anchorlab.rpn.assigners.atss import ATSSAssigner
+from anchorlab.rpn.assigners.max_iou import OBJECT, Assigner, MaxIoUAssigner
+from anchorlab.rpn.backbones.backbones import Tiny
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
-from anchorlab.rpn.losses import LossCounts, Regression, SmoothL1Loss
+from anchorlab.rpn.losses.box import LossCounts, Regression, SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.rpn.proposals import Proposals, ProposalSelector
+from anchorlab.rpn.proposals.nms import Proposals, ProposalSelector
+from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
 from anchorlab.rpn.samplers import AllSampler, BalancedSampler
-from anchorlab.rpn.tiered import TieredNMSSelector
 from tests.browser import asked_of_the_network, click, headless, resize, wait, write_page
 
 SIZE = (96, 150)  # of the image; padded to (96, 160)

@@ -13,6 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
+from anchorlab.errors import UserError
+
 SPLITS = ("train", "val", "test")
 
 
@@ -61,7 +63,7 @@ class Problem:
         return f"{self.file}: {self.id}: {self.message}{value}"
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that cannot be used as it is. `problems` lists each fault where there are several."""
 
     def __init__(self, message: str, problems: Sequence[Problem] = ()):

@@ -1,1 +1,1 @@
-"""Pictures and pages: what is drawn for people; nothing here trains or decides."""
+"""Every picture, drawn with matplotlib's Figure (no pyplot: no process holds figures open), and the page on anchors."""

@@ -20,14 +20,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from anchorlab import __version__
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import OBJECT, MaxIoUAssigner
-from anchorlab.rpn.atss import ATSSAssigner
-from anchorlab.rpn.losses import SmoothL1Loss
+from anchorlab.rpn.assigners.atss import ATSSAssigner
+from anchorlab.rpn.assigners.max_iou import OBJECT, MaxIoUAssigner
+from anchorlab.rpn.losses.box import SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
 from anchorlab.rpn.samplers import BalancedSampler
-from anchorlab.rpn.tiered import TieredNMSSelector
+from anchorlab.version import __version__
 
 MOST_NUMBERS = 530_000
 """float32 values that fit a page below 3 MB: 2.8 MB as base64."""

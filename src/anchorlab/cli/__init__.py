@@ -1,0 +1,1 @@
+"""Between the shell and a config: overrides, quoting, help, suggestions; imports no torch."""
