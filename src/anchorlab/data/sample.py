@@ -6,6 +6,8 @@ pixels. Neither knows the size the network works at (resize.py) nor its neighbou
 G ground-truth boxes of one image; boxes are xyxy in pixels of the image, right and bottom exclusive.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,11 @@ from typing import Protocol
 
 import numpy as np
 
+from anchorlab.data.headers import ImageRules
+
 SPLITS = ("train", "val", "test")
+LINES = 10
+"""Lines that a list of problems may take on a screen."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Record:
     category: np.ndarray  # (G,) int64, index into the reader's categories
     ignore: np.ndarray  # (G,) bool, crowds and difficult boxes: neither object nor background
     known: np.ndarray | None = None  # (G,) bool, of categories trained on, where only others are scored; None: no box
+    orientation: int = 1  # EXIF's number for the turn that brings the stored pixels into the frame of the boxes
 
 
 @dataclass(frozen=True)
@@ -55,17 +62,23 @@ class Problem:
     id: str
     message: str
     value: object = None
+    harmless: bool = False  # mended without a doubt (a box clipped at the border), never a reason to stop
 
     def __str__(self) -> str:
         value = "" if self.value is None else f": {self.value!r}"
         return f"{self.file}: {self.id}: {self.message}{value}"
 
+    @property
+    def kind(self) -> str:
+        """The message without its numbers: what several problems have in common."""
+        return re.sub(r"\d+(\.\d+)?", "#", self.message)
+
 
 class DataError(ValueError):
-    """Data that cannot be used as it is. `problems` lists each fault where there are several."""
+    """Data that cannot be used as it is. `problems` lists each fault where there are several, the text at most ten."""
 
     def __init__(self, message: str, problems: Sequence[Problem] = ()):
-        super().__init__("\n".join([message, *(f"  {problem}" for problem in problems)]))
+        super().__init__("\n".join([message, *(f"  {line}" for line in summary(problems))]))
         self.problems = list(problems)
 
     @classmethod
@@ -76,8 +89,28 @@ class DataError(ValueError):
         return error
 
 
+def summary(problems: Sequence[Problem]) -> list[str]:
+    """At most `LINES` lines: each problem, or of very many the first of each kind with the number of its like."""
+    if len(problems) <= LINES:
+        return list(map(str, problems))
+    kinds = Counter(problem.kind for problem in problems)
+    lines = []
+    for problem in problems:
+        more = kinds.pop(problem.kind, 0) - 1
+        if more >= 0:
+            lines.append(f"{problem} (and {more:,} more like it)" if more else str(problem))
+    left = len(lines) - LINES + 1
+    return lines if left <= 1 else [*lines[: LINES - 1], f"and {left:,} more kinds"]
+
+
 class Reader(Protocol):
-    """A data set on disk, one split at a time."""
+    """A data set on disk, one split at a time.
+
+    A reader that also has `taken()`, lines for a person that say what it took the data for, has them printed.
+    """
+
+    image_rules: ImageRules
+    """How image files are to be taken; set before anything is read."""
 
     @property
     def categories(self) -> list[str]:
@@ -89,7 +122,7 @@ class Reader(Protocol):
         ...
 
     def read(self, split: str) -> tuple[list[Record], list[Problem]]:
-        """The split's usable images in a fixed order, and every problem met on the way."""
+        """The split's usable images in a fixed order, and every problem met on the way, the harmless ones too."""
         ...
 
 
