@@ -89,9 +89,7 @@ def check_command_line(
         _claim_folder(arguments.overrides, arguments.multirun, config)
 
 
-def _reads_a_folder(
-    config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None
-) -> bool:
+def _reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None) -> bool:
     """Whether a data set's folder is given and nothing says what is in it, so that it has to be found out.
 
     An experiment that chooses a format has said it; the built-in data, which has no folder of anybody's, has not.

@@ -9,11 +9,38 @@ import os
 import re
 
 TEXTS = frozenset(
-    "root images annotations train val test cache_folder folder output source run runs image photos start resume dir "
-    "weights baseline categories entity project name tags group notes url".split()
+    [
+        "root",
+        "images",
+        "annotations",
+        "train",
+        "val",
+        "test",
+        "cache_folder",
+        "folder",
+        "output",
+        "source",
+        "run",
+        "runs",
+        "image",
+        "photos",
+        "start",
+        "resume",
+        "dir",
+        "weights",
+        "baseline",
+        "categories",
+        "entity",
+        "project",
+        "name",
+        "tags",
+        "group",
+        "notes",
+        "url",
+    ]
 )
 """Last words of keys whose value is a place or a text."""
-LISTS = frozenset("source run runs photos categories tags".split())
+LISTS = frozenset(["source", "run", "runs", "photos", "categories", "tags"])
 """Those that may also be a list, `[a,b]`."""
 FUNCTION = re.compile(r"(choice|glob|sort|shuffle|tag|range|interval|extend_list)\(.*\)", re.DOTALL)
 AS_IT_IS = ("", "null", "???")

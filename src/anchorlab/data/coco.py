@@ -16,10 +16,11 @@ from typing import Any
 from anchorlab.data.checks import Checker, Corners, Entry, RawBox
 from anchorlab.data.folder import TemplateReader
 from anchorlab.data.headers import Size
-from anchorlab.data.layout import Categories, Part, Source, Template
+from anchorlab.data.layout import Categories, Found, Part, Source, Template
 from anchorlab.data.names import ImageNames
 from anchorlab.data.sample import DataError
 from anchorlab.data.text import as_flag, as_number, as_side
+from anchorlab.data.tree import Tree
 
 CORNERS = "write COCO's [x, y, width, height], or the corners in another format"
 
@@ -27,7 +28,7 @@ CORNERS = "write COCO's [x, y, width, height], or the corners in another format"
 def coco_entries(part: Part, source: Source) -> Iterator[Entry]:
     """Images in the order of the file; `DataError` where a file as a whole is not COCO's."""
     for file in part.files:
-        content = _load(file)
+        content = _load(file, source.needs_boxes)
         names = ImageNames(source.tree, part.folders, part.anywhere)
         yield from _entries(file, content, names, source)
         if names.missing:
@@ -59,7 +60,7 @@ def _entries(file: Path, content: dict[str, Any], names: ImageNames, source: Sou
     corners.check(file)
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load(file: Path, needs_boxes: bool) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except OSError as error:
@@ -72,7 +73,11 @@ def _load(file: Path) -> dict[str, Any]:
             "`annotations` and `categories`; add the images"
         )
     if isinstance(content, dict) and "annotations" not in content and "images" in content:
-        raise DataError(f"{file} has images and no annotations: nothing to learn from (propose.py source={file} takes it)")
+        if not needs_boxes:
+            return {**content, "annotations": []}
+        raise DataError(
+            f"{file} has images and no annotations: nothing to learn from (propose.py source={file} takes it)"
+        )
     for key, entry in (("images", "id"), ("annotations", "image_id")):
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) and entry in row for row in rows):
@@ -122,7 +127,9 @@ def _by_image(content: Mapping[str, Any], file: Path, checker: Checker) -> dict[
                 checker.note(file, where, "the same annotation again, left out", own_id, harmless=True)
                 continue
             if seen[own_id]:
-                checker.note(file, where, "duplicate annotation id, of another box: both are kept", own_id, harmless=True)
+                checker.note(
+                    file, where, "duplicate annotation id, of another box: both are kept", own_id, harmless=True
+                )
             seen[own_id].append(annotation)
         if _key(image_id) not in known:
             checker.note(file, f"annotation {own_id}", "unknown image id", image_id)
@@ -210,3 +217,14 @@ class CocoReader(TemplateReader):
 
     format = "coco"
     usual = Template("images", "instances.json")
+
+    @classmethod
+    def of_file(cls, file: Path, images: Path | None = None) -> "CocoReader":
+        """A reader of one file as "train", with boxes or without; `images`: the folder of its images, by default found."""
+        reader = cls(root=file)
+        reader.needs_boxes = False
+        if images is not None:
+            reader.tree = Tree(images)
+            part = Part("", files=[file], folders=["", *reader.tree.image_folders], anywhere=False)
+            reader.found = Found("COCO", cls.format, coco_entries, {"train": part}, file.name)
+        return reader

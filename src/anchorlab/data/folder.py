@@ -16,12 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from anchorlab.data.checks import Checker, Entry
 from anchorlab.data.headers import Header, ImageRules, pillow_without_limit, read_header
 from anchorlab.data.layout import Categories, Difficult, Found, Part, Source, Template, recognise, recognise_at
-from anchorlab.data.naming import AUTO, Naming
+from anchorlab.data.naming import AUTO, Naming, Undivided
 from anchorlab.data.sample import SPLITS, DataError, Problem, Record
 from anchorlab.data.tree import Tree
 
 AT_ONCE = 256  # headers read by threads together
 THREADS = 4
+YAML = (".yaml", ".yml")
 ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "annots")
 
 T = TypeVar("T")
@@ -41,10 +42,9 @@ class FolderReader:
 
     format: str | None = None  # None: any
     difficult: Difficult = "ignore"
+    needs_boxes = True
 
-    def __init__(
-        self, train: str | None = AUTO, val: str | None = AUTO, test: str | None = AUTO, *, root: str | Path
-    ):
+    def __init__(self, train: str | None = AUTO, val: str | None = AUTO, test: str | None = AUTO, *, root: str | Path):
         self.root = Path(root).expanduser()
         self.names = {"train": train, "val": val, "test": test}
         self.image_rules = ImageRules()
@@ -59,7 +59,9 @@ class FolderReader:
 
     @property
     def naming(self) -> Naming:
-        return Naming(self.names)
+        """The words of each split; an annotation file that is named itself is all there is, whatever its name says."""
+        alone = self.root.is_file() and self.root.suffix.lower() not in YAML
+        return Undivided() if alone else Naming(self.names)
 
     @cached_property
     def tree(self) -> Tree:
@@ -85,7 +87,7 @@ class FolderReader:
         """Images in the order of the annotations, or of the files' names; see `sample.Reader`."""
         part = self.found.parts[split]
         checker = Checker(self.image_rules)
-        source = Source(self.tree, self._categories, checker, self.difficult)
+        source = Source(self.tree, self._categories, checker, self.difficult, self.needs_boxes)
         records = self._records(self.found.entries(part, source), source, part)
         checker.settle(records)
         self._counts[split] = len(records)
@@ -100,7 +102,7 @@ class FolderReader:
         lines = [", ".join([found.layout, *(self._part_line(split) for split in self.splits()), classes])]
         unused = {what: number for what, number in {**found.unused, **self._unused_images()}.items() if number}
         if unused:
-            lines.append("found and not used: " + ", ".join(_counted(what, n) for what, n in unused.items()))
+            lines.append("found and not used: " + ", ".join(f"{what}: {number:,}" for what, number in unused.items()))
         return [*lines, *dict.fromkeys([*found.remarks, *self.remarks])]
 
     def _part_line(self, split: str) -> str:
@@ -145,12 +147,14 @@ class FolderReader:
         if checker.turned:
             source.remarks.append(f"{_counted('images', checker.turned)} turned by their EXIF orientation (data.exif)")
         if checker.deep:
-            source.remarks.append(f"{_counted('images', checker.deep)} of more than 8 bits: scaled by the bits they use")
+            source.remarks.append(
+                f"{_counted('images', checker.deep)} of more than 8 bits: scaled by the bits they use"
+            )
         self.remarks += [remark for remark in source.remarks if remark not in self.remarks]
 
     def _only_the_file(self) -> dict[str, list[str]]:
         name = self.root.relative_to(self.tree.root).as_posix()
-        if self.root.suffix.lower() in (".yaml", ".yml"):  # which speaks of lists and labels around it
+        if self.root.suffix.lower() in YAML:  # which speaks of lists and labels around it
             return {".txt": self.tree.others.get(".txt", []), self.root.suffix.lower(): [name]}
         return {self.root.suffix.lower(): [name]}
 

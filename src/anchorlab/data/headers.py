@@ -16,8 +16,32 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 Size = tuple[int, int]  # height, width
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .dib .webp .tif .tiff .gif .avif .jp2 .j2k .jpf .jpx .mpo "
-    ".ppm .pgm .pbm .pnm .ras .sr .tga".split()
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".dib",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".avif",
+        ".jp2",
+        ".j2k",
+        ".jpf",
+        ".jpx",
+        ".mpo",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".ras",
+        ".sr",
+        ".tga",
+    ]
 )
 START_MARKS = (b"\xff\xd8", b"\x89PNG")  # JPEG, PNG
 END_MARKS = (b"\xff\xd9", b"IEND\xae\x42\x60\x82")
@@ -148,5 +172,3 @@ def ends_whole(data: bytes) -> bool:
 def is_cut_short(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end mark: it may be truncated, or carry something behind the image."""
     return data.startswith(START_MARKS) and not ends_whole(data)
-
-

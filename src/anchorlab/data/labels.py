@@ -67,7 +67,9 @@ def ids_of(files: Sequence[Path]) -> dict[Path, str]:
     }
 
 
-def label_entries(part: Part, source: Source, parse: ParseRow, fields: Callable[[str], Row] = str.split) -> Iterator[Entry]:
+def label_entries(
+    part: Part, source: Source, parse: ParseRow, fields: Callable[[str], Row] = str.split
+) -> Iterator[Entry]:
     """Images in the order of the part, boxes in the order of their file; an image without a file, or an empty one, has none.
 
     A row that comes twice counts once.
@@ -79,16 +81,16 @@ def label_entries(part: Part, source: Source, parse: ParseRow, fields: Callable[
             yield Entry(file or image, ids[image], image, None, boxes)
 
 
-def _boxes(
-    file: Path, where: str, source: Source, parse: ParseRow, fields: Callable[[str], Row]
-) -> Iterator[RawBox]:
+def _boxes(file: Path, where: str, source: Source, parse: ParseRow, fields: Callable[[str], Row]) -> Iterator[RawBox]:
     seen: set[tuple[str, ...]] = set()
     for number, line in enumerate(read_lines(file), start=1):
         if not line:
             continue
         row = tuple(fields(line))
         if row in seen:
-            source.checker.note(file, f"{where}, line {number}", "the same line again, counted once", line, harmless=True)
+            source.checker.note(
+                file, f"{where}, line {number}", "the same line again, counted once", line, harmless=True
+            )
             continue
         seen.add(row)
         try:
@@ -101,7 +103,11 @@ def _boxes(
 
 
 def commas_or_blanks(line: str) -> list[str]:
-    return [field for field in re.split(r"[\s,;]+", line) if field]
+    """The fields of a row. Between blanks a comma is a decimal one, without blanks it separates."""
+    fields = line.split()
+    if len(fields) > 1:
+        return [field.strip(",;").replace(",", ".") for field in fields]
+    return re.split("[,;]", line.strip().strip(",;"))
 
 
 def numbers(fields: Iterable[str]) -> list[float]:
@@ -126,5 +132,3 @@ def looks_like(path: Path, matches: Callable[[Row], bool]) -> bool | None:
 
 def sample(names: Sequence[str], count: int = 20) -> Sequence[str]:
     return names[:: max(1, len(names) // count)]
-
-

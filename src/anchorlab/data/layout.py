@@ -9,6 +9,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, get_args
 
 from anchorlab.data import layouts
@@ -70,6 +71,7 @@ class Source:
     Attributes:
         difficult: what becomes of boxes that are marked as difficult: "ignore": neither object nor background; "keep":
             as any other; "drop": as if they were not there.
+        needs_boxes: whether images without annotations are refused, as training wants it.
         remarks: what a person should know of how the part was read.
     """
 
@@ -77,6 +79,7 @@ class Source:
     categories: Categories
     checker: Checker
     difficult: Difficult = "ignore"
+    needs_boxes: bool = True
     remarks: list[str] = field(default_factory=list)
 
 
@@ -122,8 +125,10 @@ def recognise(tree: Tree, naming: Naming, format: str | None = None) -> Found:
     readings: dict[str, Found] = {}
     for look in recognisers(format):
         found = look(tree, naming)
-        if found is not None and found.parts and (
-            found.format not in readings or found.rank < readings[found.format].rank
+        if (
+            found is not None
+            and found.parts
+            and (found.format not in readings or found.rank < readings[found.format].rank)
         ):
             readings[found.format] = found
     first = [found for found in readings.values() if not found.derived] or list(readings.values())
@@ -144,16 +149,19 @@ def recognise_at(tree: Tree, naming: Naming, format: str, template: "Template") 
 
 def recognisers(format: str | None = None) -> list[Recogniser]:
     """Those of all modules of `layouts`, or of one format; a module names its format in `FORMAT`."""
-    modules = [
-        importlib.import_module(f"{layouts.__name__}.{module.name}") for module in pkgutil.iter_modules(layouts.__path__)
-    ]
-    return [module.recognise for module in modules if format in (None, module.FORMAT)]
+    return [module.recognise for module in _modules() if format in (None, module.FORMAT)]
 
 
 def formats() -> list[str]:
     """The words that `data.reader.format` takes."""
+    return sorted({module.FORMAT for module in _modules()})
+
+
+def _modules() -> list[ModuleType]:
+    """Those of `layouts` that recognise something; others there hold what several share."""
     names = (module.name for module in pkgutil.iter_modules(layouts.__path__))
-    return sorted({importlib.import_module(f"{layouts.__name__}.{name}").FORMAT for name in names})
+    modules = [importlib.import_module(f"{layouts.__name__}.{name}") for name in names]
+    return [module for module in modules if hasattr(module, "FORMAT")]
 
 
 def by_split(names: Iterable[str], split_of: Callable[[str], str | None]) -> tuple[dict[str, list[str]], int]:
@@ -227,7 +235,9 @@ class Template:
         named = {split: naming.word(split) for split in SPLITS} if SPLIT in self.annotations else {"train": ""}
         for split, word in named.items():
             if word is not None:
-                images, annotations = (_below(tree, text.replace(SPLIT, word)) for text in (self.images, self.annotations))
+                images, annotations = (
+                    _below(tree, text.replace(SPLIT, word)) for text in (self.images, self.annotations)
+                )
                 if tree.path(annotations).exists():
                     yield split, word, images, annotations
 
@@ -245,6 +255,8 @@ def _below(tree: Tree, place: str) -> str:
     """A place as a name below the root, "" for the root itself."""
     path = tree.root / place
     if ".." in path.parts or not path.is_relative_to(tree.root):
-        raise DataError(f"{place} does not lie below data.root={tree.root}: set data.root to the folder above all of it")
+        raise DataError(
+            f"{place} does not lie below data.root={tree.root}: set data.root to the folder above all of it"
+        )
     name = path.relative_to(tree.root).as_posix()
     return "" if name == "." else name

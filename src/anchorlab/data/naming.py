@@ -26,7 +26,7 @@ class Naming:
     """
 
     def __init__(self, names: Mapping[str, str | None] | None = None):
-        self.names = {split: AUTO for split in SPLITS} | dict(names or {})
+        self.names = dict.fromkeys(SPLITS, AUTO) | dict(names or {})
 
     def word(self, split: str) -> str | None:
         """What stands for `{split}` in a setting; None: there is no such split."""
@@ -56,6 +56,13 @@ class Naming:
 
     def of_parts(self, parts: Iterable[str]) -> str | None:
         return next((split for split in map(self.of, parts) if split is not None), None)
+
+
+class Undivided(Naming):
+    """No name speaks of a split."""
+
+    def of(self, name: str) -> str | None:
+        return None
 
 
 def is_trainval(name: str) -> bool:

@@ -305,7 +305,9 @@ def _empty_coco(recipe: Recipe) -> dict[str, Any]:
 def _check_own(root: Path) -> None:
     """Raise `DataError` where somebody's files lie: data sets drawn here would mix with them."""
     if root.exists() and not root.is_dir():
-        raise DataError(f"data.root={root} is a file: data=auto reads what it describes, data=synthetic draws into a folder")
+        raise DataError(
+            f"data.root={root} is a file: data=auto reads what it describes, data=synthetic draws into a folder"
+        )
     others = [path.name for path in root.iterdir() if not OWN.fullmatch(path.name)] if root.is_dir() else []
     if others:
         raise DataError(

@@ -18,8 +18,8 @@ from anchorlab.data.folder import TemplateReader
 from anchorlab.data.headers import Size
 from anchorlab.data.labels import ids_of
 from anchorlab.data.layout import Difficult, Part, Source, Template, check_difficult
-from anchorlab.data.naming import AUTO
 from anchorlab.data.names import ImageNames
+from anchorlab.data.naming import AUTO
 from anchorlab.data.text import as_flag, as_side, decode_text
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -53,7 +53,9 @@ def voc_parts(
     parts = {}
     for split, names in groups.items():
         pairs = [(partners.get(name), name) for name in names]
-        folders = dict.fromkeys(["", *(parent_of(name) for name in names[:1]), "images", "JPEGImages", *tree.image_folders])
+        folders = dict.fromkeys(
+            ["", *(parent_of(name) for name in names[:1]), "images", "JPEGImages", *tree.image_folders]
+        )
         parts[split] = Part(
             name=_name(split, lists, names, naming),
             pairs=[(None if image is None else tree.path(image), tree.path(name)) for image, name in pairs],
@@ -62,9 +64,7 @@ def voc_parts(
     return parts, {"annotations": left_over}
 
 
-def _listed(
-    tree: Tree, naming: Naming, lists: Sequence[str], xmls: Sequence[str]
-) -> tuple[dict[str, list[str]], int]:
+def _listed(tree: Tree, naming: Naming, lists: Sequence[str], xmls: Sequence[str]) -> tuple[dict[str, list[str]], int]:
     """The annotations of each list, in its order; of lists for one split the plainest name counts."""
     chosen: dict[str, str] = {}
     for name in sorted(lists, key=lambda name: (is_trainval(stem_of(name)), len(stem_of(name)), name)):
@@ -139,5 +139,3 @@ def _where(xmls: Sequence[str]) -> str:
 
 def _head(tree: Tree, name: str) -> str:
     return read_text(tree.path(name))[:2000]
-
-

@@ -5,10 +5,15 @@ LabelImg, Label Studio, FiftyOne, Roboflow and Ultralytics without their data.ya
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from anchorlab.data.labels import commas_or_blanks, looks_like, partners_of, sample
 from anchorlab.data.layout import Found, Part, Template, by_split
 from anchorlab.data.naming import Naming
+from anchorlab.data.sample import DataError
 from anchorlab.data.text import read_lines, read_text
 from anchorlab.data.tree import Tree, parent_of
 from anchorlab.data.yolo import NUM_FIELDS, yolo_entries
@@ -35,7 +40,9 @@ def recognise(tree: Tree, naming: Naming) -> Found | None:
         return None
     orphans = len(labels) - len(set(partners.values()))
     where = f"{parent_of(labels[0]) or tree.root.name}/*.txt"
-    return Found(_layout(tree), FORMAT, yolo_entries, parts, where, rank=2, unused={"label files without an image": orphans})
+    return Found(
+        _layout(tree), FORMAT, yolo_entries, parts, where, rank=2, unused={"labels without an image": orphans}
+    )
 
 
 def recognise_at(tree: Tree, naming: Naming, template: Template) -> Found:
@@ -53,7 +60,7 @@ def recognise_at(tree: Tree, naming: Naming, template: Template) -> Found:
         orphans += len(labels) - len(set(partners.values()))
         if pictures:
             parts[split] = part_of(tree, naming, split, pictures, partners, names, word)
-    unused = {"label files without an image": orphans}
+    unused = {"labels without an image": orphans}
     return Found("YOLO", FORMAT, yolo_entries, parts, str(template), unused=unused)
 
 
@@ -82,13 +89,15 @@ def label_files(tree: Tree) -> list[str]:
     """Text files that can be labels, where a sample of them is."""
     names = text_files(tree)
     kinds = [kind for name in sample(names) if (kind := looks_like(tree.path(name), _is_row)) is not None]
-    if kinds and sum(kinds) * 2 >= len(kinds):
-        return names
-    return []
+    return names if sum(kinds) * 2 >= len(kinds) else []
 
 
 def class_names(tree: Tree) -> dict[int, str]:
-    """Class number -> name, from the lists that tools leave, the nearest to the root; empty where there is none."""
+    """Class number -> name, from the files that tools leave, the nearest to the root; empty where there is none."""
+    for name in sorted(tree.with_suffix(".yaml", ".yml"), key=lambda name: name.count("/")):
+        content = yaml_content(tree.path(name))
+        if names_of(tree, content):
+            return names_of(tree, content)
     every = sorted((name for names in tree.others.values() for name in names), key=lambda name: (name.count("/"), name))
     for wanted in LISTS_OF_NAMES:
         for name in every:
@@ -105,6 +114,33 @@ def listed_names(lines: Sequence[str]) -> dict[int, str]:
     while lines and not lines[-1]:
         lines = lines[:-1]
     return {number: line or str(number) for number, line in enumerate(lines)}
+
+
+def yaml_content(file: Path) -> dict[str, Any]:
+    """What a YAML file says, {} where that is no mapping. `DataError` for a data.yaml that is no YAML."""
+    try:
+        content = yaml.safe_load(read_text(file))
+    except (yaml.YAMLError, OSError) as error:
+        if file.stem.lower() in ("data", "dataset"):
+            raise DataError(f"{file} is no YAML: {error}") from None
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def names_of(tree: Tree, content: Mapping[str, Any]) -> dict[int, str]:
+    """`names` of a data.yaml as a list or numbered, `nc` for those that have none."""
+    names, count = content.get("names"), content.get("nc")
+    found: dict[int, str] = {}
+    if isinstance(names, list):
+        found = listed_names([str(name) for name in names])
+    elif isinstance(names, dict):
+        try:
+            found = {int(number): str(name) for number, name in names.items()}
+        except ValueError:
+            found = listed_names([str(name) for name in names.values()])
+    elif isinstance(names, str):
+        found = listed_names(read_lines(tree.path(names))) if names in tree else {0: names}
+    return {number: str(number) for number in range(count)} | found if isinstance(count, int) else found
 
 
 def _noted_names(text: str) -> dict[int, str]:

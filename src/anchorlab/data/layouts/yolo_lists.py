@@ -4,8 +4,8 @@ from anchorlab.data.headers import is_image
 from anchorlab.data.labels import partners_of
 from anchorlab.data.layout import Found, by_split
 from anchorlab.data.layouts.yolo import class_names, label_files, part_of
-from anchorlab.data.naming import LEFT_OUT, Naming
 from anchorlab.data.names import ImageNames
+from anchorlab.data.naming import LEFT_OUT, Naming
 from anchorlab.data.sample import DataError
 from anchorlab.data.text import read_lines
 from anchorlab.data.tree import Tree, parent_of, stem_of
@@ -16,7 +16,11 @@ LOOKED_INTO = 5
 
 
 def recognise(tree: Tree, naming: Naming) -> Found | None:
-    lists = [name for name in tree.with_suffix(".txt") if naming.of(stem_of(name)) not in (None, LEFT_OUT) and _names_images(tree, name)]
+    lists = [
+        name
+        for name in tree.with_suffix(".txt")
+        if naming.of(stem_of(name)) not in (None, LEFT_OUT) and _names_images(tree, name)
+    ]
     labels = label_files(tree)
     if not lists or not labels:
         return None

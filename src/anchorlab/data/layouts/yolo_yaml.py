@@ -3,19 +3,19 @@
 Read as Ultralytics reads it: `path` where it exists, else the folder of the file; a `../` too many is dropped.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import yaml
-
 from anchorlab.data.labels import partners_of
 from anchorlab.data.layout import Found, Part
-from anchorlab.data.layouts.yolo import class_names, listed_names, text_files
-from anchorlab.data.naming import LEFT_OUT, Naming, usual_split
+from anchorlab.data.layouts import yolo as folders
+from anchorlab.data.layouts.yolo import class_names, names_of, text_files, yaml_content
 from anchorlab.data.names import ImageNames
+from anchorlab.data.naming import LEFT_OUT, Naming, usual_split
 from anchorlab.data.sample import SPLITS, DataError
-from anchorlab.data.text import read_lines, read_text
+from anchorlab.data.text import read_lines
 from anchorlab.data.tree import Tree, parent_of
 from anchorlab.data.yolo import with_keypoints
 
@@ -31,25 +31,22 @@ def recognise(tree: Tree, naming: Naming) -> Found | None:
     readings = [(name, content) for name, content in readings if name.count("/") == depth]
     if len(readings) > 1 and len({str(_splits(content, naming)) for _, content in readings}) > 1:
         shown = " or ".join(f"data.root={tree.path(name)}" for name, _ in readings[:4])
-        raise DataError(f"data.root={tree.root} holds {len(readings)} data.yaml files: name the one that is meant, {shown}")
+        raise DataError(
+            f"data.root={tree.root} holds {len(readings)} data.yaml files: name the one that is meant, {shown}"
+        )
     return _follow(tree, naming, *readings[0])
 
 
 def data_yaml(file: Path) -> dict[str, Any] | None:
-    """The content of a file that names training images, or classes; None of another one."""
-    try:
-        content = yaml.safe_load(read_text(file))
-    except (yaml.YAMLError, OSError):
-        return None
-    if not isinstance(content, dict):
-        return None
+    """The content of a file that names images of splits, and classes; None of another one."""
+    content = yaml_content(file)
     keys = {str(key).lower() for key in content}
     return content if ("names" in keys or "nc" in keys) and any(map(usual_split, keys)) else None
 
 
 def _follow(tree: Tree, naming: Naming, name: str, content: dict[str, Any]) -> Found | None:
     """The parts that the file names; splits that are not there are said, unless it is the training images."""
-    names = _names(tree, content)
+    names = names_of(tree, content) or class_names(tree)
     partners = partners_of(tree.images, text_files(tree))
     places = _Places(tree, tree.path(name).parent, content)
     remarks: list[str] = []
@@ -59,20 +56,31 @@ def _follow(tree: Tree, naming: Naming, name: str, content: dict[str, Any]) -> F
         images = list(dict.fromkeys(images))
         if not images:
             if split == "train":
-                return None  # folders may tell more
+                return _by_folders(tree, naming, name, entries)
             remarks.append(f"{split}: {tree.path(name).name} names {', '.join(map(str, entries))}, where no image is")
             continue
         if split != "train" and "train" in parts and set(images) <= set(_names_of(tree, parts["train"])):
-            remarks.append(f"{split}: {tree.path(name).name} names the training images again, which cannot be scored apart")
+            remarks.append(
+                f"{split}: {tree.path(name).name} names the training images again, which cannot be scored apart"
+            )
             continue
         pairs = [(tree.path(image), tree.path(partners[image]) if image in partners else None) for image in images]
         parts[split] = Part(key, pairs=pairs, names=names)
     if "train" not in parts:
-        return None
+        return _by_folders(tree, naming, name, [])
     layout = "Roboflow YOLO" if "roboflow" in content else "Ultralytics YOLO"
     shape = content.get("kpt_shape")
     keypoints = shape[0] * shape[1] if isinstance(shape, list) and len(shape) == 2 else None
     return Found(layout, FORMAT, with_keypoints(keypoints), parts, name, rank=0, remarks=remarks)
+
+
+def _by_folders(tree: Tree, naming: Naming, name: str, entries: Sequence[str]) -> Found | None:
+    """The reading without the file, which is said."""
+    found = folders.recognise(tree, naming)
+    if found is None:
+        return None
+    what = f"names {', '.join(entries)} for training, where no image is" if entries else "names no training images"
+    return replace(found, rank=0, remarks=[f"{tree.path(name).name} {what}: its splits are taken from the folders instead"])
 
 
 def _names_of(tree: Tree, part: Part) -> list[str]:
@@ -96,21 +104,6 @@ def _last_word(entry: str) -> str:
     """The folder that names the split in `../valid/images`."""
     words = [part for part in PureWindowsPath(entry).parts if usual_split(part)]
     return PureWindowsPath(words[-1]).stem if words else ""
-
-
-def _names(tree: Tree, content: Mapping[str, Any]) -> dict[int, str]:
-    """`names` as a list or numbered, `nc` for those that have none; else the lists that other tools leave."""
-    names = content.get("names")
-    if isinstance(names, list):
-        found = listed_names([str(name) for name in names])
-    elif isinstance(names, dict):
-        found = {int(number): str(name) for number, name in names.items()}
-    elif isinstance(names, str):
-        found = listed_names(read_lines(tree.path(names))) if names in tree else {0: names}
-    else:
-        found = class_names(tree)
-    count = content.get("nc")
-    return {number: str(number) for number in range(count)} | found if isinstance(count, int) else found
 
 
 class _Places:
@@ -163,5 +156,7 @@ class _Places:
 def _tails(entry: str) -> Iterator[str]:
     """The entry without its first parts, for paths of another machine."""
     parts = [part for part in PureWindowsPath(entry).parts if part not in ("/", "\\", "..")]
-    for start in range(1 if PureWindowsPath(entry).is_absolute() or entry.startswith(("/", "..")) else len(parts), len(parts)):
+    for start in range(
+        1 if PureWindowsPath(entry).is_absolute() or entry.startswith(("/", "..")) else len(parts), len(parts)
+    ):
         yield "/".join(parts[start:])
