@@ -122,12 +122,12 @@ def numbers(fields: Iterable[str]) -> list[float]:
 
 
 def looks_like(path: Path, matches: Callable[[Row], bool]) -> bool | None:
-    """Whether the first rows of a label file are all of a format; None where it is empty or no text."""
+    """Whether most of the first rows of a label file are of a format; None where it is empty or cannot be read."""
     try:
         rows = [line for line in read_lines(path)[:20] if line]
     except OSError:
         return None
-    return all(matches(row.split()) for row in rows) if rows else None
+    return 2 * sum(matches(row.split()) for row in rows) >= len(rows) if rows else None
 
 
 def sample(names: Sequence[str], count: int = 20) -> Sequence[str]:

@@ -40,10 +40,10 @@ def recognise(tree: Tree, naming: Naming) -> Found | None:
         unused += len(others)
         if len(chosen) > 1:
             _refuse(tree, split, chosen)
-        if not _is_without_boxes(tree.path(chosen[0])) or split == "train":
-            parts[split] = _part(tree, naming, split, chosen[0])
-        else:
+        if split == "test" and _has_images_alone(tree.path(chosen[0])):  # COCO's own test images have no annotations
             unused += 1
+        else:
+            parts[split] = _part(tree, naming, split, chosen[0])
     return Found(_layout(files), FORMAT, coco_entries, parts, files[0], unused={"annotation files": unused})
 
 
@@ -95,15 +95,10 @@ def _of_one_task(names: list[str]) -> tuple[list[str], list[str]]:
     return instances, [name for name in names if name not in instances]
 
 
-def _is_without_boxes(path: Path) -> bool:
-    """Of small files whether they have no annotations; a large one would take too long."""
-    if path.stat().st_size > SMALL:
-        return False
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, OSError):
-        return False
-    return isinstance(content, dict) and not content.get("annotations")
+def _has_images_alone(path: Path) -> bool:
+    """Whether a file has no annotations at all, not even none."""
+    content = json.loads(path.read_bytes()) if path.stat().st_size < SMALL else None
+    return isinstance(content, dict) and "annotations" not in content
 
 
 def _refuse(tree: Tree, split: str, names: list[str]) -> None:
