@@ -108,6 +108,12 @@ def _reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str]
 def exit_with(error: Exception) -> NoReturn:
     """Print the sentence of a user's error and leave with the code of a wrong command line."""
     print(f"error: {error}", file=sys.stderr)
+    if getattr(error, "problems", None):
+        from anchorlab.data.sample import full_list  # numpy: not for a wrong key
+
+        where = full_list(error)
+        if where:
+            print(where, file=sys.stderr)
     raise SystemExit(USAGE_ERROR)
 
 

@@ -175,6 +175,11 @@ class DataModule(lightning.LightningDataModule):
             self._records[split], self.short, self.long, augment, self.seed, cache=self._caches.get(split)
         )
 
+    @property
+    def listed(self) -> list[Problem]:
+        """What problems.txt is to hold: what was left out, and what was mended."""
+        return [*self.problems, *self.mended]
+
     def note(self, problem: Problem) -> None:
         """Keep a problem that loading met, once."""
         if str(problem) not in map(str, self.problems):

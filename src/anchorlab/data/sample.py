@@ -7,6 +7,7 @@ G ground-truth boxes of one image; boxes are xyxy in pixels of the image, right 
 """
 
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,9 @@ class Problem:
 class DataError(ValueError):
     """Data that cannot be used as it is. `problems` lists each fault where there are several, the text at most ten."""
 
+    listing: Path | None = None
+    """The file that has all problems, where one was written."""
+
     def __init__(self, message: str, problems: Sequence[Problem] = ()):
         super().__init__("\n".join([message, *(f"  {line}" for line in summary(problems))]))
         self.problems = list(problems)
@@ -87,6 +91,18 @@ class DataError(ValueError):
         error = cls(str(problem))
         error.problems = [problem]
         return error
+
+
+def full_list(error: Exception) -> str:
+    """Where all problems of an error are that shows only some; they are written to a file first where that is not done."""
+    problems = getattr(error, "problems", [])
+    if len(problems) <= LINES:
+        return ""
+    path = getattr(error, "listing", None)
+    if path is None:
+        path = Path(tempfile.mkdtemp(prefix="anchorlab-")) / "problems.txt"
+        path.write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
+    return f"all {len(problems):,} of them: {path}"
 
 
 def summary(problems: Sequence[Problem]) -> list[str]:

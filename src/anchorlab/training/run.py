@@ -16,7 +16,7 @@ from anchorlab.command import exit_with
 from anchorlab.data.loader import LostWorkerError
 from anchorlab.data.look import contact_sheet
 from anchorlab.data.module import DataModule
-from anchorlab.data.sample import DataError
+from anchorlab.data.sample import LINES, DataError
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.files import NO_ROOM
 from anchorlab.runs.identity import config_hash
@@ -119,6 +119,9 @@ def train(
             if not record.content:
                 record.start(config, config["seed"], overrides=overrides)
             record.fail(str(error).splitlines()[0])
+            if isinstance(error, DataError) and len(error.problems) > LINES:
+                record.write_problems(error.problems)
+                error.listing = record.folder / "problems.txt"
         raise
     except Stopped as stopped:
         if writes and record.content:
@@ -189,7 +192,7 @@ def _start(
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     record.start(config, config["seed"], network.anchors.shapes, gpus, overrides, command)
     record.add(axes=screens.scalar_axes(network, screens.input_size(data)))
-    record.write_problems(data.problems)
+    record.write_problems(data.listed)
     found = look_ahead(config, data, network)
     if found is None:
         return []
