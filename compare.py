@@ -5,14 +5,14 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from anchorlab.command import check_command_line
+from anchorlab.cli.overrides import check_command_line
 
 CONFIGS = Path(__file__).resolve().parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="compare")
 def main(config: DictConfig) -> None:
-    from anchorlab.runs.command import compare_from_command_line  # numpy, scipy, rich: not for --help
+    from anchorlab.commands.compare import compare_from_command_line  # numpy, scipy, rich: not for --help
 
     compare_from_command_line(config, CONFIGS)
 

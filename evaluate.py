@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from anchorlab.command import check_command_line
+from anchorlab.cli.overrides import check_command_line
 
 CONFIGS = Path(__file__).resolve().parent / "conf"
 SPLITS = {f"split={split}": f"eval.split={split}" for split in ("train", "val", "test")}
@@ -13,7 +13,7 @@ SPLITS = {f"split={split}": f"eval.split={split}" for split in ("train", "val", 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="evaluate")
 def main(config: DictConfig) -> None:
-    from anchorlab.use.evaluation import run_from_command_line  # torch: not for --help or a wrong key
+    from anchorlab.commands.evaluate import run_from_command_line  # torch: not for --help or a wrong key
 
     run_from_command_line(config)
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from anchorlab.command import check_command_line
+from anchorlab.cli.overrides import check_command_line
 
 CONFIGS = Path(__file__).resolve().parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="propose")
 def main(config: DictConfig) -> None:
-    from anchorlab.use.proposing import run_from_command_line  # torch: not for --help or a wrong key
+    from anchorlab.commands.propose import run_from_command_line  # torch: not for --help or a wrong key
 
     run_from_command_line(config)
 

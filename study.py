@@ -6,24 +6,22 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from anchorlab.command import check_command_line, exit_with
-from anchorlab.settings import SettingError
-from anchorlab.study.arguments import unfold
+from anchorlab.cli.overrides import check_command_line
+from anchorlab.cli.study_arguments import unfold
+from anchorlab.errors import user_sentences
 
 CONFIGS = Path(__file__).resolve().parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="study")
 def main(config: DictConfig) -> None:
-    from anchorlab.training.study import run_from_command_line  # torch: not for --help or a wrong key
+    from anchorlab.commands.study import run_from_command_line  # torch: not for --help or a wrong key
 
     run_from_command_line(config)
 
 
 if __name__ == "__main__":
-    try:
+    with user_sentences():
         sys.argv[1:] = unfold(sys.argv[1:])
-    except SettingError as error:
-        exit_with(error)
     check_command_line("study", CONFIGS)
     main()

@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from anchorlab.command import check_command_line
+from anchorlab.cli.overrides import check_command_line
 from anchorlab.sweeps.jobs import run_job
 
 CONFIGS = Path(__file__).resolve().parent / "conf"
@@ -18,9 +18,7 @@ def main(config: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         run_job(config, CONFIGS.with_name("train.py"))
     else:
-        from anchorlab.training.run import (
-            run_from_command_line,  # torch and lightning: not for --help or a sweep
-        )
+        from anchorlab.commands.train import run_from_command_line
 
         run_from_command_line(config)
 

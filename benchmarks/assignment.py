@@ -17,13 +17,13 @@ from torchvision.models.detection.rpn import AnchorGenerator, RPNHead, concat_bo
 from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRPN
 
 from anchorlab.rpn.anchors import AnchorGrid, Anchors
-from anchorlab.rpn.assigners import OBJECT, MaxIoUAssigner
-from anchorlab.rpn.backbones import Backbone
+from anchorlab.rpn.assigners.max_iou import OBJECT, MaxIoUAssigner
+from anchorlab.rpn.backbones.backbones import Backbone
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead as Head
-from anchorlab.rpn.losses import SmoothL1Loss
+from anchorlab.rpn.losses.box import SmoothL1Loss
 from anchorlab.rpn.network import LevelPredictions, Predictions, RegionProposalNetwork
-from anchorlab.rpn.proposals import ProposalSelector
+from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from benchmarks.measure import Options, Row, interleaved, parse, peak_memory, report, set_threads
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from anchorlab.ranks import AREA_RANGES, THRESHOLDS, UNMATCHED
-from anchorlab.runs.comparison import Question, compare
-from anchorlab.runs.page import as_page
+from anchorlab.compare.comparison import Question, compare
+from anchorlab.compare.page import as_page
+from anchorlab.compare.report import as_csv, as_markdown
+from anchorlab.compare.scores import read_runs
+from anchorlab.metrics.figures import AREA_RANGES, THRESHOLDS, UNMATCHED
 from anchorlab.runs.record import RunRecord
-from anchorlab.runs.report import as_csv, as_markdown
-from anchorlab.runs.scores import read_runs
 from benchmarks.measure import Options, Row, parse, report, set_threads
 
 CLAIM = "compare.py from run folders to comparison.csv, .md and .html: under 30 s and 2 GiB for 500 runs x 5,000 images"

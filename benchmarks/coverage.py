@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from anchorlab.analysis.closed_form import level_shapes
+from anchorlab.analysis.coverage import cover, cover_many
+from anchorlab.analysis.ground_truth import GroundTruth
 from anchorlab.data.resize import target_size
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
-from anchorlab.study.coverage import cover, cover_many
-from anchorlab.study.placed import level_shapes
-from anchorlab.study.truth import GroundTruth
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 from benchmarks.measure import Options, Row, interleaved, parse, peak_of_process, report, set_threads
 
 STRIDES = (4, 8, 16, 32, 64)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from anchorlab.runs.statistics import Bootstrap, Group, all_pairs, holm
+from anchorlab.compare.statistics import Bootstrap, Group, all_pairs, holm
 from benchmarks.measure import Options, Row, parse, report, set_threads
 
 CLAIM = (

@@ -18,8 +18,8 @@ from torchvision.models.detection.rpn import AnchorGenerator, RPNHead, concat_bo
 from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRPN
 
 from anchorlab.rpn.network import LevelPredictions, Predictions
-from anchorlab.rpn.proposals import Proposals, ProposalSelector, SoftNMSSelector
-from anchorlab.rpn.tiered import TieredNMSSelector
+from anchorlab.rpn.proposals.nms import Proposals, ProposalSelector, SoftNMSSelector
+from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
 from benchmarks.assignment import Case, our_network
 from benchmarks.measure import Options, Row, interleaved, parse, peak_memory, report, set_threads
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anchorlab.recall import ProposalRecall
+from anchorlab.metrics.recall import ProposalRecall
 from benchmarks.measure import Options, Row, Timing, interleaved, parse, peak_memory, report, set_threads
 
 BUDGETS = (10, 50, 100, 300, 1000)

@@ -19,13 +19,13 @@ from torchvision.models.detection.rpn import RegionProposalNetwork as Torchvisio
 from torchvision.models.detection.rpn import RPNHead as TorchvisionHead
 
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
-from anchorlab.rpn.backbones import ResNetFPN
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
+from anchorlab.rpn.backbones.backbones import ResNetFPN
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
-from anchorlab.rpn.losses import SmoothL1Loss
+from anchorlab.rpn.losses.box import SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.rpn.proposals import ProposalSelector
+from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from benchmarks.assignment import Case, random_boxes
 from benchmarks.measure import Memory, Options, Row, Timing, interleaved, parse, peak_memory, report, set_threads

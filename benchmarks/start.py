@@ -32,7 +32,7 @@ sys.argv[0] = {str(ROOT / "train.py")!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
 sys.exit("no step was taken")
 """
-IMPORTS = "import anchorlab.training.run"
+IMPORTS = "import anchorlab.commands.train"
 
 
 def run(arguments: list[str], folder: Path, expected: int = 0) -> str:

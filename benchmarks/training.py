@@ -26,13 +26,13 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
-from anchorlab.rpn.backbones import ResNetFPN, TimmFPN
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
+from anchorlab.rpn.backbones.backbones import ResNetFPN, TimmFPN
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead as Head
-from anchorlab.rpn.losses import SmoothL1Loss
+from anchorlab.rpn.losses.box import SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.rpn.proposals import ProposalSelector
+from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from anchorlab.training.hardware import keep_freed_memory
 from benchmarks.measure import Options, Row, interleaved, parse, peak_of_process, report, set_threads

@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch import seed_everything
 from torch import Tensor
 
-from anchorlab.command import check_overrides
+from anchorlab.build import build_data, build_network
+from anchorlab.cli.overrides import check_overrides
 from anchorlab.rpn.network import Losses, RegionProposalNetwork
-from anchorlab.training.build import build_data, build_network
 
 CONFIGS = Path(__file__).parents[1] / "conf"
 BATCHES = 4

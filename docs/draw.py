@@ -20,13 +20,13 @@ from torch import Tensor
 
 from anchorlab.data import painting
 from anchorlab.data.synthetic import Recipe, Scene, draw_scene
+from anchorlab.plots.boxes import BOX, FOUND, FOUND_IOU, PLAIN, draw, save, show
 from anchorlab.rpn.anchors import AnchorGrid, Anchors
-from anchorlab.rpn.assigners import BACKGROUND, IGNORE, OBJECT, MaxIoUAssigner
+from anchorlab.rpn.assigners.max_iou import BACKGROUND, IGNORE, OBJECT, MaxIoUAssigner
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
-from anchorlab.rpn.proposals import Proposals, ProposalSelector
-from anchorlab.training.pictures import BOX, FOUND, FOUND_IOU, PLAIN, draw, save, show
+from anchorlab.rpn.proposals.nms import Proposals, ProposalSelector
 
 IMAGES = Path(__file__).parent / "images"
 SIZE_COLOURS = ("#0072B2", "#009E73", "#CC79A7")  # anchors of 128, 256 and 512 pixels

@@ -20,10 +20,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import nms
 
-from anchorlab.rpn.assigners import BACKGROUND, IGNORE, OBJECT, MaxIoUAssigner
+from anchorlab.rpn.assigners.max_iou import BACKGROUND, IGNORE, OBJECT, MaxIoUAssigner
 from anchorlab.rpn.boxes import clip, pairwise_iou
 from anchorlab.rpn.coders import DeltaCoder
-from anchorlab.rpn.losses import LossCounts, Regression, SmoothL1Loss
+from anchorlab.rpn.losses.box import LossCounts, Regression, SmoothL1Loss
 from anchorlab.rpn.samplers import BalancedSampler
 
 ROOT = Path(__file__).parent.parent

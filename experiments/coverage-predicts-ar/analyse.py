@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
+from anchorlab.compare.scores import read_runs
 from anchorlab.runs.record import Run
-from anchorlab.runs.scores import read_runs
 
 HERE = Path(__file__).parent
 PREDICTIONS = {

@@ -23,12 +23,12 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
 
+from anchorlab.build import build_data, build_network
 from anchorlab.data.batch import Batch
 from anchorlab.data.module import DataModule
-from anchorlab.training.build import build_data, build_network
-from anchorlab.use.machine import settings_for
-from anchorlab.use.torchvision import to_torchvision
-from anchorlab.use.trained import Trained, load_trained
+from anchorlab.trained.device import settings_for
+from anchorlab.trained.load import Trained, load_trained
+from anchorlab.trained.torchvision import to_torchvision
 
 COLUMNS = ("arm", "steps", "mAP", "mAP_50", "mAP_75", "minutes")
 

@@ -22,12 +22,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork as TorchvisionRPN
 from torchvision.models.detection.rpn import RPNHead
 
-from anchorlab.command import check_command_line
-from anchorlab.rpn.losses import LossCounts
+from anchorlab.build import build_network
+from anchorlab.cli.overrides import check_command_line
+from anchorlab.commands.train import run_from_command_line
+from anchorlab.rpn.losses.box import LossCounts
 from anchorlab.rpn.network import Losses, RegionProposalNetwork, Sizes, as_pairs
-from anchorlab.rpn.proposals import Proposals
-from anchorlab.training.build import build_network
-from anchorlab.training.run import run_from_command_line
+from anchorlab.rpn.proposals.nms import Proposals
 
 CONFIGS = Path(__file__).resolve().parents[2] / "conf"
 SETTINGS = (
@@ -79,7 +79,8 @@ class Network(RegionProposalNetwork):
         targets = [{"boxes": box[~ignored].float()} for box, ignored in zip(boxes, ignore, strict=True)]
         _, losses = self._run(predictions, sizes, targets)
         unknown = losses["loss_objectness"].new_full((len(boxes),), math.nan)
-        return Losses(losses["loss_objectness"], losses["loss_rpn_box_reg"], unknown, unknown, {})
+        iou = unknown.mean()
+        return Losses(losses["loss_objectness"], losses["loss_rpn_box_reg"], unknown, unknown, {}, iou, iou)
 
     def propose(self, predictions: Any, sizes: Sizes) -> list[Proposals]:
         """torchvision gives boxes, best first, without scores: these say the order alone."""

@@ -2,20 +2,23 @@
 
 from typing import TYPE_CHECKING
 
+from anchorlab.version import __version__
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anchorlab.rpn.network import RegionProposalNetwork
 
-__version__ = "0.1.0"
+
+__all__ = ["__version__", "load"]
 
 
 def load(path: "str | Path") -> "RegionProposalNetwork":
     """A trained network, ready to propose, on the CPU: from an exported model, a run's folder or a checkpoint.
 
     Raises:
-        anchorlab.settings.SettingError: there is none, or it names classes of others (`use.trained.load_trained`).
+        anchorlab.errors.SettingError: there is none, or it names classes of others (`use.trained.load_trained`).
     """
-    from anchorlab.use.trained import load_trained  # torch: not for `import anchorlab`
+    from anchorlab.trained.load import load_trained  # torch: not for `import anchorlab`
 
     return load_trained(path).network

@@ -81,6 +81,26 @@ def test_starts_as_the_paper() -> None:
             assert parameter.std().item() == pytest.approx(0.01, rel=0.05)
 
 
+def test_every_anchor_may_predict_itself_at_first() -> None:
+    torch.manual_seed(0)
+    head = RPNHead(delta_std=0, in_channels=8, num_anchors=(3, 1))
+    large = [100 * feature for feature in features()]
+    for scores, deltas, _ in head(large):
+        assert not deltas.any()
+        assert scores.any()
+
+
+def test_delta_std_scales_the_weights_of_the_paper() -> None:
+    """The same random numbers, so that nothing else of the start depends on it."""
+    heads = []
+    for std in (0.01, 0.02):
+        torch.manual_seed(0)
+        heads.append(RPNHead(delta_std=std, in_channels=8, num_anchors=(3,)).state_dict())
+    for name, value in heads[0].items():
+        factor = 2 if name.startswith("deltas") else 1
+        assert torch.equal(heads[1][name], factor * value)
+
+
 def test_no_images() -> None:
     head = RPNHead(in_channels=8, num_anchors=(3, 3))
     assert head(features(batch=0))[0][0].shape == (0, 6, 7, 5)
@@ -92,6 +112,7 @@ def test_no_images() -> None:
         ({"objectness": "tanh"}, "head.objectness=tanh"),
         ({"channels": 0}, "head.channels=0"),
         ({"convs": -1}, "head.convs=-1"),
+        ({"delta_std": -0.01}, "head.delta_std=-0.01"),
         ({"convs": 0, "channels": 8}, "head.convs=0.* head.channels must be null"),
         ({"num_anchors": (3, 0)}, r"k=\[3, 0\]"),
         ({"num_anchors": ()}, r"k=\[\]"),

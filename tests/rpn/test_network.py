@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import MaxIoUAssigner
-from anchorlab.rpn.backbones import Tiny
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
+from anchorlab.rpn.backbones.backbones import Tiny
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
-from anchorlab.rpn.losses import GIoULoss, SmoothL1Loss
+from anchorlab.rpn.losses.box import GIoULoss, SmoothL1Loss
+from anchorlab.rpn.losses.objectness import QualityFocalLoss, VarifocalLoss
+from anchorlab.rpn.losses.quality import CenternessQuality, IoUQuality, Quality, mean_logit
 from anchorlab.rpn.network import Losses, RegionProposalNetwork
-from anchorlab.rpn.objectness import QualityFocalLoss, VarifocalLoss
 from anchorlab.rpn.predictions import PendingPredictions
-from anchorlab.rpn.proposals import ProposalSelector
-from anchorlab.rpn.quality import CenternessQuality, IoUQuality, Quality, mean_logit
+from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.samplers import AllSampler, BalancedSampler, IoUBalancedSampler
 
 SIZES = [(70, 101), (53, 90)]

@@ -18,13 +18,13 @@ from torchvision.models.detection.rpn import RPNHead as TorchvisionHead
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners import OBJECT, MaxIoUAssigner
-from anchorlab.rpn.backbones import VGG16, Backbone, ResNetFPN
+from anchorlab.rpn.assigners.max_iou import OBJECT, MaxIoUAssigner
+from anchorlab.rpn.backbones.backbones import VGG16, Backbone, ResNetFPN
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
-from anchorlab.rpn.losses import L1Loss, RPNLoss, SmoothL1Loss
+from anchorlab.rpn.losses.box import L1Loss, RPNLoss, SmoothL1Loss
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
-from anchorlab.rpn.proposals import ProposalSelector
+from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler, Overlap, Sampled
 
 SIZES = [(150, 203), (118, 170)]  # neither side a multiple of any stride; the second image is padded

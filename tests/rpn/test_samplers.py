@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from anchorlab.rpn.assigners import BACKGROUND, IGNORE, OBJECT
+from anchorlab.rpn.assigners.max_iou import BACKGROUND, IGNORE, OBJECT
 from anchorlab.rpn.samplers import AllSampler, BalancedSampler, IoUBalancedSampler, Sampled
 
 

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anchorlab.config.identity import anchor_hash, config_hash
 from anchorlab.runs import environment, files
-from anchorlab.runs.identity import anchor_hash, config_hash
 from anchorlab.runs.record import RunRecord, read_run
 
 CONFIG = {

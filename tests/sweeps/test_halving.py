@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anchorlab.settings import SettingError
+from anchorlab.errors import SettingError
 from anchorlab.sweeps.halving import Halving
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anchorlab.settings import SettingError
+from anchorlab.errors import SettingError
 from anchorlab.sweeps.space import read_space
 
 PARAMS = {"anchor.k": [3, 6], "anchor.ratios": [[0.5, 1, 2], [1]], "anchor.sizes": None}

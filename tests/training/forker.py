@@ -20,10 +20,10 @@ import albumentations  # noqa: F401
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 
-from anchorlab.training.launch import process_rank
-from anchorlab.training.pictures import recall_figure
+from anchorlab.commands.train import run_settings
+from anchorlab.plots.boxes import recall_figure
+from anchorlab.training.processes import process_rank
 from anchorlab.training.resume import LAST
-from anchorlab.training.run import run_settings
 
 SCRIPT = Path(__file__).parents[2] / "train.py"
 outputs: dict[int, str] = {}

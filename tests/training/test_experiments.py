@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from anchorlab.command import check_overrides
-from anchorlab.training.run import train
+from anchorlab.cli.overrides import check_overrides
+from anchorlab.commands.train import train
 
 CONFIGS = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))

@@ -5,8 +5,8 @@ import sys
 
 import torch
 
-from anchorlab.command import check_overrides
-from anchorlab.training.run import train
+from anchorlab.cli.overrides import check_overrides
+from anchorlab.commands.train import train
 from tests.training.conftest import ROOT, SMALL
 
 CONFIGS = ROOT / "conf"

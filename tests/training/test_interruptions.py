@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from anchorlab.command import check_overrides
+from anchorlab.cli.overrides import check_overrides
+from anchorlab.errors import SettingError
 from anchorlab.runs.files import FolderLock
 from anchorlab.runs.metrics import read_metrics
 from anchorlab.runs.record import read_run
-from anchorlab.settings import SettingError
 from anchorlab.training.resume import position
 from tests.training.processes import ROOT, Forker, Running
 

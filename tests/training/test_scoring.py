@@ -4,8 +4,9 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from anchorlab.command import check_overrides
-from anchorlab.training.build import build, build_data, build_module, build_network
+from anchorlab.build import build, build_data, build_network
+from anchorlab.cli.overrides import check_overrides
+from anchorlab.training.module import build_module
 from tests.by_pycocotools import Scored, by_pycocotools
 from tests.training.test_experiments import CONFIGS
 

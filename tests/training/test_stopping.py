@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from anchorlab.training.checkpoints import SeedOfTheStep
+from anchorlab.training.callbacks.checkpoints import SeedOfTheStep
 from anchorlab.training.stopping import Stopped, StopRequest
 
 

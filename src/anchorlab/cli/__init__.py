@@ -1,1 +1,1 @@
-"""What stands between the shell and a config."""
+"""Between the shell and a config: overrides, quoting, help, suggestions; imports no torch."""

@@ -21,7 +21,6 @@ from torch.utils.data import get_worker_info
 from anchorlab.data.resize import padded_size
 from anchorlab.data.sample import Record, Sample
 
-
 SHARED_MEMORY = "/dev/shm"
 
 

@@ -26,6 +26,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, get_wor
 from anchorlab.data.batch import SHARED_MEMORY, Batch, collate, shared_memory_left
 from anchorlab.data.dataset import ImageDataset, Key
 from anchorlab.data.sample import DataError, Problem
+from anchorlab.errors import RunError
 
 CHANCES = 2  # an image that a loading process dies or hangs at is tried again, in case another was to blame
 RESTARTS = 10  # of loading processes; once more, and something else than an image must be wrong
@@ -35,7 +36,7 @@ LITTLE_SHARED_MEMORY = 64 * 2**20
 DEATH = "DataLoader worker"  # how torch's message of one begins
 
 
-class LostWorkerError(RuntimeError):
+class LostWorkerError(RunError):
     """A loading process was killed or hangs: one sentence with what it was doing and what to do."""
 
 

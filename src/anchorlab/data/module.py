@@ -16,12 +16,12 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DistributedSampler
 
+from anchorlab.console import console, in_sweep
 from anchorlab.data.cache import PixelCache, open_cache
 from anchorlab.data.dataset import EpochSampler, ImageDataset
 from anchorlab.data.headers import Exif, ImageRules
 from anchorlab.data.loader import Loader
 from anchorlab.data.sample import SPLITS, Augment, DataError, Problem, Reader, Record, summary
-from anchorlab.terminal import console, in_sweep
 
 SCORES = ("kept", "unseen")
 COPY = ".rf."

@@ -62,3 +62,12 @@ def with_image(sample: Sample, image: np.ndarray, old: tuple[int, ...]) -> tuple
         area=(sample.area * (tall * wide)).astype(np.float32),
     )
     return resized, (tall, wide)
+
+
+def resized(short: int | None, long: int | None, size: int | None) -> tuple[int | None, int | None]:
+    """`data.short` and `data.long` with the one that rules replaced by `size`, and the other in proportion."""
+    if size is None:
+        return short, long
+    if short is None:
+        return None, size
+    return size, None if long is None else round(long * size / short)

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from anchorlab.data.headers import ImageRules
+from anchorlab.errors import UserError
 
 SPLITS = ("train", "val", "test")
 LINES = 10
@@ -75,7 +76,7 @@ class Problem:
         return re.sub(r"\d+(\.\d+)?", "#", self.message)
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that cannot be used as it is. `problems` lists each fault where there are several, the text at most ten."""
 
     listing: Path | None = None
@@ -85,24 +86,21 @@ class DataError(ValueError):
         super().__init__("\n".join([message, *(f"  {line}" for line in summary(problems))]))
         self.problems = list(problems)
 
+    def appendix(self) -> str:
+        """Where all problems are, of which the text shows only some; they are written to a file first if need be."""
+        if len(self.problems) <= LINES:
+            return ""
+        if self.listing is None:
+            self.listing = Path(tempfile.mkdtemp(prefix="anchorlab-")) / "problems.txt"
+            self.listing.write_text("".join(f"{problem}\n" for problem in self.problems), encoding="utf-8")
+        return f"all {len(self.problems):,} of them: {self.listing}"
+
     @classmethod
     def of(cls, problem: Problem) -> "DataError":
         """One fault that is the whole message."""
         error = cls(str(problem))
         error.problems = [problem]
         return error
-
-
-def full_list(error: Exception) -> str:
-    """Where all problems of an error are that shows only some; they are written to a file first where that is not done."""
-    problems = getattr(error, "problems", [])
-    if len(problems) <= LINES:
-        return ""
-    path = getattr(error, "listing", None)
-    if path is None:
-        path = Path(tempfile.mkdtemp(prefix="anchorlab-")) / "problems.txt"
-        path.write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
-    return f"all {len(problems):,} of them: {path}"
 
 
 def summary(problems: Sequence[Problem]) -> list[str]:

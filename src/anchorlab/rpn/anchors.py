@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anchorlab.rpn.lattice import Lattice, LevelGrid, Overlaps
+from anchorlab.rpn.anchor_iou import Lattice, LevelGrid, Overlaps
 from anchorlab.rpn.shapes import (
     check_k,
     explicit_shapes,

@@ -10,10 +10,13 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from anchorlab.rpn.aligned import AlignedMap
-from anchorlab.rpn.sparse import PendingMap, linear
+from anchorlab.errors import check_range
+from anchorlab.rpn.adaptive_conv import AlignedMap
+from anchorlab.rpn.sampled_conv import PendingMap, linear
 
 OBJECTNESS = ("softmax", "sigmoid")
+PAPER_STD = 0.01
+"""Of the weights that the head starts with (Faster R-CNN, section 3.1.3)."""
 
 
 class HeadOutput(NamedTuple):
@@ -38,11 +41,15 @@ class RPNHead(nn.Module):
         convs: number of 3x3 convolutions; 0 where a stage before makes the features (`cascade`).
         prior: probability of "object" that the biases start with; 0.5 is the paper's, biases of 0. With a focal loss
             over all anchors 0.01 (Lin et al. 2017, section 4.1).
+        delta_std: standard deviation of the weights that the regression layers start with. With 0 every anchor predicts
+            itself at first, however large the features are. The paper's 0.01 does nearly the same where features
+            are of about unit size (VGG-16, ResNet); EfficientNet's are ten times as large, and then first boxes lie
+            beside their anchors, where the losses of decoded boxes hardly lead back.
         in_channels: the backbone's channels.
         num_anchors: k of every level.
         quality: whether there is a third 1x1 convolution, to k numbers that say how well each box fits.
 
-    Weights start as normal(0, 0.01), biases as 0, as in the paper.
+    All other weights start as normal(0, 0.01), biases as 0, as in the paper.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class RPNHead(nn.Module):
         channels: int | None = None,
         convs: int = 1,
         prior: float = 0.5,
+        delta_std: float = PAPER_STD,
         *,
         in_channels: int,
         num_anchors: Sequence[int],
@@ -58,6 +66,7 @@ class RPNHead(nn.Module):
     ):
         super().__init__()
         _check(objectness, channels, convs, prior, num_anchors)
+        check_range("head.delta_std", delta_std, 0 <= delta_std < math.inf, "not negative")
         self.objectness = objectness
         self.prior = prior
         self.in_channels = in_channels
@@ -73,6 +82,9 @@ class RPNHead(nn.Module):
         self.deltas = nn.ModuleDict({str(k): nn.Conv2d(width, 4 * k, 1) for k in distinct})
         self.quality = nn.ModuleDict({str(k): nn.Conv2d(width, k, 1) for k in distinct}) if quality else None
         self.apply(_init_as_paper)
+        with torch.no_grad():
+            for layer in self.deltas.values():
+                cast(Tensor, layer.weight).mul_(delta_std / PAPER_STD)
         self._start_with_prior()
 
     def forward(self, features: Sequence[Tensor]) -> list[HeadOutput]:
@@ -143,5 +155,5 @@ def _check(objectness: str, channels: int | None, convs: int, prior: float, num_
 
 def _init_as_paper(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
-        nn.init.normal_(module.weight, std=0.01)
+        nn.init.normal_(module.weight, std=PAPER_STD)
         nn.init.zeros_(cast(Tensor, module.bias))

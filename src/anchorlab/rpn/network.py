@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from anchorlab.rpn.anchors import AnchorGrid, Anchors
-from anchorlab.rpn.assigners import Assigner, best_boxes
-from anchorlab.rpn.backbones import Backbone
+from anchorlab.rpn.assigners.max_iou import Assigner, best_boxes
+from anchorlab.rpn.backbones.backbones import Backbone
+from anchorlab.rpn.cascade import AnchorRefinement, Moves
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
-from anchorlab.rpn.losses import LossCounts, RPNLoss
+from anchorlab.rpn.losses.box import LossCounts, RPNLoss
+from anchorlab.rpn.losses.quality import Quality
 from anchorlab.rpn.predictions import LevelPredictions, PendingPredictions, Predictions
-from anchorlab.rpn.proposals import Proposals, ProposalSelector
-from anchorlab.rpn.quality import Quality
-from anchorlab.rpn.refinement import AnchorRefinement, Moves
+from anchorlab.rpn.proposals.nms import Proposals, ProposalSelector
 from anchorlab.rpn.samplers import Sampler
 from anchorlab.rpn.targets import BatchTargets, ImageTargets
 
@@ -39,6 +39,10 @@ class Losses(NamedTuple):
     num_positives: Tensor  # (B,) int64
     num_negatives: Tensor  # (B,) int64
     others: dict[str, Tensor]  # scalars by name: "quality" where the head has such an output, "stage1" with a cascade
+    box_iou: (
+        Tensor  # scalar, of the positives' predicted boxes and the boxes they should be: a mean, 0 where there are none
+    )
+    anchor_iou: Tensor  # scalar, the same of the positives' anchors
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -169,14 +173,18 @@ class RegionProposalNetwork(nn.Module):
         batch = BatchTargets(targets, predictions.at([image.rows for image in targets]), self.coder)
         counts = self._counts(targets, moves, predictions.num_locations)
         counts = counts if average is None else average(counts)
-        objectness, box = self.criterion(batch.logits, batch.is_object, batch.regression, counts)
+        regression = batch.regression
+        objectness, box = self.criterion(batch.logits, batch.is_object, regression, counts)
         device = objectness.device
+        positives = max(len(regression.boxes), 1)
         return Losses(
             objectness,
             box,
             num_positives=torch.tensor([len(image.positive) for image in targets], device=device),
             num_negatives=torch.tensor([len(image.negative) for image in targets], device=device),
             others=self._quality_loss(batch, counts) | self._cascade_loss(predictions, moves, counts),
+            box_iou=regression.iou.sum() / positives,
+            anchor_iou=regression.anchor_iou.sum() / positives,
         )
 
     @torch.no_grad()

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anchorlab.rpn.aligned import AlignedMap
+from anchorlab.rpn.adaptive_conv import AlignedMap
 from anchorlab.rpn.anchors import Anchors
+from anchorlab.rpn.cascade import Moved
 from anchorlab.rpn.heads import HeadOutput, RPNHead, flatten
-from anchorlab.rpn.refinement import Moved
-from anchorlab.rpn.sparse import PendingMap
+from anchorlab.rpn.sampled_conv import PendingMap
 
 Rank = Callable[[Tensor, Tensor], Tensor]
 """Objectness and quality logits -> the logits that rank proposals."""

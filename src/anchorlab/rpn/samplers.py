@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from anchorlab.rpn.assigners import BACKGROUND, OBJECT
+from anchorlab.rpn.assigners.max_iou import BACKGROUND, OBJECT
 
 
 class Sampled(NamedTuple):

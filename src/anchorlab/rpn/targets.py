@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from anchorlab.rpn.coders import DeltaCoder
-from anchorlab.rpn.losses import Regression
+from anchorlab.rpn.losses.box import Regression
+from anchorlab.rpn.losses.quality import Near
 from anchorlab.rpn.predictions import Outputs
-from anchorlab.rpn.quality import Near
 
 NEGATIVE, POSITIVE, NEAR = 0, 1, 2
 

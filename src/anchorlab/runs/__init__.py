@@ -1,1 +1,1 @@
-"""What a run leaves behind, how it is read back and compared; stands on ranks.py and settings.py, knows no torch."""
+"""What a run leaves behind, and how it is read back; knows no torch."""

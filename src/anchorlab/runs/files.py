@@ -20,9 +20,6 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Of an OSError: a full disk, a quota, a file larger than allowed."""
-
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
@@ -112,3 +109,17 @@ class FolderLock:
             return True
         self.release()
         return not free
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """`parent/name`, or with a number behind it where another process was first."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder

@@ -29,9 +29,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf._utils import get_yaml_loader
 
+from anchorlab.config.identity import anchor_hash, config_hash
+from anchorlab.config.moved import with_current_names
 from anchorlab.runs import environment
 from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
-from anchorlab.runs.identity import anchor_hash, config_hash
 from anchorlab.runs.metrics import read_metrics
 
 SCHEMA_VERSION = 1
@@ -101,6 +102,7 @@ class RunRecord:
             "id": before.get("id") or _new_id(),
             "status": "running",
             "reason": None,
+            "warnings": before.get("warnings", {}),
             "created": before.get("created") or _now(),
             "updated": _now(),
             "resumed": before["resumed"] + 1 if "resumed" in before else 0,
@@ -143,6 +145,11 @@ class RunRecord:
             (figures["best"], best),
         ):
             place.update(news or {})
+        self._write()
+
+    def warn(self, warnings: Mapping[str, str]) -> None:
+        """Sentences, by kind, on what is wrong with the run as it stands; they replace those of before."""
+        self.content["warnings"] = dict(warnings)
         self._write()
 
     def finish(self) -> None:
@@ -196,6 +203,7 @@ class Run:
     id: str
     status: Status
     reason: str | None
+    warnings: dict[str, str]
     seed: int | None
     config_hash: str | None
     anchor_hash: str | None
@@ -241,6 +249,7 @@ def read_run(folder: str | Path) -> Run:
         id=str(content.get("id", folder.name)),
         status=content.get("status", "running"),
         reason=content.get("reason"),
+        warnings=content.get("warnings") or {},
         seed=content.get("seed"),
         config_hash=content.get("config_hash"),
         anchor_hash=content.get("anchor_hash"),
@@ -278,7 +287,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read: {first_line}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} cannot be read: it holds no named settings")
-    return {str(key): value for key, value in config.items()}
+    return with_current_names({str(key): value for key, value in config.items()})
 
 
 _FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML may come without libyaml

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from anchorlab.runs.identity import anchor_hash, config_hash
-from anchorlab.settings import SettingError
+from anchorlab.config.identity import anchor_hash, config_hash
+from anchorlab.errors import SettingError
 
 if TYPE_CHECKING:
+    from anchorlab.analysis.ground_truth import GroundTruth
     from anchorlab.data.module import DataModule
     from anchorlab.rpn.anchors import AnchorGrid
-    from anchorlab.study.truth import GroundTruth
 
 # What gives an anchor its width and height; where it lies is said by the group's other keys.
 SHAPE_KEYS = ("sizes", "ratios", "scale", "scales_per_octave", "shapes", "k", "order", "rounded")
@@ -126,7 +126,7 @@ class Describer:
 
     def _facts(self, config: Config) -> tuple[Facts, "AnchorGrid"]:
         """All but the coverage, and the anchors to find it from."""
-        from anchorlab.training.build import build, user_errors
+        from anchorlab.build import build, user_errors
 
         backbone, truth = self._backbone(config), self._ground_truth(config)
         with user_errors():
@@ -145,8 +145,8 @@ class Describer:
 
     def _coverage(self, grids: Mapping[int, "AnchorGrid"]) -> dict[int, dict[str, float]]:
         """The figures of each of `grids`; those of the same boxes and assigner are found together."""
-        from anchorlab.study.coverage import cover_many
-        from anchorlab.training.build import build
+        from anchorlab.analysis.coverage import cover_many
+        from anchorlab.build import build
 
         together: dict[str, list[int]] = {}
         for index in grids:
@@ -163,7 +163,7 @@ class Describer:
 
     def _backbone(self, config: Config) -> Any:
         """Built without its weights: only its strides, channels and map sizes are asked for."""
-        from anchorlab.training.build import build
+        from anchorlab.build import build
 
         key = _text(config["backbone"])
         if key not in self._backbones:
@@ -173,7 +173,7 @@ class Describer:
 
     def _ground_truth(self, config: Config) -> "GroundTruth":
         """The training boxes as the network gets them."""
-        from anchorlab.study.truth import BackboneGrids, truth_of
+        from anchorlab.analysis.ground_truth import BackboneGrids, truth_of
 
         key = _text([config["backbone"], config["data"]])
         if key not in self._truth:
@@ -181,7 +181,7 @@ class Describer:
         return self._truth[key]
 
     def _data_of(self, config: Config) -> "DataModule":
-        from anchorlab.training.build import build_data, user_errors
+        from anchorlab.build import build_data, user_errors
 
         key = _text(config["data"])
         if key not in self._data:

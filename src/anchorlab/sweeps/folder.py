@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from anchorlab.runs.files import write_whole
+from anchorlab.runs.files import new_folder, write_whole
 
 SCHEMA_VERSION = 1
 ROOT = Path("multirun")
@@ -97,20 +97,6 @@ def _unfinished(overrides: Sequence[str]) -> Iterator[Path]:
         content = _read(path.parent)
         if content and content["identity"] == wanted and content["status"] != "finished":
             yield path.parent
-
-
-def new_folder(parent: Path, name: str) -> Path:
-    """`parent/name`, or with a number behind it where another process was first."""
-    parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        folder = parent / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
 
 
 def hold(folder: Path) -> bool:

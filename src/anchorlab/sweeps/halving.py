@@ -7,13 +7,10 @@ among the best: the last one standing has trained exactly as it would have alone
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from anchorlab.settings import SettingError
-from anchorlab.sweeps.strategy import Strategy
-
-if TYPE_CHECKING:
-    from anchorlab.sweeps.sweep import Job, Sweep
+from anchorlab.errors import SettingError
+from anchorlab.sweeps.jobs import Job
+from anchorlab.sweeps.strategy import Strategy, Sweep
 
 
 @dataclass
@@ -30,7 +27,7 @@ class Halving(Strategy):
     factor: int = 3
     rungs: Sequence[int] | None = None
 
-    def run(self, sweep: "Sweep") -> None:
+    def run(self, sweep: Sweep) -> None:
         stops = self.stops(sweep.total_epochs)
         jobs = sweep.plan(sweep.space.points(), self.probe)
         running = [job for job in jobs if job.runs]
@@ -47,7 +44,7 @@ class Halving(Strategy):
             sweep.launch(behind, *([] if stop == stops[-1] else [f"callbacks.stop_after.epochs={stop}"]))
             running = [job for job in running if sweep.note_rung(job, stop) is not None]
 
-    def summary(self, sweep: "Sweep") -> list[str]:
+    def summary(self, sweep: Sweep) -> list[str]:
         jobs = [job for job in sweep.jobs if job.runs]
         done, full = sum(sweep.outcome(job).epochs for job in jobs), len(jobs) * sweep.total_epochs
         return [f"{done} epochs trained of the {full} of the whole grid ({done / max(full, 1):.0%})"]
@@ -84,13 +81,13 @@ class Halving(Strategy):
         lengths = [stop - before for stop, before in zip(stops, [0, *stops], strict=False)]
         return sum(n * length for n, length in zip(fields, lengths, strict=True)) / max(fields[0] * stops[-1], 1)
 
-    def _best(self, sweep: "Sweep", jobs: Sequence["Job"], count: int, stop: int) -> list["Job"]:
+    def _best(self, sweep: Sweep, jobs: Sequence[Job], count: int, stop: int) -> list[Job]:
         """The `count` best at the rung before `stop`; before the first one, all, in the order of their promise."""
         ranked = sorted(jobs, key=lambda job: (sweep.last_rung(job, stop), *_expected(job)), reverse=True)
         return ranked[:count]
 
 
-def _expected(job: "Job") -> tuple[float, float]:
+def _expected(job: Job) -> tuple[float, float]:
     """What its anchors promise, before any training."""
     return (job.facts.coverage, job.facts.mean_best_iou) if job.facts else (-1.0, -1.0)
 

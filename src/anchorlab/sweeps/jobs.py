@@ -19,11 +19,37 @@ from typing import IO, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from anchorlab.console import SWEEP_JOB
 from anchorlab.runs.record import RunRecord
+from anchorlab.sweeps.describe import Facts
 from anchorlab.sweeps.folder import SweepFolder, held_by_job
-from anchorlab.sweeps.launchers import is_serial, threads_each
-from anchorlab.terminal import SWEEP_JOB
+from anchorlab.sweeps.space import Point
 from anchorlab.training.resume import LAST
+
+
+@dataclass(frozen=True)
+class Job:
+    """A point of the space, described.
+
+    number: its folder's name; None where it gets no folder.
+    left_out: why it does not run: the same anchors as another job, or too low a coverage; None: it runs.
+    impossible: why it cannot run; it counts as failed.
+    twin: the job with the same anchors.
+    """
+
+    point: Point
+    overrides: tuple[str, ...]
+    key: str
+    number: int | None = None
+    facts: Facts | None = None
+    left_out: str | None = None
+    impossible: str | None = None
+    twin: "Job | None" = None
+
+    @property
+    def runs(self) -> bool:
+        return self.left_out is None and self.impossible is None
+
 
 SWEEP_PID = "ANCHORLAB_SWEEP_PID"
 LOG = "log.txt"
@@ -41,8 +67,6 @@ class Outcome:
     status: str
     reason: str | None
     figures: dict[str, float]
-    axes: dict[str, Any]
-    timings: dict[str, Any]
 
     @property
     def epochs(self) -> int:
@@ -64,10 +88,9 @@ def outcome(folder: Path) -> Outcome:
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return Outcome("none", None, {}, {}, {})
+        return Outcome("none", None, {})
     figures = (record.get("figures") or {}).get("final") or {}
-    axes, timings = record.get("axes") or {}, record.get("timings") or {}
-    return Outcome(record.get("status", "running"), record.get("reason"), figures, axes, timings)
+    return Outcome(record.get("status", "running"), record.get("reason"), figures)
 
 
 def run_job(config: DictConfig, script: Path) -> None:
@@ -200,3 +223,43 @@ def _note_failure(folder: Path, config: DictConfig, overrides: Sequence[str], re
     else:
         record.content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     record.fail(reason)
+
+
+def is_serial(launcher: Mapping[str, Any]) -> bool:
+    """Whether jobs run one after another in the sweep's own process: then their output belongs on the screen."""
+    return str(launcher["_target_"]).endswith("BasicLauncher")
+
+
+def side_by_side(launcher: Mapping[str, Any]) -> int:
+    """How many jobs run at the same time: joblib's workers, Slurm's array, or what the cores allow."""
+    if is_serial(launcher):
+        return 1
+    if "n_jobs" in launcher:
+        workers = int(launcher["n_jobs"])
+        return workers if workers > 0 else max(1, cores() + 1 + workers)
+    if launcher.get("array_parallelism"):
+        return int(launcher["array_parallelism"])
+    return max(1, cores() // int(launcher.get("cpus_per_task") or 1))
+
+
+def queues(launcher: Mapping[str, Any]) -> bool:
+    """Whether it takes any number of jobs and keeps them waiting; submitit's local one starts all it gets."""
+    return is_serial(launcher) or "n_jobs" in launcher or "array_parallelism" in launcher
+
+
+def threads_each(launcher: Mapping[str, Any], processes: int) -> int | None:
+    """Threads for each process of a job of so many, so that jobs do not fight; None: all of the machine's."""
+    if is_serial(launcher):
+        return None
+    if launcher.get("cpus_per_task"):
+        share = int(launcher["cpus_per_task"])
+    elif launcher.get("array_parallelism"):
+        return None  # other machines: the number of their cores is not known here
+    else:
+        share = cores() // side_by_side(launcher)
+    return max(1, share // processes)
+
+
+def cores() -> int:
+    """Those this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

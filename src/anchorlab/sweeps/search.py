@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from anchorlab.settings import SettingError
+from anchorlab.console import console
+from anchorlab.errors import SettingError
 from anchorlab.sweeps.folder import identity
+from anchorlab.sweeps.jobs import Job
 from anchorlab.sweeps.space import Axis, Point
-from anchorlab.sweeps.strategy import Strategy
-from anchorlab.terminal import console
+from anchorlab.sweeps.strategy import Strategy, Sweep
 
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
-    from anchorlab.sweeps.sweep import Job, Sweep
 
 LARGEST_TABLE = 200
 REPEATS = 20
@@ -48,7 +48,7 @@ class Search(Strategy):
     storage: str | None = None
     study: str | None = None
 
-    def run(self, sweep: "Sweep") -> None:
+    def run(self, sweep: Sweep) -> None:
         space = sweep.space
         if not space.axes:
             raise SettingError("there is nothing to search: give at least one setting several values, anchor.k=3,6,9")
@@ -69,12 +69,12 @@ class Search(Strategy):
                 break
             self._train(study, sweep, batch)
 
-    def summary(self, sweep: "Sweep") -> list[str]:
+    def summary(self, sweep: Sweep) -> list[str]:
         study = self._open(sweep)
         where = self.storage or sweep.folder.path / "optuna.db"
         return [f"study {study.study_name}: {trained(study)} of {self.trials} configurations trained; {_hidden(where)}"]
 
-    def _open(self, sweep: "Sweep") -> "optuna.Study":
+    def _open(self, sweep: Sweep) -> "optuna.Study":
         """The study, with proposals that go on where an earlier process left off."""
         import optuna
 
@@ -99,7 +99,7 @@ class Search(Strategy):
         # constant_liar: proposals that are still training count as bad ones, so that a batch does not crowd together.
         return TPESampler(n_startup_trials=self.startup, constant_liar=True, seed=seed)
 
-    def _ask(self, study: "optuna.Study", sweep: "Sweep", count: int) -> list[tuple["optuna.Trial", "Job"]]:
+    def _ask(self, study: "optuna.Study", sweep: Sweep, count: int) -> list[tuple["optuna.Trial", Job]]:
         """Up to `count` trials that have to be trained, with their jobs; none where nothing is left to try."""
         batch: list[tuple[optuna.Trial, Job]] = []
         space = sweep.space
@@ -125,7 +125,7 @@ class Search(Strategy):
             batch.append((trial, job))
         return batch
 
-    def _train(self, study: "optuna.Study", sweep: "Sweep", batch: Sequence[tuple[Any, "Job"]]) -> None:
+    def _train(self, study: "optuna.Study", sweep: Sweep, batch: Sequence[tuple[Any, Job]]) -> None:
         from optuna.trial import TrialState
 
         sweep.launch([job for _, job in batch])
@@ -136,7 +136,7 @@ class Search(Strategy):
             else:
                 study.tell(trial.number, figure)
 
-    def _leave_out(self, study: "optuna.Study", sweep: "Sweep", trial: "optuna.Trial", job: "Job") -> None:
+    def _leave_out(self, study: "optuna.Study", sweep: Sweep, trial: "optuna.Trial", job: Job) -> None:
         """Tell what is known of a job that does not run: its twin's figure, or that it is no good."""
         from optuna.trial import TrialState
 
@@ -147,7 +147,7 @@ class Search(Strategy):
         else:
             study.tell(trial, figure)
 
-    def _finish_broken(self, study: "optuna.Study", sweep: "Sweep") -> None:
+    def _finish_broken(self, study: "optuna.Study", sweep: Sweep) -> None:
         """Go on with the trials that a killed process of this sweep left."""
         from optuna.trial import TrialState
 
@@ -156,7 +156,7 @@ class Search(Strategy):
         mine = [trial for trial in left if trial.user_attrs.get("folder") == here]
         self._train(study, sweep, [(trial, sweep.plan([_point(trial.params, sweep.space.axes)])[0]) for trial in mine])
 
-    def _enqueue_untried(self, study: "optuna.Study", sweep: "Sweep") -> bool:
+    def _enqueue_untried(self, study: "optuna.Study", sweep: Sweep) -> bool:
         """Have an untried point proposed next; whether there is one."""
         space = sweep.space
         if not space.is_finite:

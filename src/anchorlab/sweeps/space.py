@@ -13,7 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, ValueType
 
-from anchorlab.settings import SettingError
+from anchorlab.errors import SettingError
 
 Point = tuple[str, ...]
 """One override for each axis, in their order."""

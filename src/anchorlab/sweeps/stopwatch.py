@@ -13,8 +13,9 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from anchorlab.training.build import build, build_data, build_module, build_network, user_errors
+from anchorlab.build import build, build_data, build_network, user_errors
 from anchorlab.training.hardware import decide, flush_denormals
+from anchorlab.training.module import build_module
 from anchorlab.training.trainer import TrainerSettings
 
 STEPS = 4

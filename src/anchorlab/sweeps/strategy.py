@@ -1,11 +1,44 @@
 """A sweep's strategy: which jobs run, in which order, and how far. How a job runs is not its business."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from anchorlab.sweeps.sweep import Sweep
+from anchorlab.sweeps.folder import SweepFolder
+from anchorlab.sweeps.jobs import Job, Outcome
+from anchorlab.sweeps.space import Point, Space
+
+
+class Sweep(Protocol):
+    """What a strategy may ask of the running sweep; `sweep.RunningSweep` has it, and its docstrings say more."""
+
+    space: Space
+    folder: SweepFolder
+    total_epochs: int
+
+    @property
+    def jobs(self) -> list[Job]: ...
+
+    @property
+    def workers(self) -> int: ...
+
+    def plan(self, points: Iterable[Point], probe: bool = False) -> list[Job]: ...
+
+    def plan_listed(self) -> list[Job]: ...
+
+    def preview(self, points: Iterable[Point], *notes: str) -> None: ...
+
+    def show(self, jobs: Sequence[Job], share: float = 1.0, *notes: str) -> None: ...
+
+    def launch(self, jobs: Sequence[Job], *more: str) -> None: ...
+
+    def outcome(self, job: Job) -> Outcome: ...
+
+    def figure(self, job: Job) -> float | None: ...
+
+    def note_rung(self, job: Job, epoch: int) -> float | None: ...
+
+    def last_rung(self, job: Job, before: int) -> float: ...
 
 
 @dataclass
@@ -30,11 +63,11 @@ class Strategy:
     dry_run: bool = False
     again: bool = False
 
-    def run(self, sweep: "Sweep") -> None:
+    def run(self, sweep: Sweep) -> None:
         """Plan, show the table, and unless `dry_run`, run jobs until the sweep is done."""
         raise NotImplementedError
 
-    def summary(self, sweep: "Sweep") -> list[str]:
+    def summary(self, sweep: Sweep) -> list[str]:
         """Lines below the final table."""
         return []
 
@@ -43,7 +76,7 @@ class Strategy:
 class Grid(Strategy):
     """Every combination of the values, once."""
 
-    def run(self, sweep: "Sweep") -> None:
+    def run(self, sweep: Sweep) -> None:
         jobs = sweep.plan(sweep.space.points(), self.probe)
         sweep.show(jobs)
         if not self.dry_run:

@@ -7,7 +7,7 @@ job lies in two places only: its plan in sweep.json, its outcome in its own fold
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,47 +18,20 @@ from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from anchorlab.command import exit_with
+from anchorlab.config.composition import Composer
+from anchorlab.console import console
+from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.runs import environment
 from anchorlab.runs.files import write_whole
 from anchorlab.runs.record import RunRecord
-from anchorlab.settings import SettingError
 from anchorlab.sweeps import tables
-from anchorlab.sweeps.compose import Composer
 from anchorlab.sweeps.describe import Facts, describe
 from anchorlab.sweeps.folder import SweepFolder, hold
-from anchorlab.sweeps.jobs import SWEEP_PID, Outcome, outcome
-from anchorlab.sweeps.launchers import queues, side_by_side
+from anchorlab.sweeps.jobs import SWEEP_PID, Job, Outcome, outcome, queues, side_by_side
 from anchorlab.sweeps.space import Point, Space, read_space
 from anchorlab.sweeps.strategy import Strategy
-from anchorlab.terminal import console
 
-FAILED = 1
 INTERRUPTED = 130
-
-
-@dataclass(frozen=True)
-class Job:
-    """A point of the space, described.
-
-    number: its folder's name; None where it gets no folder.
-    left_out: why it does not run: the same anchors as another job, or too low a coverage; None: it runs.
-    impossible: why it cannot run; it counts as failed.
-    twin: the job with the same anchors.
-    """
-
-    point: Point
-    overrides: tuple[str, ...]
-    key: str
-    number: int | None = None
-    facts: Facts | None = None
-    left_out: str | None = None
-    impossible: str | None = None
-    twin: "Job | None" = None
-
-    @property
-    def runs(self) -> bool:
-        return self.left_out is None and self.impossible is None
 
 
 def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: Sequence[str]) -> None:
@@ -67,22 +40,21 @@ def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, argu
     Raises:
         SystemExit: with 1 for failed jobs, 2 for a wrong setting, 130 after Ctrl-C.
     """
-    try:
+    with user_sentences():
         strategy = _strategy(config)
         space = read_space(strategy.params, arguments, loader)
-        sweep = Sweep(config, loader, launcher, space, strategy)
-        if not strategy.dry_run:
-            sweep.start(arguments)
-        strategy.run(sweep)
-    except SettingError as error:
-        exit_with(error)
-    except KeyboardInterrupt:
-        _interrupted(Path(config.hydra.sweep.dir))
+        sweep = RunningSweep(config, loader, launcher, space, strategy)
+        try:
+            if not strategy.dry_run:
+                sweep.start(arguments)
+            strategy.run(sweep)
+        except KeyboardInterrupt:
+            _interrupted(Path(config.hydra.sweep.dir))
     if not strategy.dry_run:
         sweep.conclude()
 
 
-class Sweep:
+class RunningSweep:
     """The running sweep: what strategies plan, launch and look up through.
 
     Attributes:
@@ -182,7 +154,7 @@ class Sweep:
     def outcome(self, job: Job) -> Outcome:
         """What became of a job so far."""
         if job.number is None:
-            return Outcome("none", None, {}, {}, {})
+            return Outcome("none", None, {})
         return outcome(self.folder.path / str(job.number))
 
     @property

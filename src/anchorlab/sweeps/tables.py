@@ -3,16 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.table import Table
 
-from anchorlab.sweeps.jobs import Outcome
+from anchorlab.sweeps.jobs import Job, Outcome
 from anchorlab.sweeps.space import Axis
-
-if TYPE_CHECKING:
-    from anchorlab.sweeps.sweep import Job
 
 STATES = {
     "none": "to run",
@@ -24,7 +21,7 @@ STATES = {
 FIGURES = {"recall@100": "recall_100", "AR@100": "AR_100", "AR@1000": "AR_1000"}
 
 
-def plan_table(axes: Sequence[Axis], jobs: Sequence["Job"], states: Mapping[int, str], sweep: Path) -> Table:
+def plan_table(axes: Sequence[Axis], jobs: Sequence[Job], states: Mapping[int, str], sweep: Path) -> Table:
     """A row for every combination, also those that will not run.
 
     Args:
@@ -42,7 +39,7 @@ def plan_table(axes: Sequence[Axis], jobs: Sequence["Job"], states: Mapping[int,
     return table
 
 
-def plan_notes(jobs: Sequence["Job"], states: Mapping[int, str], share: float = 1.0, workers: int = 1) -> list[str]:
+def plan_notes(jobs: Sequence[Job], states: Mapping[int, str], share: float = 1.0, workers: int = 1) -> list[str]:
     """Why jobs are impossible, how many there are of each kind, and how long they take together.
 
     Args:
@@ -58,7 +55,7 @@ def plan_notes(jobs: Sequence["Job"], states: Mapping[int, str], share: float = 
     return [*impossible_notes(jobs), ", ".join(f"{count} {state}" for state, count in counts.items() if count) + total]
 
 
-def impossible_notes(jobs: Sequence["Job"]) -> list[str]:
+def impossible_notes(jobs: Sequence[Job]) -> list[str]:
     """Why jobs are impossible."""
     return _grouped(
         ("-" if job.number is None else str(job.number), job.impossible)
@@ -78,7 +75,7 @@ def duration(seconds: float | None) -> str:
 
 
 def result_table(
-    axes: Sequence[Axis], jobs: Sequence["Job"], outcomes: Sequence[Outcome], monitor: str, sweep: Path
+    axes: Sequence[Axis], jobs: Sequence[Job], outcomes: Sequence[Outcome], monitor: str, sweep: Path
 ) -> Table:
     """A row a job: its anchors, the figures of its last validation, how it ended; the best in `monitor` of those
     finished is marked."""
@@ -95,7 +92,7 @@ def result_table(
     return table
 
 
-def result_notes(jobs: Sequence["Job"], outcomes: Sequence[Outcome]) -> list[str]:
+def result_notes(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> list[str]:
     """Why jobs failed, and how many of them ended how."""
     ends = list(zip(jobs, outcomes, strict=True))
     reasons = _grouped(
@@ -118,7 +115,7 @@ def _grouped(reasons: Iterable[tuple[str, str]]) -> list[str]:
     ]
 
 
-def best_job(jobs: Sequence["Job"], outcomes: Sequence[Outcome], monitor: str) -> "Job | None":
+def best_job(jobs: Sequence[Job], outcomes: Sequence[Outcome], monitor: str) -> Job | None:
     """The finished job with the highest figure; None where none has one."""
     scored = [
         (end.figures[monitor], -index, job)
@@ -134,7 +131,7 @@ def _status(end: Outcome) -> str:
     return {"none": "not started", "running": "broke off"}.get(end.status, end.status)
 
 
-def _table(axes: Sequence[Axis], jobs: Sequence["Job"], sweep: Path, *numbers: str) -> Table:
+def _table(axes: Sequence[Axis], jobs: Sequence[Job], sweep: Path, *numbers: str) -> Table:
     """Job, a column for each axis under the last part of its key, k, and the columns `numbers`."""
     count = sum(job.number is not None for job in jobs)
     what = f"{count} job{'s' * (count != 1)}" if count else f"{len(jobs)} configurations"
@@ -149,7 +146,7 @@ def _table(axes: Sequence[Axis], jobs: Sequence["Job"], sweep: Path, *numbers: s
     return table
 
 
-def _start(job: "Job") -> list[str]:
+def _start(job: Job) -> list[str]:
     """The first columns: number, values, k."""
     number = "-" if job.number is None else str(job.number)
     return [number, *(override.partition("=")[2] for override in job.point), _shown(job.facts and job.facts.k)]

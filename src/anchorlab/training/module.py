@@ -15,26 +15,31 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from anchorlab.build import Config, build
 from anchorlab.data.batch import Batch
-from anchorlab.recall import ProposalRecall
-from anchorlab.rpn.losses import LossCounts
+from anchorlab.errors import RunError
+from anchorlab.metrics.recall import ProposalRecall
+from anchorlab.rpn.losses.box import LossCounts
 from anchorlab.rpn.network import Losses, PendingPredictions, Predictions, RegionProposalNetwork
-from anchorlab.rpn.proposals import Proposals
+from anchorlab.rpn.proposals.nms import Proposals
+from anchorlab.training.trainer import TrainerSettings
 
 TRAIN, VALIDATE = 0, 1  # streams of random numbers
-POSITIVES = "positives"
+POSITIVES, BOX_IOU, ANCHOR_IOU = "positives", "box_iou", "anchor_iou"
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(RunError):
     """The loss became infinite or not a number: says in which step, on which images, after which figures."""
 
 
 class RPNModule(LightningModule):
     """Trains a RegionProposalNetwork and scores its proposals.
 
-    Logs `train/{loss,objectness,box,positives,lr,images_per_s}` by step (and the other terms of the loss, where there
-    are any), `val/{loss,objectness,box}` and every figure of ProposalRecall (`val/recall_100`, `val/AR_1000`, ...)
-    by epoch; with a cascade those of its first stage, too (`val/stage1_AR_1000`, ...).
+    Logs `train/{loss,objectness,box,positives,box_iou,lr,images_per_s}` by step (and the other terms of the loss, where
+    there are any), `val/{loss,objectness,box,box_iou,anchor_iou}` and every figure of ProposalRecall (`val/recall_100`,
+    `val/AR_1000`, ...) by epoch; with a cascade those of its first stage, too (`val/stage1_AR_1000`, ...).
+    box_iou is the mean IoU of the boxes predicted at positive anchors with the objects they are for, anchor_iou that
+    of the anchors themselves.
 
     Args:
         network: the network to train.
@@ -86,7 +91,7 @@ class RPNModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         predictions = self(batch)
         figures = self._figures(self._losses(predictions, batch, VALIDATE))
-        self._validation.add(_losses_of(figures), len(batch.images))
+        self._validation.add({name: figures[name] for name in figures if name != POSITIVES}, len(batch.images))
         self.score(predictions, batch)
 
     def score(self, predictions: Predictions, batch: Batch) -> None:
@@ -144,12 +149,13 @@ class RPNModule(LightningModule):
         return mean
 
     def _figures(self, losses: Losses) -> dict[str, float]:
-        """The whole batch's losses and positives per image, in one transfer: a step waits for the device here alone.
+        """The whole batch's losses, positives per image and their IoU: a step waits for the device here alone, once.
 
         All processes see the same, so that all stop at a loss that is not finite.
         """
         positives = losses.num_positives.float().mean()
-        figures = {"loss": losses.total} | losses.terms | {POSITIVES: positives}
+        figures = {"loss": losses.total} | losses.terms
+        figures |= {POSITIVES: positives, BOX_IOU: losses.box_iou, ANCHOR_IOU: losses.anchor_iou}
         values = torch.stack([figure.detach() for figure in figures.values()])
         return dict(zip(figures, self._mean(values).tolist(), strict=True))
 
@@ -175,7 +181,7 @@ class RPNModule(LightningModule):
         now = time.perf_counter()
         rate = images * self.trainer.world_size / (now - self._step_ended)
         self._step_ended = now
-        figures = figures | {
+        figures = {name: figures[name] for name in figures if name != ANCHOR_IOU} | {
             "lr": self.optimizers().param_groups[0]["lr"],  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
             "images_per_s": rate,
         }
@@ -210,8 +216,20 @@ class _RunningMean:
 
 
 def _losses_of(figures: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if name != POSITIVES}
+    return {name: value for name, value in figures.items() if name not in (POSITIVES, BOX_IOU, ANCHOR_IOU)}
 
 
 def _shown(figures: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def build_module(config: Config, network: RegionProposalNetwork, trainer: TrainerSettings) -> RPNModule:
+    return RPNModule(
+        network,
+        optimizer=build(config["optimizer"]),
+        scheduler=build(config["scheduler"]),
+        seed=config["seed"],
+        channels_last=trainer.channels_last,
+        sampled_only=trainer.sampled_only,
+        max_steps=trainer.max_steps,
+    )

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from anchorlab.analysis.coverage import Coverage, cover
+from anchorlab.analysis.fitting import AnchorFit
+from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
+from anchorlab.build import build, user_errors
 from anchorlab.data.module import DataModule
-from anchorlab.rpn.assigners import yardstick
+from anchorlab.errors import SettingError
+from anchorlab.rpn.assigners.max_iou import yardstick
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.settings import SettingError
-from anchorlab.study.coverage import Coverage, cover
-from anchorlab.study.fitting import AnchorFit
-from anchorlab.study.truth import BackboneGrids, GroundTruth, truth_of
-from anchorlab.training.build import build, user_errors
 
 ADVICE_BOXES = 2000
 """Enough to name an override that helps: its figure is given without a promise of the third digit."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anchorlab.config.identity import changes_result, config_hash
+from anchorlab.config.settings import leaf_keys
+from anchorlab.errors import SettingError
 from anchorlab.runs.files import FolderLock
-from anchorlab.runs.identity import changes_result, config_hash
 from anchorlab.runs.record import Run, read_run
-from anchorlab.settings import SettingError, leaf_keys
 
 LAST = Path("checkpoints", "last.ckpt")
 AUTO = "auto"

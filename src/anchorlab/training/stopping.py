@@ -10,7 +10,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from anchorlab.training.launch import process_rank
+from anchorlab.training.processes import process_rank
 
 # SIGUSR1 is what Slurm is told to send before a job's time is up; Windows has neither it nor SIGHUP.
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")

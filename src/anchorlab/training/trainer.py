@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
-from anchorlab.training.checkpoints import WholeFiles
+from anchorlab.training.callbacks.checkpoints import WholeFiles
 from anchorlab.training.hardware import keep_freed_memory
 
 QUIET = (

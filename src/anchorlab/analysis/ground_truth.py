@@ -1,0 +1,169 @@
+"""The boxes of a data set as training compares them with anchors: resized, on grids of their own; nothing is decoded.
+
+Augmentation is left out, and so are the neighbours of an image in its batch: each image has the grid that it would
+have alone, padded to `pad_to`. In a batch with larger images the grid goes on to the right and below, with anchors
+whose centres lie outside the image.
+
+G: boxes of all images, I: images, L: levels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from anchorlab.data.module import DataModule
+from anchorlab.data.resize import padded_size, target_size
+from anchorlab.data.sample import Record
+from anchorlab.rpn.backbones.backbones import Backbone
+from anchorlab.rpn.network import RegionProposalNetwork
+
+Grids = Callable[[Tensor], Tensor]
+"""Sizes (I, 2) of a network's input, (height, width) -> rows and columns (I, L, 2) of its feature maps."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Objects of all images, ignored ones left out, in pixels of the network's input.
+
+    boxes: (G, 4) float32 xyxy, bit for bit as `data.dataset` resizes them; image: (G,) int64, row of the record;
+    row: (G,) int64, which of the record's boxes. sizes: (I, 2) int64, (height, width) of the contents; padded: (I, 2),
+    with padding; grids: (I, L, 2) int64, rows and columns of each level.
+    """
+
+    boxes: Tensor
+    image: Tensor
+    row: Tensor
+    sizes: Tensor
+    padded: Tensor
+    grids: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def num_images(self) -> int:
+        return len(self.sizes)
+
+    @cached_property
+    def size(self) -> Tensor:
+        """(G,) square roots of the boxes' areas."""
+        width, height = (self.boxes[:, 2:] - self.boxes[:, :2]).unbind(1)
+        return (width * height).sqrt()
+
+    @cached_property
+    def ratio(self) -> Tensor:
+        """(G,) height / width."""
+        width, height = (self.boxes[:, 2:] - self.boxes[:, :2]).unbind(1)
+        return height / width
+
+    def part(self, boxes: slice | Tensor) -> "GroundTruth":
+        """Some of the boxes, of the same images."""
+        chosen = {name: getattr(self, name)[boxes] for name in ("boxes", "image", "row")}
+        return GroundTruth(**{field.name: chosen.get(field.name, getattr(self, field.name)) for field in fields(self)})
+
+
+class BackboneGrids:
+    """The `Grids` of a backbone, found from the shapes of two inputs instead of one for each size.
+
+    Each halving of a map rounds up or down, so that a side of n pixels has floor((n + b) / stride) cells, with a b
+    below the stride for each level: 0 where all round down, stride - 1 where all round up.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.strides = tuple(backbone.strides)
+        self._backbone = backbone
+        base = 4 * max(self.strides)
+        below, above = self._cells(base - 1, base + 1)
+        self._shift = []
+        for level, stride in enumerate(self.strides):
+            if below[level] < base // stride:
+                self._shift.append(0)
+            elif above[level] > base // stride:
+                self._shift.append(stride - 1)
+            else:
+                self._shift.append(self._search(level, base))
+
+    def __call__(self, sizes: Tensor) -> Tensor:
+        return torch.stack([(sizes + b) // s for b, s in zip(self._shift, self.strides, strict=True)], dim=1)
+
+    def _search(self, level: int, base: int) -> int:
+        """The b of a level that rounds both ways: the smallest r > 0 with one more cell at base + r is stride - b."""
+        stride = self.strides[level]
+        low, high = 1, stride
+        while high - low > 1:
+            middle = (low + high) // 2
+            grown = self._cells(base + middle, base)[0][level] > base // stride
+            low, high = (low, middle) if grown else (middle, high)
+        return stride - high
+
+    def _cells(self, height: int, width: int) -> tuple[list[int], list[int]]:
+        """Rows and columns of each level, from shapes alone: nothing is computed."""
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            maps = self._backbone(torch.zeros(1, 3, height, width))
+        return [int(m.shape[-2]) for m in maps], [int(m.shape[-1]) for m in maps]
+
+
+def truth_of(data: DataModule, split: str, grids: Grids) -> GroundTruth:
+    """The boxes of a split, as its images are resized and padded."""
+    return ground_truth(data.records(split), data.short, data.long, data.pad_to, grids)
+
+
+def ground_truth(
+    records: Sequence[Record], short: int | None, long: int | None, pad_to: int, grids: Grids
+) -> GroundTruth:
+    """The boxes of all records; `short`, `long` and `pad_to` are those of the data module."""
+    original = np.array([(record.height, record.width) for record in records], dtype=np.int64).reshape(-1, 2)
+    distinct, which = np.unique(original, axis=0, return_inverse=True)
+    targets = [target_size(height, width, short, long) for height, width in distinct.tolist()]
+    sizes = np.array(targets, dtype=np.int64).reshape(-1, 2)[which.reshape(-1)]  # (I, 2)
+    count = [len(record.boxes) for record in records]
+    image = np.repeat(np.arange(len(records)), count)
+    row = np.arange(len(image)) - np.repeat(np.cumsum(count) - count, count)
+    boxes = _resized(_joined([record.boxes for record in records], (0, 4)), original[image], sizes[image])
+    objects = ~_joined([record.ignore for record in records], (0,)).astype(bool)
+    padded = torch.from_numpy(-(-sizes // pad_to) * pad_to)
+    return GroundTruth(
+        boxes=torch.from_numpy(boxes[objects]),
+        image=torch.from_numpy(image[objects]),
+        row=torch.from_numpy(row[objects]),
+        sizes=torch.from_numpy(sizes),
+        padded=padded,
+        grids=grids(padded),
+    )
+
+
+def _resized(boxes: np.ndarray, original: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Boxes (G, 4) in the steps of `dataset.decode` and `resize_sample`; (height, width) of each box's image (G, 2)."""
+    limits = original[:, [1, 0, 1, 0]]
+    clipped = np.clip(boxes, 0, limits).astype(np.float32)
+    return (clipped * (sizes / original)[:, [1, 0, 1, 0]]).astype(np.float32)
+
+
+def _joined(arrays: list[np.ndarray], empty: tuple[int, ...]) -> np.ndarray:
+    return np.concatenate(arrays) if arrays else np.zeros(empty)
+
+
+def feature_grids(network: RegionProposalNetwork, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """(height, width) of each level's map for an input of `size`, from shapes alone: nothing is computed."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        features = network.backbone(torch.zeros(1, 3, *size))
+    return [(int(feature.shape[-2]), int(feature.shape[-1])) for feature in features]
+
+
+def input_size(data: DataModule) -> tuple[int, int]:
+    """(height, width) of the first validation image as the network gets it: resized and padded."""
+    record = data.val_records[0]
+    return padded_size(*target_size(record.height, record.width, data.short, data.long), data.pad_to)
+
+
+def scalar_axes(network: RegionProposalNetwork, size: tuple[int, int]) -> dict[str, Any]:
+    """What runs are sorted and plotted by: the anchors' scalars, and their number on an image of `size`."""
+    grids = feature_grids(network, size)
+    count = sum(k * rows * columns for k, (rows, columns) in zip(network.anchors.num_anchors, grids, strict=True))
+    return network.anchors.axes() | {"anchors_per_image": count}

@@ -1,0 +1,232 @@
+"""The command line of the root scripts: what is wrong with it is one sentence and exit code 2, before any heavy import.
+
+Hydra composes and runs; this module looks at the same overrides first, because Hydra's own messages suggest
+adding a misspelt key with `+`, and then accept it.
+"""
+
+import datetime
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType
+from hydra.errors import (
+    HydraException,
+    OverrideParseException,
+)
+
+from anchorlab.cli.help import print_usage
+from anchorlab.cli.quoting import in_quotes, quoted
+from anchorlab.cli.sweep_arguments import check_sweep
+from anchorlab.config.composition import composed, to_plain, with_values
+from anchorlab.config.settings import check, check_keys, check_kinds, leaf_keys, unknown_key
+from anchorlab.errors import SettingError, user_sentences
+from anchorlab.runs.files import new_folder
+from anchorlab.sweeps.folder import claim, find
+from anchorlab.training.processes import process_rank
+
+BUILT_IN = "SyntheticReader"
+FOUND_DATA = "data=auto"
+
+
+def check_command_line(
+    config_name: str, config_dir: Path, own_folder: bool = True, short: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Exit with one sentence where the command line is wrong; else give the run a folder of its own.
+
+    The folder is claimed here (and passed to Hydra as an override) so that two runs started within one second
+    do not share one.
+
+    Args:
+        own_folder: False for a command that leaves no run behind; it does not sweep either.
+        short: overrides that stand for others, such as `wandb=true` for `wandb.save=true`.
+    """
+    sys.argv[1:] = [quoted(short.get(argument, argument)) for argument in sys.argv[1:]]
+    arguments = get_args_parser().parse_intermixed_args(sys.argv[1:])
+    # Hydra's parser takes options only before the overrides; people also write them behind.
+    options = [argument for argument in sys.argv[1:] if argument not in arguments.overrides]
+    sys.argv[1:] = [*options, *arguments.overrides]
+    if arguments.help:
+        print_usage(config_name, config_dir)
+        raise SystemExit(0)
+    if arguments.hydra_help or arguments.info or arguments.shell_completion:
+        return
+    with user_sentences():
+        if _reads_a_folder(config_name, config_dir, arguments.overrides, arguments.config_dir):
+            sys.argv.append(FOUND_DATA)
+            arguments.overrides.append(FOUND_DATA)
+        config = check_overrides(config_name, config_dir, arguments.overrides, arguments.config_dir)
+        if "sweep" in config:
+            check_sweep(config, arguments.overrides, arguments.multirun or arguments.cfg is not None)
+        if arguments.multirun and not own_folder:
+            raise SettingError(f"{config_name}.py does not sweep: leave -m out")
+    if arguments.cfg is None and own_folder:
+        _claim_folder(arguments.overrides, arguments.multirun, config)
+
+
+def _reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None) -> bool:
+    """Whether a data set's folder is given and nothing says what is in it, so that it has to be found out.
+
+    An experiment that chooses a format has said it; the built-in data, which has no folder of anybody's, has not.
+    """
+    keys = [override.key_or_group for override in _parse(overrides)]
+    if "data.root" not in keys or "data" in keys or not (config_dir / "data").is_dir():
+        return False
+    chosen = [override for override in _parse(overrides) if _is_choice(override, [config_dir])]
+    path = (f"hydra.searchpath=[file://{Path(more_configs).absolute()}]",) if more_configs else ()
+    first = [_sweep_values(override, config_dir)[0] for override in chosen]
+    base = to_plain(composed(config_name, config_dir, (*path, *map(_text, first))), complete=False)
+    data = base.get("data") or {}
+    return str(data.get("reader", {}).get("_target_", BUILT_IN)).endswith(BUILT_IN)
+
+
+def check_overrides(
+    config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None = None
+) -> dict[str, Any]:
+    """The plain config that `overrides` compose to; of a sweep, the one with every first value.
+
+    Each value of a sweep is checked too, beside the first values of the others: jobs must not fail one by one
+    for a word that was wrong at the start.
+
+    Raises:
+        SettingError: an override that cannot be read, a key or a choice that does not exist, a wrong value.
+    """
+    parsed = _parse(overrides)
+    values = [_sweep_values(override, config_dir) for override in parsed]
+    first = _check_composed(config_name, config_dir, [options[0] for options in values], more_configs)
+    for at, options in enumerate(values):
+        for option in options[1:]:
+            job = [option if i == at else others[0] for i, others in enumerate(values)]
+            _check_composed(config_name, config_dir, job, more_configs)
+    return first
+
+
+def _check_composed(
+    config_name: str, config_dir: Path, overrides: Sequence[Override], more_configs: str | None
+) -> dict[str, Any]:
+    """Compose with the choices of files alone, whose keys are all there are; the values are put in afterwards."""
+    ours = [override for override in overrides if not override.is_hydra_override()]
+    roots = [config_dir, *([Path(more_configs).absolute()] if more_configs else [])]
+    choices = [override for override in ours if _is_choice(override, roots)]
+    path = [f"hydra.searchpath=[file://{roots[1]}]"] if more_configs else []
+    base = composed(config_name, config_dir, (*path, *map(_text, choices)))
+    reference = to_plain(base, complete=False)
+    known = leaf_keys(reference)
+    groups = [folder.name for folder in config_dir.iterdir() if folder.is_dir()]
+    values = [override for override in ours if override not in choices]
+    for override in values:
+        _check_key(override, known, groups)
+    if all(override.type == OverrideType.CHANGE for override in values):
+        config = to_plain(with_values(base, values, known), known)
+    else:
+        config = to_plain(composed(config_name, config_dir, (*path, *map(_text, ours)), tuple(known)), known)
+    check_keys(config, reference)
+    check_kinds(config, reference)
+    check(config)
+    return config
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(overrides=list(overrides))
+    except (OverrideParseException, HydraException) as error:
+        raise SettingError(_unreadable(overrides)) from error
+
+
+def _unreadable(overrides: Sequence[str]) -> str:
+    """Name the override that cannot be read; a list torn apart by the shell is put together again."""
+    parser = OverridesParser.create()
+    for at, override in enumerate(overrides):
+        try:
+            parser.parse_override(override)
+        except HydraException:
+            end = at + 1
+            while end < len(overrides) and "".join(overrides[at:end]).count("[") > "".join(overrides[at:end]).count(
+                "]"
+            ):
+                end += 1
+            if end > at + 1:
+                whole = "".join(overrides[at:end])
+                return f"{' '.join(overrides[at:end])} has spaces: write it without, quoted for the shell: '{whole}'"
+            return f"{override} cannot be read: overrides are written key=value, lists as '[1,2]'"
+    return f"{' '.join(overrides)} cannot be read: overrides are written key=value"
+
+
+def _sweep_values(override: Override, config_dir: Path) -> list[Override]:
+    """The override for each value of a sweep, in order; itself where it sweeps over none that can be listed."""
+    pattern = override.value()
+    if isinstance(pattern, IntervalSweep):
+        values = [pattern.start, pattern.end]
+        return OverridesParser.create().parse_overrides([f"{override.get_key_element()}={value}" for value in values])
+    if not override.is_discrete_sweep():
+        return [override]
+    if isinstance(pattern, Glob):
+        values = pattern.filter(sorted(path.stem for path in (config_dir / override.key_or_group).glob("*.yaml")))
+    else:
+        values = list(override.sweep_string_iterator())
+    if not values:
+        raise SettingError(f"{override.input_line} sweeps over nothing: give at least one value")
+    return OverridesParser.create().parse_overrides([f"{override.get_key_element()}={value}" for value in values])
+
+
+def _is_choice(override: Override, roots: Sequence[Path]) -> bool:
+    """Whether an override picks a file of a config group rather than setting a value."""
+    group = override.key_or_group
+    return not isinstance(override.value(), dict) and any((root / group).is_dir() for root in roots)
+
+
+def _text(override: Override) -> str:
+    assert override.input_line is not None
+    return override.input_line
+
+
+def _check_key(override: Override, known: list[str], groups: list[str]) -> None:
+    key = override.key_or_group
+    if override.type == OverrideType.DEL and key in known:
+        raise SettingError(f"{override.input_line} takes a setting away: set it to null instead, where it may be null")
+    if key not in known and not any(k.startswith(key + ".") or key.startswith(k + ".") for k in known):
+        raise SettingError(unknown_key(key, known if "." in key else [*groups, *known]))
+
+
+def _claim_folder(overrides: Sequence[str], multirun: bool, config: dict[str, Any]) -> None:
+    """Settle where this run goes, and with `resume=auto` which one it goes on with, in words Hydra understands."""
+    key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+    given = next((override for override in overrides if override.lstrip("+").startswith(key + "=")), None)
+    if config.get("resume") == "auto" and not multirun:  # each job of a sweep looks into its own folder
+        config = {**config, "resume": _unfinished(config, given)}
+        sys.argv[1:] = [argument for argument in sys.argv[1:] if argument.partition("=")[0].lstrip("+") != "resume"]
+        if config["resume"]:
+            sys.argv.append(f"resume={in_quotes(str(config['resume']))}")
+    if given is not None:
+        return
+    if multirun and "sweep" in config:
+        sweep = config["sweep"]
+        folder = find(overrides) if sweep["dry_run"] else claim(overrides, sweep["again"])
+    elif config.get("resume"):
+        folder = Path(config["resume"])
+    elif process_rank() > 0:
+        folder = Path()  # the first process has the run's folder; this one writes nothing
+    else:
+        now = datetime.datetime.now()
+        folder = new_folder(Path("outputs") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}")
+    if folder is not None:
+        sys.argv.append(f"{key}={in_quotes(str(folder))}")
+
+
+def _unfinished(config: dict[str, Any], given: str | None) -> Path | None:
+    """The newest run of this command that can go on: in the folder that was given, else below outputs/."""
+    from anchorlab.training.resume import is_finished, latest_unfinished
+
+    if given is None:
+        folders = [path.parent for path in Path("outputs").glob("*/*/run.json")]
+    else:
+        folders = [Path(given.partition("=")[2].strip("'\""))]
+        if is_finished(folders[0], config):
+            print(f"{folders[0]} holds the finished run of this command: nothing to do")
+            raise SystemExit(0)
+    run = latest_unfinished(folders, config, ignore_locks=process_rank() > 0)
+    return None if run is None else run.folder

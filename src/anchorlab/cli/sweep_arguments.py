@@ -1,0 +1,53 @@
+"""What a sweep needs beyond the base install, checked before anything starts: a missing package is one sentence."""
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from anchorlab.config.settings import nearest_word
+from anchorlab.errors import SettingError
+
+# Hydra launcher -> the module that brings it, and the extra of ours that installs it. Our own files: conf/hydra.
+LAUNCHERS = {
+    "basic": ("hydra", ""),
+    "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
+    "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
+    "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
+    "slurm": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
+}
+
+
+def check_sweep(config: Mapping[str, Any], overrides: Sequence[str], multirun: bool) -> None:
+    """Refuse a sweep that cannot start.
+
+    Raises:
+        SettingError: a package that is missing, an unknown launcher, or a sweep without -m.
+    """
+    typed = [override.lstrip("+") for override in overrides]
+    if not multirun:
+        chosen = next((override for override in typed if override.startswith(("sweep=", "sweep."))), None)
+        if chosen is not None:
+            raise SettingError(f"{chosen} needs -m: python train.py -m {chosen} ...")
+        return
+    if str(config["sweep"].get("_target_")).endswith(".Search") and find_spec("optuna") is None:
+        raise SettingError(
+            "this sweep searches through Optuna, which is not installed: pip install 'anchorlab[optuna]'"
+        )
+    for override in typed:
+        key, _, launcher = override.partition("=")
+        if key == "hydra/launcher":
+            _check_launcher(launcher)
+
+
+def _check_launcher(name: str) -> None:
+    if name not in LAUNCHERS:
+        nearest = nearest_word(name, LAUNCHERS)
+        hint = f"did you mean hydra/launcher={nearest}?" if nearest else f"there are {', '.join(LAUNCHERS)}"
+        raise SettingError(f"hydra/launcher={name} is not there: {hint}")
+    module, extra = LAUNCHERS[name]
+    try:
+        found = find_spec(module) is not None
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise SettingError(f"hydra/launcher={name} needs a package: pip install 'anchorlab[{extra}]'")

@@ -1,0 +1,1 @@
+"""What each root script does; one file a script, named like it."""

@@ -1,0 +1,74 @@
+"""What compare.py does with a composed config: read, compare, show, write; a person's error is one sentence."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from anchorlab.compare.comparison import Comparison, Question, compare
+from anchorlab.compare.labels import Choices, choices_of
+from anchorlab.compare.page import as_page
+from anchorlab.compare.report import answer, as_csv, as_markdown, on_screen
+from anchorlab.compare.scores import read_runs
+from anchorlab.compare.statistics import Bootstrap
+from anchorlab.console import console
+from anchorlab.errors import SettingError, user_sentences
+from anchorlab.runs.files import write_whole
+
+
+def compare_from_command_line(config: DictConfig, configs: Path) -> None:
+    """`configs`: the folder of the groups that runs were composed from."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    with user_sentences():
+        if plain["wandb"]["save"] and plain["wandb"]["entity"] is None:
+            raise SettingError(
+                "wandb.entity has no value: give the user or team that owns the project, wandb.entity=..."
+            )
+        comparison = compared(plain, choices_of(configs))
+        console().print(on_screen(comparison, plain["rows"]))
+        console().print(f"\n{answer(comparison)}", style="bold", markup=False, soft_wrap=True)
+        for path in write(comparison, output_folder(plain["runs"], plain["output"]), plain["gallery"]):
+            console().print(f"  {path}", markup=False, soft_wrap=True)
+        if plain["wandb"]["save"]:
+            console().print(f"  {save_workspace(comparison, plain['wandb'])}", markup=False, soft_wrap=True)
+
+
+def compared(config: dict[str, Any], choices: Choices) -> Comparison:
+    """The comparison that a plain config asks for.
+
+    Raises:
+        SettingError: for runs, a baseline or a metric that cannot be had.
+    """
+    runs, problems = read_runs(config["runs"])
+    question = Question(
+        metric=config["metric"],
+        baseline=None if config["baseline"] is None else str(config["baseline"]),
+        images=config["images"],
+        bootstrap=Bootstrap(**config["bootstrap"]),
+        choices=choices,
+    )
+    return compare(runs, question, problems)
+
+
+def write(comparison: Comparison, folder: Path, gallery: int) -> list[Path]:
+    """comparison.csv, .md and .html in `folder`."""
+    contents = {"csv": as_csv(comparison), "md": as_markdown(comparison), "html": as_page(comparison, gallery)}
+    paths = [folder / f"comparison.{kind}" for kind in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        write_whole(path, content.encode())
+    return paths
+
+
+def output_folder(runs: str | list[str], output: str | None) -> Path:
+    """Where the files go: as asked for, else into the one folder that was compared, else comparison/."""
+    if output is not None:
+        return Path(output)
+    names = [runs] if isinstance(runs, str) else runs
+    return Path(names[0]) if len(names) == 1 and Path(names[0]).is_dir() else Path("comparison")
+
+
+def save_workspace(comparison: Comparison, settings: dict[str, Any]) -> str:
+    """Save the W&B workspace; its address."""
+    from anchorlab.compare.wandb_workspace import saved  # wandb takes a second
+
+    return saved(comparison, **{key: settings[key] for key in ("entity", "project", "name", "url")})

@@ -1,0 +1,206 @@
+"""Scores trained networks on a data set, and leaves folders as a training does; nothing is trained.
+
+By the same module, loaders and Trainer as the validation of a training: on its own split, with its own batches and
+threads, a run gets its own figures again to the last bit.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch import seed_everything
+from omegaconf import DictConfig, OmegaConf
+
+from anchorlab.analysis.ground_truth import input_size, scalar_axes
+from anchorlab.build import build_validation_data
+from anchorlab.commands import evaluate_report
+from anchorlab.commands.evaluate_report import Evaluated
+from anchorlab.data.module import DataModule
+from anchorlab.data.resize import resized
+from anchorlab.errors import SettingError, user_sentences
+from anchorlab.plots.boxes import proposals_figure, save
+from anchorlab.runs import gallery
+from anchorlab.runs.record import RunRecord
+from anchorlab.trained.coco import CocoFiles, largest_difference
+from anchorlab.trained.device import settings_for
+from anchorlab.trained.load import Trained, check_classes, find_trained, load_asked_for
+from anchorlab.trained.scoring import Scoring
+from anchorlab.training.callbacks.anchor_report import keep_outcome
+from anchorlab.training.callbacks.pictures import Pictures, kept
+from anchorlab.training.callbacks.progress import ConsoleProgress
+from anchorlab.training.callbacks.recorder import keep_ranks
+from anchorlab.training.hardware import flush_denormals
+from anchorlab.training.trainer import TrainerSettings
+
+INSTEAD = {
+    "data.short": "eval.size",
+    "data.long": "eval.size",
+    "data.pad_to": "eval.size",
+    "data.validate_on": "eval.split",
+    "data.limit_train": "eval.limit",
+    "data.limit_val": "eval.limit",
+    "data.batch_size": "eval.batch_size",
+    "data.val_batch_size": "eval.batch_size",
+    "data.workers": "eval.workers",
+}
+"""Keys of another data set that are taken from the run, and what changes them."""
+
+
+USED = ("accelerator", "devices", "precision", "channels_last", "threads")
+"""What of the group `trainer` an evaluation has of its own."""
+
+
+def run_from_command_line(config: DictConfig) -> None:
+    """What evaluate.py does with a composed config; a person's error is one sentence and no traceback."""
+    hydra = HydraConfig.get()
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    with user_sentences():
+        _refuse_without_effect(hydra.overrides.task)
+        evaluate(plain, Path(hydra.runtime.output_dir), hydra.overrides.task)
+
+
+def evaluate(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> list[Evaluated]:
+    """Score every network of `run` at every size, print what came out, and leave it in `folder`.
+
+    Raises:
+        SettingError: no such network, data that it cannot be scored on, a data set that has no such split.
+        DataError: a data set that cannot be used as it is.
+    """
+    flush_denormals()
+    sizes = config["eval"]["size"] if isinstance(config["eval"]["size"], list) else [config["eval"]["size"]]
+    sources = find_trained(config["run"])
+    several = len(sizes) * len(sources) > 1
+    found: list[Evaluated] = []
+    for source in sources:
+        trained = load_asked_for(config, source)
+        for size in sizes:
+            name = trained.name if size is None else f"{trained.name} at {size} px"
+            place = folder / f"{len(found):02d}-{name.replace(' ', '-')}" if several else folder
+            found.append(_score(trained, name, config, size, place, overrides))
+            evaluate_report.show(found[-1], brief=several)
+    if several:
+        evaluate_report.show_all(found, folder)
+    return found
+
+
+def _score(
+    trained: Trained, name: str, config: Mapping[str, Any], size: int | None, folder: Path, overrides: Sequence[str]
+) -> Evaluated:
+    how = config["eval"]
+    settings = settings_of(trained, config, size)
+    seed_everything(settings["seed"], verbose=False)
+    check_classes(settings["data"], trained.file, config["allow"])
+    data = build_validation_data(settings["data"], settings["seed"])
+    machine = settings_for(settings.get("trainer"), trained.network, config["device"], config["precision"])
+    machine.prepare_process()
+    files = CocoFiles(folder, data.val_records) if how["proposals"] or how["check"] else None
+    module = Scoring(trained.network, settings["seed"], machine.channels_last, how["flip"], files)
+    record = _start(trained, settings, machine, data, folder, overrides)
+    started = time.perf_counter()
+    trainer = machine.trainer([ConsoleProgress()], [], folder)
+    trainer.validate(module, datamodule=data, verbose=False)
+    figures = {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}
+    position = {"epoch": trained.epoch, "step": trained.step}
+    timings = {"evaluation_s": round(time.perf_counter() - started, 2)}
+    record.add(final=figures | {key: value for key, value in position.items() if value is not None}, timings=timings)
+    title = f"{len(data.val_records):,} images of {data.root.name}, {data.validate_on}"
+    keep_ranks(record, module.recall, data.val_records, f"{name}: {title}")
+    _draw(module, data, folder, config["pictures"], config["top"])
+    outcome = keep_outcome(module, data, config["outcome"], 100, folder)[0] if config["outcome"] else None
+    record.write_problems(data.listed)
+    record.finish()
+    if files is not None:
+        files.close()
+    return Evaluated(
+        name=name,
+        folder=folder,
+        title=title,
+        images=len(data.val_records),
+        figures=figures,
+        table=module.recall.table(),
+        outcome=outcome,
+        own=_own_figures(trained, settings),
+        difference=largest_difference(folder, figures, module.recall.budgets) if how["check"] else None,
+    )
+
+
+def settings_of(trained: Trained, config: Mapping[str, Any], size: int | None) -> dict[str, Any]:
+    """The run's settings with what is evaluated otherwise: what config.yaml holds and identifies the result by.
+
+    Raises:
+        SettingError: a network that knows no data set, and none is given.
+    """
+    how, own, other = config["eval"], trained.config["data"], config.get("data")
+    if other is None and "reader" not in own:
+        raise SettingError(
+            f"run={trained.file} is an exported model, which knows no data set: give one, data=coco data.root=..."
+        )
+    data = dict(other or own)
+    if config["root"] is not None:
+        data["root"] = config["root"]
+    short, long = resized(*trained.resize, size)
+    split = how["split"] or (own.get("validate_on", "val") if other is None else "val")
+    data |= {"short": short, "long": long, "pad_to": own.get("pad_to", 1), "validate_on": split}
+    if other is not None:
+        data["limit_train"] = data["limit_val"] = None
+        data |= {key: own[key] for key in ("batch_size", "val_batch_size", "workers") if key in own}
+    for key, value in (("val_batch_size", how["batch_size"]), ("workers", how["workers"])):
+        data[key] = data.get(key) if value is None else value
+    if how["limit"] is not None:
+        if split == "test":
+            raise SettingError(f"eval.limit={how['limit']} is for the splits train and val: leave it out for test")
+        data[f"limit_{split}"] = how["limit"]
+    changed = {"flip": how["flip"], "checkpoint": trained.file.stem}
+    usual = {"flip": False, "checkpoint": "last"}
+    evaluation = {key: value for key, value in changed.items() if value != usual[key]}
+    return {"seed": 0, **trained.config, "data": data, **({"evaluation": evaluation} if evaluation else {})}
+
+
+def _start(
+    trained: Trained,
+    settings: Mapping[str, Any],
+    machine: TrainerSettings,
+    data: DataModule,
+    folder: Path,
+    overrides: Sequence[str],
+) -> RunRecord:
+    record = RunRecord(folder)
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    used = {key: getattr(machine, key) for key in USED}
+    kept_settings = {**settings, "trainer": {**settings.get("trainer", {}), **used}}
+    record.start(kept_settings, settings["seed"], trained.network.anchors.shapes, gpus, overrides)
+    record.content["evaluated"] = {"file": str(trained.file), "run": None if trained.run is None else trained.run.id}
+    axes = {} if trained.run is None else trained.run.axes
+    record.add(axes=axes | scalar_axes(trained.network, input_size(data)))
+    return record
+
+
+def _draw(module: Scoring, data: DataModule, folder: Path, images: int, top: int) -> None:
+    if images == 0:
+        return
+    pictures = Pictures(images, top, 1)
+    pictures.choose(data)
+    scenes = pictures.scenes(module)
+    gallery.write_scenes(folder, [kept(scene) for scene in scenes])
+    save(proposals_figure(scenes, top), folder / "figures" / "proposals.png")
+
+
+def _own_figures(trained: Trained, settings: Mapping[str, Any]) -> dict[str, float]:
+    """What the run itself says, where nothing that changes figures is another."""
+    if "flip" in settings.get("evaluation", {}):
+        return {}
+    names = ("root", "short", "long", "pad_to", "validate_on", "limit_train", "limit_val", "reader", "categories")
+    before, after = trained.config["data"], settings["data"]
+    if any(before.get(name) != after.get(name) for name in names if name != "root"):
+        return {}
+    return trained.figures
+
+
+def _refuse_without_effect(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in INSTEAD:
+            raise SettingError(f"{override} has no effect here, where the run's own holds: set {INSTEAD[key]} instead")

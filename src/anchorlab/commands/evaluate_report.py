@@ -1,0 +1,99 @@
+"""What evaluate.py prints: figures, recall by N and IoU, where recall is lost; and the table over several networks."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from anchorlab.analysis.attribution import AnchorReport
+from anchorlab.console import console
+from anchorlab.metrics.figures import THRESHOLDS
+from anchorlab.plots.anchor_report import funnel_table, in_words
+from anchorlab.runs.files import write_whole
+from anchorlab.training.summary import BUDGETS, figures_table
+
+COLUMNS = ("recall_100", "recall_1000", "AR_10", "AR_100", "AR_300", "AR_1000")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One network, scored: its folder, figures by name, recall (N, T), and largest difference to pycocotools."""
+
+    name: str
+    folder: Path
+    title: str
+    images: int
+    figures: dict[str, float]
+    table: np.ndarray
+    outcome: AnchorReport | None
+    own: dict[str, float]
+    """The run's own final figures, where they are of the same checkpoint on the same settings; else empty."""
+    difference: float | None
+
+
+def show(found: Evaluated, brief: bool) -> None:
+    """Everything about one network; in a few words where others follow."""
+    screen = console()
+    if brief:
+        screen.print(f"{found.name}: AR@100 {found.figures['AR_100']:.3f}  {found.folder}", soft_wrap=True)
+        return
+    screen.print(figures_table(found.figures, f"{found.name}: {found.title}"))
+    screen.print(_by_iou(found))
+    if found.outcome is not None:
+        screen.print(funnel_table(found.outcome))
+        for line in in_words(found.outcome):
+            screen.print(line, soft_wrap=True)
+    for line in [*_against_own(found), *_against_pycocotools(found), f"folder  {found.folder}"]:
+        screen.print(line, soft_wrap=True)
+
+
+def show_all(found: Sequence[Evaluated], folder: Path) -> None:
+    """One row a network, printed and as evaluation.csv."""
+    table = Table(title=found[0].title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for name in COLUMNS:
+        table.add_column(name.replace("_", "@"), justify="right")
+    for row in found:
+        table.add_row(row.name, *(f"{row.figures[name]:.3f}" for name in COLUMNS))
+    console().print(table)
+    path = folder / "evaluation.csv"
+    write_whole(path, _as_csv(found).encode())
+    console().print(f"{path}   python compare.py runs={folder}", soft_wrap=True)
+
+
+def _by_iou(found: Evaluated) -> Table:
+    table = Table(title="recall@N by IoU", title_justify="left", title_style="bold")
+    table.add_column("IoU")
+    for threshold in THRESHOLDS:
+        table.add_column(f"{threshold:.2f}", justify="right")
+    for budget, row in zip(BUDGETS, found.table, strict=True):
+        table.add_row(f"N={budget}", *("-" if value < 0 else f"{value:.3f}" for value in row))
+    return table
+
+
+def _against_own(found: Evaluated) -> list[str]:
+    shared = [name for name in found.figures if name in found.own]
+    if not shared:
+        return []
+    worst = max(abs(found.figures[name] - found.own[name]) for name in shared)
+    same = "equal bit for bit" if worst == 0 else f"largest difference {worst:.1e}"
+    return [f"against the run's own figures ({len(shared)}): {same}"]
+
+
+def _against_pycocotools(found: Evaluated) -> list[str]:
+    if found.difference is None:
+        return []
+    return [f"against pycocotools on the exported proposals: largest difference {found.difference:.1e}"]
+
+
+def _as_csv(found: Sequence[Evaluated]) -> str:
+    text = io.StringIO()
+    names = list(found[0].figures)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "folder", "images", *names])
+    writer.writerows([row.name, row.folder, row.images, *(row.figures[name] for name in names)] for row in found)
+    return text.getvalue()

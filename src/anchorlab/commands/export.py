@@ -1,0 +1,276 @@
+"""What export.py does: the network as files of others, each compared with PyTorch on real images, and a model card."""
+
+import json
+import logging
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from anchorlab.build import build_validation_data
+from anchorlab.console import console
+from anchorlab.data.decode import read_resized
+from anchorlab.data.resize import resized
+from anchorlab.data.sample import Record
+from anchorlab.errors import FAILED, SettingError, user_sentences
+from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.runs.files import write_whole
+from anchorlab.trained import model_card, package
+from anchorlab.trained.device import settings_for
+from anchorlab.trained.graph import GRAPH, LARGEST, exported_program, smallest_side
+from anchorlab.trained.images import list_images
+from anchorlab.trained.load import Trained, check_classes, load_asked_for, load_trained, network_settings
+from anchorlab.trained.plain import require_plain
+
+CARD = "MODEL_CARD.md"
+EQUAL = 1e-4
+"""Relative to the image's longer side, and of scores: as close as a proposal has to be to count as the same."""
+
+Propose = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""An image (1, 3, H, W) uint8 -> boxes (P, 4) and scores (P,) in its pixels."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One file on one image: how many of PyTorch's proposals it has, and the largest difference of those."""
+
+    file: str
+    size: tuple[int, int]
+    proposals: int
+    same: int
+    largest_difference: float
+    milliseconds: float
+    milliseconds_pytorch: float
+
+    @property
+    def passed(self) -> bool:
+        return self.same == self.proposals
+
+    def __str__(self) -> str:
+        height, width = self.size
+        return (
+            f"{self.file} at {height} x {width}: {self.same:,} of {self.proposals:,} proposals the same, "
+            f"largest difference {self.largest_difference:.1e}; "
+            f"{self.milliseconds:.0f} ms, PyTorch {self.milliseconds_pytorch:.0f} ms"
+        )
+
+
+def run_from_command_line(config: DictConfig) -> None:
+    """What export.py does with a composed config; exit code 1 where a file does not give PyTorch's proposals."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    with user_sentences():
+        files, checks = export(plain)
+    for path in files:
+        console().print(str(path), markup=False, soft_wrap=True)
+    if not all(check.passed for check in checks):
+        print("error: a file does not give the proposals of PyTorch, see above", file=sys.stderr)
+        raise SystemExit(FAILED)
+
+
+def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check]]:
+    """Write every format and the model card into `output`; what was written, and how it compared.
+
+    Raises:
+        SettingError: no such network, one that cannot be expressed, a package or images that are missing.
+    """
+    trained = load_asked_for(config)
+    threads = config["threads"] or settings_for(trained.config.get("trainer"), trained.network, "cpu", 32).threads
+    torch.set_num_threads(threads)
+    formats = list(config["formats"])
+    if "onnx" in formats:
+        _require_onnx()
+    images: list[Tensor] = []
+    if formats != ["safetensors"]:
+        require_plain(trained.network, GRAPH)  # before images are looked for
+        images = _images(trained, config)
+    folder = Path(config["output"] or Path("export", trained.folder.name)).expanduser()
+    about = model_card.facts(trained)
+    files: list[Path] = []
+    runners: dict[str, Propose] = {}
+    if "safetensors" in formats:
+        settings = {"config": kept_settings(trained.config), "about": about}
+        files += package.write(folder, trained.network.state_dict(), settings)
+        runners["model.safetensors"] = reference(load_trained(folder, allow=config["allow"]).network)
+    for path, runner in _graphs(trained.network, formats, folder, threads):
+        files.append(path)
+        runners[path.name] = runner
+    checks = compare(reference(trained.network), runners, images, config["repeats"])
+    for check in checks:
+        console().print(str(check), markup=False, soft_wrap=True)
+    page = model_card.as_page(about, trained.config, [path.name for path in files], list(map(str, checks)))
+    write_whole(folder / CARD, page.encode())
+    results = [asdict(check) for check in checks]
+    write_whole(folder / "export.json", f"{json.dumps(results, indent=2)}\n".encode())
+    return [*files, folder / CARD, folder / "export.json"], checks
+
+
+def _graphs(
+    network: RegionProposalNetwork, formats: Sequence[str], folder: Path, threads: int
+) -> Iterator[tuple[Path, Propose]]:
+    """The files that hold the whole graph, each with what runs it."""
+    if not set(formats) & {"torch", "onnx"}:
+        return
+    program = exported_program(network)
+    if "torch" in formats:
+        path = _save_program(program, folder / "model.pt2")
+        loaded = torch.export.load(path).module()
+        yield path, lambda image: program_outputs(loaded, image)
+    if "onnx" in formats:
+        path = save_onnx(program, folder / "model.onnx")
+        yield path, onnx_runner(path, threads)
+
+
+def kept_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What builds the network and says how images are resized for it; no path of this machine."""
+    data = config["data"]
+    return {
+        **network_settings(config),
+        "data": {key: data.get(key) for key in ("short", "long")} | {"pad_to": data.get("pad_to", 1)},
+    }
+
+
+def reference(network: RegionProposalNetwork) -> Propose:
+    """PyTorch's own answer."""
+
+    @torch.no_grad()
+    def run(image: Tensor) -> tuple[Tensor, Tensor]:
+        sizes = torch.tensor([image.shape[-2:]])
+        (found,) = network.propose(network(network.prepare(image, sizes)), sizes)
+        return found.boxes, found.scores
+
+    return run
+
+
+@torch.no_grad()
+def program_outputs(module: Any, image: Tensor) -> tuple[Tensor, Tensor]:
+    return module(image)
+
+
+def save_onnx(program: torch.export.ExportedProgram, path: Path) -> Path:
+    """model.onnx: input `image` (1, 3, height, width) uint8, outputs `boxes` and `scores`."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        converted = torch.onnx.export(
+            program, dynamo=True, verbose=False, input_names=["image"], output_names=["boxes", "scores"]
+        )
+    assert converted is not None
+    write_whole(path, converted.model_proto.SerializeToString())
+    return path
+
+
+def onnx_runner(path: Path, threads: int) -> Propose:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(image: Tensor) -> tuple[Tensor, Tensor]:
+        boxes, scores = session.run(["boxes", "scores"], {"image": image.numpy()})
+        return torch.from_numpy(boxes), torch.from_numpy(scores)
+
+    return run
+
+
+def compare(pytorch: Propose, others: Mapping[str, Propose], images: Sequence[Tensor], repeats: int) -> list[Check]:
+    """Every other runner against PyTorch on every image, timed in turn."""
+    checks = []
+    for image in images:
+        boxes, scores = pytorch(image)
+        for file, run in others.items():
+            same, difference = agreement((boxes, scores), run(image), max(image.shape[-2:]))
+            times = [(_seconds(run, image), _seconds(pytorch, image)) for _ in range(repeats)]
+            theirs, ours = (1000 * statistics.median(column) for column in zip(*times, strict=True))
+            size = (image.shape[-2], image.shape[-1])
+            checks.append(Check(file, size, len(scores), same, difference, theirs, ours))
+    return checks
+
+
+def agreement(wanted: tuple[Tensor, Tensor], given: tuple[Tensor, Tensor], side: int) -> tuple[int, float]:
+    """How many proposals of `wanted` are in `given`, and the largest difference of those; one too many counts against.
+
+    A difference is the larger of the boxes', in image sides, and of the scores', relative.
+    """
+    if len(wanted[1]) == 0 or len(given[1]) == 0:
+        return 0, 0.0
+    boxes = (wanted[0][:, None] - given[0]).abs().amax(dim=2) / side  # (P, Q)
+    scores = (wanted[1][:, None] - given[1]).abs() / wanted[1][:, None].clamp(min=1e-6)
+    nearest, index = boxes.maximum(scores).min(dim=1)
+    same = nearest <= EQUAL
+    count = len(index[same].unique()) - max(0, len(given[1]) - len(wanted[1]))
+    return max(count, 0), float(nearest[same].max()) if same.any() else 0.0
+
+
+def _images(trained: Trained, config: Mapping[str, Any]) -> list[Tensor]:
+    """Three images, each at one of three sizes, all (1, 3, H, W) uint8."""
+    short, long = trained.resize
+    sizes: list[int] = config["sizes"] or [round(share * (short or long or 0)) for share in (0.75, 1, 1.25)]
+    if not sizes[0]:
+        raise SettingError(
+            "sizes=null needs a network of one input size, and this one takes images as they are: sizes=[320,416,600]"
+        )
+    records = _records(trained, config)
+    images = []
+    for size, record in zip(sizes, records * len(sizes), strict=False):
+        pixels = read_resized(record, *resized(short, long, size))
+        least = smallest_side(trained.network)
+        if not least <= min(pixels.shape[:2]) <= max(pixels.shape[:2]) <= LARGEST:
+            raise SettingError(
+                f"sizes={size} makes an image of {pixels.shape[1]} x {pixels.shape[0]} pixels: sides go from "
+                f"{least} to {LARGEST}"
+            )
+        images.append(torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous())
+    return images
+
+
+def _records(trained: Trained, config: Mapping[str, Any]) -> list[Record]:
+    if config["photos"] is not None:
+        listed = list_images(config["photos"])
+        return [listed.record(row) for row in range(min(3, len(listed.paths)))]
+    group = trained.config["data"]
+    if "reader" not in group:
+        raise SettingError(
+            f"run={trained.file} is an exported model, which knows no images: give some, photos=<folder>"
+        )
+    check_classes(group, trained.file, config["allow"])
+    try:
+        return build_validation_data(group).val_records[:3]
+    except ValueError as error:
+        first = str(error).splitlines()[0]
+        raise SettingError(
+            f"the run's validation images cannot be read ({first}): give others, photos=<folder>"
+        ) from error
+
+
+def _save_program(program: torch.export.ExportedProgram, path: Path) -> Path:
+    content = BytesIO()
+    torch.export.save(program, content)
+    write_whole(path, content.getbuffer())
+    return path
+
+
+def _require_onnx() -> None:
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise SettingError(
+            f"formats: onnx needs {error.name}: pip install 'anchorlab[export]', or formats=[safetensors,torch]"
+        ) from error
+
+
+def _seconds(run: Propose, image: Tensor) -> float:
+    started = time.perf_counter()
+    run(image)
+    return time.perf_counter() - started

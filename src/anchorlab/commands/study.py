@@ -1,0 +1,255 @@
+"""What study.py does: data, backbone and assigner of a config become boxes on grids, and anchors are tried on them.
+
+No network is built but the backbone, for its strides, and that without weights; no image is decoded but the few drawn.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import Progress
+
+from anchorlab.analysis import baselines, report
+from anchorlab.analysis.coverage import cover
+from anchorlab.analysis.fitting import AnchorFit, Fitted
+from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
+from anchorlab.analysis.report import Scored
+from anchorlab.build import build, user_errors
+from anchorlab.console import console
+from anchorlab.data.module import DataModule
+from anchorlab.errors import SettingError, user_sentences
+from anchorlab.plots import coverage as pictures
+from anchorlab.rpn.anchors import AnchorGrid
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner, yardstick
+from anchorlab.runs.files import write_whole
+from anchorlab.training.hardware import keep_freed_memory
+
+OUR_FORMS = {"free": "fitted, free shapes", "grid": "fitted, sizes x ratios"}
+DEFAULT_KS = (3, 6, 9)
+
+
+def run_from_command_line(config: DictConfig) -> None:
+    """What study.py does with a composed config; a person's error is one sentence and no traceback."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with user_sentences():
+        study({str(key): value for key, value in plain.items()}, folder)
+
+
+def study(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Study one data set into `folder`; what study.json holds.
+
+    Raises:
+        SettingError: settings that fit no data or backbone.
+        DataError: a data set that cannot be used as it is.
+    """
+    keep_freed_memory()
+    scene = _scene(config)
+    console().print(report.grid_of(_head(scene)))
+    console().print()
+    fits = config["fit"] or config["anchor"]["_target_"].endswith(AnchorFit.__name__)
+    found = _fit(scene, config, folder) if fits else _cover(scene, config, folder)
+    content = {"data": str(scene.data.root), "split": config["split"], "seconds_to_load": scene.seconds} | found
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
+    write_whole(folder / "study.json", f"{json.dumps(_finite(content), indent=2, allow_nan=False)}\n".encode())
+    return content
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What every study of one config shares."""
+
+    data: DataModule
+    split: str
+    strides: tuple[int, ...]
+    assigner: MaxIoUAssigner
+    truth: GroundTruth
+    grids: BackboneGrids
+    seconds: float
+
+    def held_out(self) -> GroundTruth | None:
+        """The boxes that are scored, where they are others than those studied."""
+        other = self.data.validate_on
+        return None if other == self.split else truth_of(self.data, other, self.grids)
+
+
+def _scene(config: Mapping[str, Any]) -> _Scene:
+    started = time.perf_counter()
+    group = config["backbone"]
+    backbone = build({**group, "weights": "none"} if "weights" in group else group)
+    data = build(config["data"], augment=None, seed=0)
+    with console().status("reading boxes"), user_errors():
+        grids = BackboneGrids(backbone)
+        truth = truth_of(data, config["split"], grids)
+    if len(truth) == 0:
+        raise SettingError(
+            f"data.root={data.root} has no boxes in its split {config['split']}: there is nothing to study"
+        )
+    assigner = yardstick(build(config["assigner"]))
+    seconds = round(time.perf_counter() - started, 2)
+    return _Scene(data, config["split"], grids.strides, assigner, truth, grids, seconds)
+
+
+def _head(scene: _Scene) -> list[tuple[str, str]]:
+    truth, data = scene.truth, scene.data
+    sides = truth.sizes.unique(dim=0)
+    size = (
+        " x ".join(map(str, sides[0].tolist()))
+        if len(sides) == 1
+        else f"{len(sides):,} sizes up to {int(sides.max())} px"
+    )
+    bad = len(data.problems)
+    left_out = f"; {bad} problem{'s' * (bad > 1)} left out" if bad else ""
+    rule = f"object from IoU {scene.assigner.foreground_iou:g}, background below {scene.assigner.background_iou:g}"
+    return [
+        ("data", f"{data.root}, {scene.split}: {len(truth):,} boxes in {truth.num_images:,} images{left_out}"),
+        ("network", f"input {size} (height x width); strides {', '.join(map(str, scene.strides))}"),
+        ("assigner", rule + _border(scene.assigner)),
+    ]
+
+
+def _border(assigner: MaxIoUAssigner) -> str:
+    if assigner.border is None:
+        return ""
+    return f"; no anchors more than {assigner.border:g} px beyond the image"
+
+
+def _cover(scene: _Scene, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The coverage of one anchor configuration: tables, the map, the worst boxes."""
+    anchors: AnchorGrid = build(config["anchor"], strides=scene.strides)
+    started = time.perf_counter()
+    coverage = cover(scene.truth, anchors, scene.assigner)
+    seconds = time.perf_counter() - started
+    name = f"{scene.data.root.name}, {scene.split}"
+    console().print(
+        report.grid_of([("anchors" if not i else "", line) for i, line in enumerate(report.anchor_lines(anchors))])
+    )
+    console().print()
+    title = f"{len(scene.truth):,} boxes of {name}, covered in {seconds:.2f} s"
+    console().print(report.coverage_table(coverage, title))
+    console().print(report.grid_of(report.legend(coverage)))
+    figures = folder / "figures"
+    files = [pictures.save(pictures.coverage_map(coverage, f"Coverage of {name}"), figures / "coverage.png")]
+    worst = (
+        pictures.worst_figure(coverage, scene.data.records(scene.split), config["worst"]) if config["worst"] else None
+    )
+    if worst is not None:
+        files.append(pictures.save(worst, figures / "worst.png"))
+    console().print()
+    _say_where(folder, files, "fit=true anchor.k=3,6,9   (the anchors that fit)")
+    return report.coverage_values(coverage)
+
+
+def _fit(scene: _Scene, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The best anchors of each k beside what others would take: a table, what to paste, coverage against k."""
+    ks = config["ks"] or [config["anchor"]["k"]]
+    rows = _scored(scene, config["anchor"], ks, scene.held_out(), config["baselines"])
+    name = f"{scene.data.root.name}, {scene.split}"
+    console().print(
+        report.methods_table(rows, scene.assigner, f"Anchors chosen on {len(scene.truth):,} boxes of {name}")
+    )
+    console().print()
+    curves = {row.method: {r.k: r.train["coverage"] for r in rows if r.method == row.method} for row in rows}
+    knee = pictures.knee(curves[OUR_FORMS["free"]])
+    if knee is not None:
+        console().print(f"More anchors stop to pay at about k = {knee}.", soft_wrap=True)
+    ours = {row: row.fitted for row in rows if row.fitted is not None}
+    for row, fitted in ours.items():
+        console().print(f"[bold]k = {row.k}, {row.method}[/bold]", soft_wrap=True)
+        console().print(f"  {report.override(fitted)}", soft_wrap=True, markup=False)
+    best = max((row for row in ours if row.k == (knee or max(ks))), key=lambda row: (row.val or row.train)["coverage"])
+    threshold = f"boxes with an anchor of IoU >= {scene.assigner.foreground_iou:g}"
+    figure = pictures.knee_figure(curves, knee, f"{name}: {threshold}")
+    files = [
+        *(_write_anchors(row, scene, folder) for row in sorted(ours, key=lambda row: row is not best)),
+        pictures.save(figure, folder / "figures" / "coverage_by_k.png"),
+        _map_of(ours[best], scene, folder),
+    ]
+    console().print()
+    _say_where(folder, files, f"anchor=fit anchor.k={best.k}   (the same fit, inside training)", script="train.py")
+    return {"knee": knee, "methods": [report.scored_values(row) for row in rows]}
+
+
+def _scored(
+    scene: _Scene, settings: Mapping[str, Any], ks: Sequence[int], held_out: GroundTruth | None, with_baselines: bool
+) -> list[Scored]:
+    """Each method with each k: chosen on the boxes studied, scored on them and on those held out."""
+    sides = (scene.truth.boxes[:, 2:] - scene.truth.boxes[:, :2]).double().numpy()
+    methods: dict[str, Callable[[np.ndarray, int, np.random.Generator], np.ndarray]] = {}
+    if with_baselines:
+        methods = {
+            "k-means (IoU)": baselines.iou_kmeans,
+            "YOLOv5 k-means": baselines.yolo_kmeans,
+            "MMDetection DE": baselines.mean_iou_evolution,
+        }
+    rows = []
+
+    def score(method: str, k: int, anchors: AnchorGrid, fitted: Fitted | None = None) -> None:
+        others = None if held_out is None else cover(held_out, anchors, scene.assigner).figures
+        rows.append(Scored(method, k, cover(scene.truth, anchors, scene.assigner).figures, others, fitted))
+
+    if with_baselines:
+        default = baselines.torchvision_default(scene.strides)
+        score("torchvision default", default.num_anchors[0], default)
+    with Progress(console=console(), transient=True) as progress:
+        task = progress.add_task("", total=len(ks) * (len(methods) + len(OUR_FORMS)))
+        for k in ks:
+            for method, choose in methods.items():
+                progress.update(task, description=f"k = {k}: {method}")
+                shapes = choose(sides, k * len(scene.strides), np.random.default_rng(0))
+                levels = [level.tolist() for level in baselines.split_by_area(shapes, len(scene.strides))]
+                score(method, k, AnchorGrid(shapes=levels, strides=scene.strides))
+                progress.advance(task)
+            for form, method in OUR_FORMS.items():
+                progress.update(task, description=f"k = {k}: {method}")
+                fit: AnchorFit = build({**settings, "k": k, "form": form}, strides=scene.strides)
+                with user_errors():
+                    fitted = fit(scene.truth, scene.assigner)
+                score(method, k, fitted.grid(scene.strides), fitted)
+                progress.advance(task)
+    return sorted(rows, key=lambda row: row.k)
+
+
+def _write_anchors(row: Scored, scene: _Scene, folder: Path) -> Path:
+    """The fitted anchors as a choice of the group `anchor`, below a folder for --config-dir."""
+    assert row.fitted is not None
+    form = "" if "shapes" in row.fitted.settings else "_grid"
+    comment = (
+        f"Fitted to {len(scene.truth):,} {scene.split} boxes of {scene.data.root.name}, strides {list(scene.strides)}: "
+        f"{row.train['coverage']:.3f} of them have an anchor of IoU >= {scene.assigner.foreground_iou:g}."
+    )
+    path = folder / "conf" / "anchor" / f"fitted_k{row.k}{form}.yaml"
+    write_whole(path, report.config_file(row.fitted, comment).encode())
+    return path
+
+
+def _map_of(fitted: Fitted, scene: _Scene, folder: Path) -> Path:
+    coverage = cover(scene.truth, fitted.grid(scene.strides), scene.assigner)
+    title = f"Coverage of {scene.data.root.name}, {scene.split}, by the fitted k = {fitted.settings['k']}"
+    return pictures.save(pictures.coverage_map(coverage, title), folder / "figures" / "coverage.png")
+
+
+def _say_where(folder: Path, files: Sequence[Path], next_arguments: str, script: str = "study.py") -> None:
+    shown = [str(path.relative_to(folder)) for path in files]
+    rows = [("folder", str(folder)), ("files", ", ".join(["study.json", *shown]))]
+    if any(path.suffix == ".yaml" for path in files):
+        chosen = next(path for path in files if path.suffix == ".yaml")
+        rows.append(("use", f"python train.py --config-dir {folder / 'conf'} anchor={chosen.stem} ..."))
+    console().print(report.grid_of([*rows, ("next", f"python {script} data=... {next_arguments}")]))
+
+
+def _finite(value: Any) -> Any:
+    """What JSON can hold: NaN, the share of no boxes, becomes null."""
+    if isinstance(value, Mapping):
+        return {key: _finite(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(child) for child in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,266 @@
+"""One run from its config to its folder: build, say what will happen, train, keep and show what came out."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from anchorlab.analysis.ground_truth import input_size, scalar_axes
+from anchorlab.build import build, build_callbacks, build_data, build_network, user_errors
+from anchorlab.config.identity import config_hash
+from anchorlab.console import console, in_sweep
+from anchorlab.data.look import contact_sheet
+from anchorlab.data.module import DataModule
+from anchorlab.data.sample import LINES, DataError
+from anchorlab.errors import SettingError, user_sentences
+from anchorlab.rpn.from_torchvision import start_from_file
+from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.runs.record import RunRecord
+from anchorlab.training import summary
+from anchorlab.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
+from anchorlab.training.callbacks.data_wait import DataWatch
+from anchorlab.training.callbacks.health import Health
+from anchorlab.training.callbacks.recorder import MONITORED, Recorder
+from anchorlab.training.callbacks.stop_after import stopped_after
+from anchorlab.training.hardware import decide, flush_denormals
+from anchorlab.training.loggers.csv import CSVLogger
+from anchorlab.training.loggers.wandb import WandbLogger
+from anchorlab.training.module import build_module
+from anchorlab.training.preflight import look_ahead, with_fitted_anchors
+from anchorlab.training.processes import check_launch, check_slurm
+from anchorlab.training.resume import checkpoint_to_resume, position, resumed_config
+from anchorlab.training.stopping import Stopped, StopRequest
+from anchorlab.training.trainer import TrainerSettings
+
+MakeNetwork = Callable[[Mapping[str, Any]], RegionProposalNetwork]
+
+
+def run_from_command_line(config: DictConfig, make_network: MakeNetwork = build_network) -> None:
+    """What train.py does with a composed config."""
+    hydra = HydraConfig.get()
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    settings = {str(key): value for key, value in plain.items()}
+    run_settings(settings, Path(hydra.runtime.output_dir), hydra.overrides.task, make_network)
+
+
+def run_settings(
+    settings: Mapping[str, Any], folder: Path, overrides: Sequence[str], make_network: MakeNetwork = build_network
+) -> None:
+    """Train, or go on, in `folder`; a person's error is one sentence and no traceback.
+
+    Exit codes: 2 for settings and data that a person has to change, 1 for a run that broke, 128 + its number for a
+    signal (of the first process; the others then leave with 0, so that none of them looks like a failure).
+    """
+    try:
+        with user_sentences(folder, lambda: summary.how_to_go_on(folder)):
+            train(resumed_config(settings, overrides), folder, overrides, make_network)
+    except Stopped as stopped:
+        if rank_zero_only.rank == 0:
+            print(f"\n{stopped}: {summary.how_to_go_on(folder)}", file=sys.stderr)
+            raise SystemExit(stopped.exit_code) from stopped
+
+
+def train(
+    config: Mapping[str, Any],
+    folder: Path,
+    overrides: Sequence[str] = (),
+    make_network: MakeNetwork = build_network,
+) -> dict[str, float]:
+    """Train one RPN into `folder`; the figures of its last validation.
+
+    Args:
+        overrides: kept in the run's record.
+        make_network: from the config to the network; the place for a network of one's own.
+
+    Raises:
+        SettingError: settings that fit no network, data or machine.
+        DataError: a data set that cannot be used as it is.
+        NonFiniteLossError: a loss that is infinite or not a number.
+        LostWorkerError: a loading process that was killed or hangs.
+        Stopped: a signal asked for it.
+    """
+    flush_denormals()
+    record = RunRecord(folder)
+    writes = rank_zero_only.rank == 0 and config["debug"]["look"] == 0
+    if writes:
+        with user_errors():
+            record.claim()
+    try:
+        with StopRequest() as stop:
+            return _train(config, record, overrides, stop, make_network)
+    except (SettingError, DataError) as error:
+        if writes and config["resume"] is None:
+            if not record.content:
+                record.start(config, config["seed"], overrides=overrides)
+            record.fail(str(error).splitlines()[0])
+            if isinstance(error, DataError) and len(error.problems) > LINES:
+                record.write_problems(error.problems)
+                error.listing = record.folder / "problems.txt"
+        raise
+    except Stopped as stopped:
+        if writes and record.content:
+            record.interrupt(str(stopped))
+        raise
+
+
+def _train(
+    config: Mapping[str, Any],
+    record: RunRecord,
+    overrides: Sequence[str],
+    stop: StopRequest,
+    make_network: MakeNetwork,
+) -> dict[str, float]:
+    command = config_hash(dict(config))
+    seed_everything(config["seed"], verbose=False)
+    data = build_data(config)
+    config = with_fitted_anchors(config, data)
+    network = make_network(config)
+    started_from = _start_weights(config, network)
+    with user_errors():
+        data.setup()
+    if config["debug"]["look"]:
+        look(data, config["debug"]["look"], record.folder)
+        return {}
+    config = {**config, "trainer": decide(config["trainer"], network)}
+    settings: TrainerSettings = build(config["trainer"])
+    settings.prepare_process()
+    module = build_module(config, network, settings)
+    notices = _start(record, config, data, network, overrides, command)
+    notices = started_from + (notices or [])
+    loggers = build_loggers(config["logger"], record)
+    try:
+        with user_errors():
+            check_slurm()
+            trainer = settings.trainer(_callbacks(config, record, stop), loggers, record.folder)
+            check_launch(trainer.num_devices * trainer.num_nodes)
+            data.check_processes(trainer.world_size)
+        _announce(config, record, data, network, settings, loggers, notices)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint_to_resume(config), weights_only=True)
+        if module.scored_step != trainer.global_step:  # the last step was not the last of an epoch
+            trainer.validate(module, datamodule=data, verbose=False)
+        rung = stopped_after(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        return _conclude(record, data, loggers, rung) or {}  # nothing on other processes than the first
+    finally:
+        close(loggers)
+
+
+def _start_weights(config: Mapping[str, Any], network: RegionProposalNetwork) -> list[tuple[str, str]]:
+    """The weights of `start`, and what the start screen says of them; a run that goes on has its own."""
+    if config.get("start") is None or config["resume"] is not None:
+        return []
+    return [("start", start_from_file(network, config["start"]))]
+
+
+@rank_zero_only
+def _start(
+    record: RunRecord,
+    config: Mapping[str, Any],
+    data: DataModule,
+    network: RegionProposalNetwork,
+    overrides: Sequence[str],
+    command: str,
+) -> list[tuple[str, str]]:
+    """Begin the record; what the start screen says of the anchors before anything is trained."""
+    if config["resume"] is None:
+        record.clear()
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    record.start(config, config["seed"], network.anchors.shapes, gpus, overrides, command)
+    record.add(axes=scalar_axes(network, input_size(data)))
+    record.write_problems(data.listed)
+    found = look_ahead(config, data, network)
+    if found is None:
+        return []
+    record.add(axes=found.axes)
+    warning = [] if found.warning is None else [("warning", found.warning)]
+    return [("coverage", found.line), *warning]
+
+
+def look(data: DataModule, count: int, folder: Path) -> None:
+    """Write a sheet of training images as the network sees them, with their boxes."""
+    dataset = data.dataset("train", augmented=True)
+    samples = [dataset[row].sample for row in range(min(count, len(dataset)))]
+    path = contact_sheet(samples, folder / "figures" / "look.png")
+    console().print(f"{len(samples)} training images as the network sees them: {path}", soft_wrap=True)
+
+
+def build_loggers(group: Mapping[str, Any], record: RunRecord) -> list[Logger]:
+    """The loggers of the choice: none, metrics.csv, or metrics.csv and Weights & Biases; on the first process only."""
+    if group["_target_"] is None or rank_zero_only.rank != 0:
+        return []
+    csv = CSVLogger(save_dir=record.folder)
+    if group["_target_"].endswith("CSVLogger"):
+        return [csv]
+    best = record.content["figures"]["best"].get(MONITORED)
+    return [csv, build(group, save_dir=record.folder, run_id=record.id, best=best, monitor=MONITORED)]
+
+
+def close(loggers: list[Logger]) -> None:
+    """Finish the W&B run, whatever happened to the job."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.finish(exit_code=int(sys.exc_info()[0] is not None))
+
+
+def _callbacks(config: Mapping[str, Any], record: RunRecord, stop: StopRequest) -> list[Callback]:
+    """The config's callbacks, the record, and both checkpoints.
+
+    `last` is a callback of its own: `save_last` would write it only when a better one is saved too.
+    """
+    folder = record.folder / "checkpoints"
+    return [
+        *build_callbacks(config),
+        SeedOfTheStep(config["seed"]),
+        Recorder(record, config),
+        Health(record),
+        DataWatch(record),
+        BestCheckpoint(folder, MONITORED),
+        LastCheckpoint(folder, config["trainer"]["checkpoint_every"], stop, config["resume"]),
+    ]
+
+
+@rank_zero_only
+def _announce(
+    config: Mapping[str, Any],
+    record: RunRecord,
+    data: DataModule,
+    network: RegionProposalNetwork,
+    settings: TrainerSettings,
+    loggers: list[Logger],
+    notices: list[tuple[str, str]],
+) -> None:
+    """The start screen; and what W&B sorts and groups runs by."""
+    notices = [*notices, ("folder", str(record.folder))]
+    if config["resume"] is not None:
+        notices.append(("resumed", f"goes on from {position(record.folder)}"))
+    for logger in loggers:
+        logger.log_hyperparams({**config, **record.content["axes"]})
+        if isinstance(logger, WandbLogger):
+            notices.append(("W&B", logger.notice))
+    if not in_sweep():
+        summary.show_start(config, data, network, settings, notices)
+
+
+@rank_zero_only
+def _conclude(record: RunRecord, data: DataModule, loggers: list[Logger], stop: int | None) -> dict[str, float]:
+    """The end screen, and the figures of the last validation; `stop`: the epoch the run was told to stop after."""
+    if stop is None:
+        record.finish()
+    else:
+        record.pause(f"stopped after epoch {stop}, as callbacks.stop_after.epochs asks")
+    figures = record.content["figures"]["final"]
+    notice = next((logger.notice for logger in loggers if isinstance(logger, WandbLogger)), None)
+    epoch = "last epoch" if stop is None else f"stopped after epoch {stop}"
+    title = f"{len(data.val_records):,} validation images, {epoch}"
+    if not in_sweep():
+        warnings = [("warning", sentence) for sentence in record.content["warnings"].values()]
+        rows = [*warnings, *summary.left_out(data, record.folder), *summary.next_steps(record.folder, notice)]
+        summary.show_end(figures, title, rows)
+    return dict(figures)

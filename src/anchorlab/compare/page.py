@@ -1,0 +1,287 @@
+"""comparison.html: one file that opens without network, with the tables, charts and pictures of a comparison.
+
+Nothing a run's folder says becomes markup: everything travels as JSON, and the page writes it as text (web/page.js).
+The page computes no statistic; it shows what comparison.py found.
+"""
+
+import hashlib
+import json
+import math
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from plotly.offline import get_plotlyjs
+
+from anchorlab.compare.comparison import Comparison, Entry, Mean, Table
+from anchorlab.compare.labels import shown
+from anchorlab.compare.report import answer, people
+from anchorlab.compare.scores import BUDGETS, CURVE
+from anchorlab.config.identity import all_settings, settings_that_count
+from anchorlab.metrics.figures import AT_50, AT_70, THRESHOLDS
+from anchorlab.runs.anchor_report import read_diagnosis
+from anchorlab.runs.gallery import Scene, read_scenes
+from anchorlab.runs.record import Run
+from anchorlab.version import __version__
+
+DETAILED = 60
+"""Entries of a table, best first, whose learning curves and pictures the page holds."""
+CURVE_POINTS = 80
+LEARNING = ("val/AR_100", "val/recall_100", "val/AR_1000", "val/loss", "train/loss", "train/objectness", "train/box")
+
+
+def as_page(comparison: Comparison, gallery: int = 6) -> str:
+    """The page as HTML.
+
+    Args:
+        gallery: at most so many images of each data set are put into the page; 0: none.
+    """
+    details = _Details(gallery)
+    content = {
+        "created": datetime.now(UTC).isoformat(timespec="minutes"),
+        "version": __version__,
+        "answer": answer(comparison),
+        "metric": comparison.question.metric,
+        "confidence": comparison.question.bootstrap.confidence,
+        "resamples": comparison.question.bootstrap.resamples,
+        "tables": [_table(comparison, table, details) for table in comparison.tables],
+        "unscored": [
+            _unscored(name, run) for e in comparison.unscored for name, run in zip(e.names, e.runs, strict=True)
+        ],
+        "notes": [*comparison.notes, *details.problems],
+        "images": details.images,
+    }
+    parts = {
+        "css": _file("page.css"),
+        "script": _file("page.js"),
+        "plotly": get_plotlyjs(),
+        "content": as_script(content),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _file("page.html"))
+
+
+def as_script(content: Any) -> str:
+    """JSON that no text in it can end: inside a script element, `<` alone could."""
+    text = json.dumps(_plain(content), separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _file(name: str) -> str:
+    return (resources.files("anchorlab.compare") / "web" / name).read_text(encoding="utf-8")
+
+
+# ----------------------------------------------------------------------------------------------------- tables
+
+
+def _table(comparison: Comparison, table: Table, details: "_Details") -> dict[str, Any]:
+    metric = comparison.question.metric
+    entries = table.entries
+    figures = list(dict.fromkeys([metric, *entries[0].figures]))
+    settings = _differing([all_settings(run.config) for entry in entries for run in entry.runs])
+    details.begin_table()
+    return {
+        "data": table.data,
+        "images": len(table.images),
+        "boxes": table.boxes,
+        "notes": table.notes,
+        "baseline": table.baseline,
+        "chosen": table.chosen,
+        "figures": {key: people(key) for key in figures},
+        "axes": _varied(entry.runs[0].axes for entry in entries),
+        "settings": [key for key in settings if key in entries[0].settings],
+        "budgets": [n for n in CURVE if n in entries[0].scores[0].budgets],
+        "atBudgets": [n for n in BUDGETS if n in entries[0].scores[0].budgets],
+        "thresholds": THRESHOLDS.tolist(),
+        "rows": [
+            _row(entry, figures, settings, details if at < DETAILED or at == table.baseline else None)
+            for at, entry in enumerate(entries)
+        ],
+        "detailed": DETAILED if len(entries) > DETAILED else None,
+    }
+
+
+def _row(entry: Entry, figures: Sequence[str], settings: Sequence[str], details: "_Details | None") -> dict[str, Any]:
+    first = entry.runs[0]
+    counting = settings_that_count(first.config)
+    return {
+        "label": entry.label,
+        "name": entry.name,
+        "status": entry.status,
+        "reason": first.reason,
+        "seeds": entry.seeds,
+        "axes": {key: entry.axis(key) for key in first.axes},
+        "settings": {key: shown(value) for key, value in all_settings(first.config).items() if key in settings},
+        "values": {key: value for key, value in counting.items() if key in settings and _is_number(value)},
+        "counting": [key for key in settings if key in counting],
+        "figures": {key: _mean(entry.figure(key)) for key in figures if _scored(entry, key)},
+        "curves": _curves(entry),
+        "time": entry.timing("fit_s"),
+        "rate": entry.timing("train_images_per_s"),
+        "difference": _difference(entry),
+        "verdict": entry.verdict,
+        "runs": [_run(name, run) for name, run in zip(entry.names, entry.runs, strict=True)],
+        "learning": [_learning(run) for run in entry.runs] if details else [],
+        "scenes": details.scenes_of(first) if details else [],
+        "diagnosis": details.diagnosis_of(first) if details else None,
+    }
+
+
+def _scored(entry: Entry, key: str) -> bool:
+    return all(int(key.rpartition("_")[2]) in scores.budgets for scores in entry.scores)
+
+
+def _curves(entry: Entry) -> dict[str, Any]:
+    """Means over the seeds: recall against N at three IoU, and against IoU at the usual budgets."""
+    budgets = entry.scores[0].budgets
+    recall = np.mean([scores.recall[:, :, 0] for scores in entry.scores], axis=0)  # (N, T)
+    by_budget = recall[[at for at, n in enumerate(budgets) if n in CURVE]]
+    return {
+        "recall": by_budget[:, AT_50],
+        "recall_iou70": by_budget[:, AT_70],
+        "AR": by_budget.mean(axis=1),
+        "iou": {str(n): recall[at] for at, n in enumerate(budgets) if n in BUDGETS},
+    }
+
+
+def _difference(entry: Entry) -> dict[str, Any] | None:
+    if entry.difference is None:
+        return None
+    paired = entry.difference.paired
+    return {
+        "estimate": entry.difference.estimate,
+        "low": entry.difference.low,
+        "high": entry.difference.high,
+        "better": entry.difference.better,
+        "p": entry.p_holm,
+        "paired": paired and {"low": paired.low, "high": paired.high, "p": paired.p, "seeds": paired.seeds},
+    }
+
+
+def _run(name: str, run: Run) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "name": name,
+        "folder": str(run.folder),
+        "seed": run.seed,
+        "created": run.content.get("created"),
+        "commit": (run.content.get("commit") or "")[:7] + ("+" if run.content.get("dirty") else ""),
+        "epoch": run.final.get("epoch"),
+    }
+
+
+def _unscored(name: str, run: Run) -> dict[str, Any]:
+    return {"name": name, "status": run.status, "reason": run.reason, "folder": str(run.folder)}
+
+
+def _learning(run: Run) -> dict[str, Any]:
+    """A few hundred points of the curves at most: each the mean of its stretch."""
+    try:
+        metrics = run.metrics()
+    except ValueError:
+        return {}
+    curves = {}
+    for key in LEARNING:
+        logged = ~np.isnan(metrics.get(key, np.zeros(0)))
+        if logged.any():
+            stretches = min(CURVE_POINTS, int(logged.sum()))
+            x, y = (np.array_split(metrics[name][logged], stretches) for name in ("step", key))
+            curves[key] = {"x": [part[-1] for part in x], "y": [part.mean() for part in y]}
+    return curves
+
+
+def _varied(axes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Axes that are not the same everywhere; k and the number of anchors in any case."""
+    axes = list(axes)
+    keys = dict.fromkeys(key for of_run in axes for key in of_run)
+    always = ("k", "anchors_per_image", "coverage")
+    return [key for key in keys if key in always or len({str(of_run.get(key)) for of_run in axes}) > 1]
+
+
+def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = dict.fromkeys(key for of_run in settings for key in of_run)
+    return [key for key in keys if len({shown(of_run.get(key)) for of_run in settings}) > 1]
+
+
+# ---------------------------------------------------------------------------------------------------- pictures
+
+
+class _Details:
+    """What the page shows of single runs: their diagnoses, and images, each once however many runs show it."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.images: dict[str, dict[str, Any]] = {}
+        self.problems: list[str] = []
+        self._of_table: set[str] = set()
+
+    def begin_table(self) -> None:
+        self._of_table = set()
+
+    def scenes_of(self, run: Run) -> list[dict[str, Any]]:
+        """What the run found on the images of its table, by the key of the image."""
+        if self.limit == 0:
+            return []
+        try:
+            scenes = read_scenes(run.folder)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return []
+        return [_scene(scene, key) for scene in scenes if (key := self._key(scene)) is not None]
+
+    def diagnosis_of(self, run: Run) -> dict[str, Any] | None:
+        try:
+            return read_diagnosis(run.folder)
+        except ValueError as error:
+            self.problems.append(str(error))
+            return None
+
+    def _key(self, scene: Scene) -> str | None:
+        key = hashlib.sha256(scene.image_id.encode() + scene.image).hexdigest()[:12]
+        if key not in self._of_table and len(self._of_table) >= self.limit:
+            return None
+        self._of_table.add(key)
+        source = "data:image/jpeg;base64," + b64encode(scene.image).decode()
+        self.images.setdefault(
+            key, {"name": scene.image_id, "height": scene.size[0], "width": scene.size[1], "source": source}
+        )
+        return key
+
+
+def _scene(scene: Scene, key: str) -> dict[str, Any]:
+    return {
+        "image": key,
+        "boxes": scene.boxes.round(1),
+        "rank": scene.rank,
+        "proposals": scene.proposals.round(1),
+        "scores": scene.scores,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------- JSON
+
+
+def _mean(value: Mean) -> list[float]:
+    return [value.mean, value.sd]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: arrays become lists, floats keep five digits, NaN and infinity become null."""
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): _plain(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(child) for child in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

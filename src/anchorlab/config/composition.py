@@ -1,0 +1,125 @@
+"""Composition: files, choices and overrides to one plain config, as Hydra composes it."""
+
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from anchorlab.config.settings import check, nearest_word, unknown_key
+from anchorlab.errors import SettingError
+
+
+def with_values(config: DictConfig, overrides: Iterable[Override], known: Sequence[str] = ()) -> DictConfig:
+    """A copy of a composed config with values (key=value, no group choices) put in, as Hydra puts them in.
+
+    Raises:
+        SettingError: a key that the config does not have.
+    """
+    changed = deepcopy(config)
+    try:
+        for override in overrides:
+            OmegaConf.update(changed, override.key_or_group, override.value(), merge=True)
+    except OmegaConfBaseException as error:
+        raise SettingError(_reason(error, known)) from error
+    return changed
+
+
+@cache
+def composed(config_name: str, config_dir: Path, overrides: tuple[str, ...], known: tuple[str, ...] = ()) -> DictConfig:
+    """Hydra's, which takes it half a second: the values of a sweep share those of their group choices."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir), version_base="1.3"):
+            return compose(config_name, overrides=list(overrides))
+    except MissingConfigException as error:
+        raise SettingError(_missing_choice(str(error), error.missing_cfg_file, error.options)) from error
+    except (ConfigCompositionException, OmegaConfBaseException) as error:
+        raise SettingError(_reason(error, known)) from error
+
+
+def to_plain(config: DictConfig, known: Sequence[str] = (), complete: bool = True) -> dict[str, Any]:
+    try:
+        plain = OmegaConf.to_container(config, resolve=complete, throw_on_missing=complete)
+    except OmegaConfBaseException as error:
+        raise SettingError(_reason(error, known)) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _missing_choice(message: str, wanted: str | Sequence[str] | None, options: Sequence[str] | None) -> str:
+    if not isinstance(wanted, str) or not options:
+        return message.splitlines()[0]
+    group, _, choice = wanted.rpartition("/")
+    nearest = nearest_word(choice, options)
+    meant = f"did you mean {group}={nearest}?" if nearest else f"there are {', '.join(options)}"
+    return f"{group}={choice} is not there: {meant}"
+
+
+def _reason(error: Exception, known: Sequence[str]) -> str:
+    """OmegaConf's and Hydra's messages carry the reason first and the object's type after it."""
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    key = cause.full_key if isinstance(cause, OmegaConfBaseException) else None
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{key} has no value: give one, {key}=..."
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and key:
+        return unknown_key(key, known)
+    lines = [text.strip().splitlines()[0] for text in (str(error), str(cause or "")) if text.strip()]
+    return " ".join(dict.fromkeys(lines))
+
+
+class Composer:
+    """Job overrides -> plain config, checked, as `python train.py <overrides>` would get it.
+
+    Hydra needs half a second for a composition; settings that choose no file are put into a copy of one instead.
+    """
+
+    def __init__(self, config: DictConfig, loader: ConfigLoader) -> None:
+        self._name = str(config.hydra.job.config_name)
+        self._hydra = [str(override) for override in config.hydra.overrides.hydra]
+        self._loader = loader
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """The config without its `hydra` part.
+
+        Raises:
+            SettingError: overrides that cannot be composed, or a value that is not possible.
+        """
+        parsed = self._parser.parse_overrides(list(overrides))
+        values = [override for override in parsed if self._is_value(override)]
+        groups = tuple(str(override.input_line) for override in parsed if override not in values)
+        try:
+            config = with_values(self._base(groups), values)
+            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            cause = error.__cause__ or error
+            raise SettingError(str(cause).strip().splitlines()[0]) from error
+        assert isinstance(plain, dict)
+        settings = {str(key): value for key, value in plain.items()}
+        check(settings)
+        return settings
+
+    def _base(self, groups: tuple[str, ...]) -> DictConfig:
+        if groups not in self._bases:
+            config = self._loader.load_configuration(self._name, [*self._hydra, *groups], RunMode.RUN)
+            with open_dict(config):
+                del config["hydra"]
+            self._bases[groups] = config
+        return self._bases[groups]
+
+    def _is_value(self, override: Override) -> bool:
+        if override.type != OverrideType.CHANGE or isinstance(override.value(), dict):
+            return False
+        return not self._loader.get_group_options(override.key_or_group)

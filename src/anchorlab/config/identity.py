@@ -1,0 +1,120 @@
+"""Which runs are the same experiment, and which have the same anchors? Hashes of what changes the result.
+
+Not a fingerprint of the code: the commit is recorded beside them.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from anchorlab.config.moved import with_old_names
+
+# Settings that change no figure, or only by chance (the seed), or how far a sweep lets a run go (its rungs).
+# Each covers everything below it. This is their one home.
+IGNORED_KEYS = (
+    "seed",
+    "data.workers",
+    "data.val_batch_size",
+    "data.timeout",
+    "data.megapixels",
+    "data.cache",
+    "data.cache_limit",
+    "data.cache_folder",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.threads",
+    "trainer.channels_last",
+    "trainer.sampled_only",
+    "trainer.keep_memory",
+    "trainer.log_every",
+    "trainer.checkpoint_every",
+    "callbacks",
+    "debug",
+    "hydra",
+    "logger",
+    "preflight",
+    "preflight_least",
+    "resume",
+    "sweep",
+)
+
+# What changes figures inside an ignored group after all.
+COUNTED_KEYS = ("callbacks.ema",)
+
+# Folders: the same data set lies elsewhere on another machine, so only the folder's own name counts.
+FOLDER_KEYS = ("data.root",)
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Identity of an experiment: 12 hex digits of all in its resolved config that changes the result.
+
+    `IGNORED_KEYS` are left out, `FOLDER_KEYS` count by their last component, 1 equals 1.0, and the order of
+    keys does not matter. Classes (`_target_`) count, and so does the number of epochs.
+    """
+    return _digest(settings_that_count(with_old_names(config)))
+
+
+def settings_that_count(config: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of a resolved config that change the result, by dotted key, as `config_hash` compares them."""
+    return {
+        key: _folder_name(value) if _within(key, FOLDER_KEYS) else _plain_number(value)
+        for key, value in _leaves(config)
+        if changes_result(key)
+    }
+
+
+def all_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Every leaf of a config by its dotted key; a list is a leaf."""
+    return dict(_leaves(config)) if config else {}
+
+
+def changes_result(key: str) -> bool:
+    """Whether a setting (its dotted key) belongs to the experiment's identity."""
+    return _within(key, COUNTED_KEYS) or not _within(key, IGNORED_KEYS)
+
+
+def anchor_hash(shapes: Sequence[Any]) -> str:
+    """Identity of a set of anchors: 12 hex digits of the width x height of each, level by level.
+
+    Args:
+        shapes: per level (k, 2) width and height in input pixels, as arrays, tensors on the CPU or lists.
+
+    Their order within a location changes no match and does not count; neither do differences below 0.001 px.
+    """
+    levels = [np.round(np.asarray(level, dtype=np.float64).reshape(-1, 2), 3) for level in shapes]
+    return _digest([sorted(map(tuple, level.tolist())) for level in levels])
+
+
+def _leaves(value: Any, key: str = "") -> list[tuple[str, Any]]:
+    """Dotted key and value of every leaf; a list is a leaf, and so is an empty dict."""
+    if not isinstance(value, dict) or not value:
+        return [(key, value)]
+    prefix = f"{key}." if key else ""
+    return [leaf for name, child in value.items() for leaf in _leaves(child, f"{prefix}{name}")]
+
+
+def _within(key: str, places: Sequence[str]) -> bool:
+    return any(key == place or key.startswith(f"{place}.") for place in places)
+
+
+def _folder_name(value: Any) -> Any:
+    return value.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] if isinstance(value, str) else value
+
+
+def _plain_number(value: Any) -> Any:
+    """`lr=1` and `lr=1.0` train the same; True and 1 are different settings."""
+    if isinstance(value, dict):
+        return {name: _plain_number(child) for name, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain_number(child) for child in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,58 @@
+"""Classes that have moved: the names that configs of older runs hold, and where the classes are today.
+
+The identity of an experiment is computed on the old names, so that a move changes no hash.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+MOVED_MODULES = {
+    "anchorlab.rpn.assigners": "anchorlab.rpn.assigners.max_iou",
+    "anchorlab.rpn.atss": "anchorlab.rpn.assigners.atss",
+    "anchorlab.rpn.centre_region": "anchorlab.rpn.assigners.centre_region",
+    "anchorlab.rpn.backbones": "anchorlab.rpn.backbones.backbones",
+    "anchorlab.rpn.losses": "anchorlab.rpn.losses.box",
+    "anchorlab.rpn.objectness": "anchorlab.rpn.losses.objectness",
+    "anchorlab.rpn.quality": "anchorlab.rpn.losses.quality",
+    "anchorlab.rpn.proposals": "anchorlab.rpn.proposals.nms",
+    "anchorlab.rpn.tiered": "anchorlab.rpn.proposals.tiered_nms",
+    "anchorlab.rpn.refinement": "anchorlab.rpn.cascade",
+    "anchorlab.study.fitting": "anchorlab.analysis.fitting",
+    "anchorlab.training.console": "anchorlab.training.callbacks.progress",
+    "anchorlab.training.pictures": "anchorlab.training.callbacks.pictures",
+    "anchorlab.training.outcome": "anchorlab.training.callbacks.anchor_report",
+    "anchorlab.training.rungs": "anchorlab.training.callbacks.stop_after",
+    "anchorlab.training.averaging": "anchorlab.training.callbacks.ema",
+}
+MOVED_CLASSES = {
+    "anchorlab.runs.loggers.CSVLogger": "anchorlab.training.loggers.csv.CSVLogger",
+    "anchorlab.runs.loggers.WandbLogger": "anchorlab.training.loggers.wandb.WandbLogger",
+}
+OLD_MODULES = {new: old for old, new in MOVED_MODULES.items()}
+OLD_CLASSES = {new: old for old, new in MOVED_CLASSES.items()}
+
+
+def with_current_names(config: Any) -> Any:
+    """A copy of a config, or of a part of one, whose `_target_` entries name classes where they are today."""
+    return _renamed(config, MOVED_MODULES, MOVED_CLASSES)
+
+
+def with_old_names(config: Any) -> Any:
+    """A copy of a config whose `_target_` entries name moved classes as the first runs did."""
+    return _renamed(config, OLD_MODULES, OLD_CLASSES)
+
+
+def _renamed(node: Any, modules: Mapping[str, str], classes: Mapping[str, str]) -> Any:
+    if isinstance(node, Mapping):
+        return {
+            key: _name(child, modules, classes)
+            if key == "_target_" and isinstance(child, str)
+            else _renamed(child, modules, classes)
+            for key, child in node.items()
+        }
+    return [_renamed(child, modules, classes) for child in node] if isinstance(node, (list, tuple)) else node
+
+
+def _name(name: str, modules: Mapping[str, str], classes: Mapping[str, str]) -> str:
+    module, dot, last = name.rpartition(".")
+    return classes.get(name) or modules.get(module, module) + dot + last

@@ -1,0 +1,70 @@
+"""Errors that a person can mend, and the one place that turns them into a sentence and an exit code.
+
+A class of this project that is such an error derives from `UserError` or `RunError`; any other exception is a mistake
+of ours, and keeps its traceback.
+"""
+
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+USAGE_ERROR = 2
+FAILED = 1
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of an OSError: a full disk, a quota, a file larger than allowed."""
+
+
+class UserError(ValueError):
+    """Something that a person has to change before a command can work: exit code 2."""
+
+    def appendix(self) -> str:
+        """What stands behind the sentence on a line of its own; "" for nothing."""
+        return ""
+
+
+class SettingError(UserError):
+    """A setting that a person has to change: one sentence with the key, the value and the fix."""
+
+
+class RunError(RuntimeError):
+    """What broke a command that had started in order: exit code 1."""
+
+
+@contextmanager
+def user_sentences(folder: Path | None = None, next_step: Callable[[], str] | None = None) -> Iterator[None]:
+    """Leave with one sentence on standard error, and no traceback, where the block raises a person's error.
+
+    Args:
+        folder: named where there is no room for it; None: the file that could not be written.
+        next_step: what to do then; None: make room and start again.
+    """
+    try:
+        yield
+    except UserError as error:
+        exit_with(error)
+    except (RunError, FloatingPointError) as error:
+        exit_with(error, FAILED)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        place = folder or error.filename or "the output"
+        then = "make room and start again" if next_step is None else next_step()
+        exit_with(f"{place} cannot be written ({error.strerror}): {then}", FAILED)
+
+
+def exit_with(error: Exception | str, code: int = USAGE_ERROR) -> NoReturn:
+    """Print the sentence of an error and leave, by default with the code of a wrong command line."""
+    print(f"error: {error}", file=sys.stderr)
+    if isinstance(error, UserError) and (appendix := error.appendix()):
+        print(appendix, file=sys.stderr)
+    raise SystemExit(code)
+
+
+def check_range(key: str, value: float, holds: bool, wanted: str) -> None:
+    """Raise ValueError unless the setting holds; `key` as in a config: "assigner.border"."""
+    if not holds:
+        raise ValueError(f"{key}={value} is out of range: it must be {wanted}.")

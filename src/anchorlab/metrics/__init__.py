@@ -1,0 +1,1 @@
+"""Recall, and every figure's name, budget and meaning."""

@@ -1,0 +1,1 @@
+"""The config group `assigner`: label every anchor object, background or ignored; one choice a file."""

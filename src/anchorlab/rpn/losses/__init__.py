@@ -1,0 +1,1 @@
+"""The config groups `loss`, `objectness` and `quality`: what the sampled anchors cost."""

@@ -1,0 +1,1 @@
+"""The config group `proposals`: scored anchors to few boxes; one way a file."""

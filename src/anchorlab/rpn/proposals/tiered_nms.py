@@ -1,0 +1,112 @@
+"""NMS whose threshold follows the budget: proposals that are good for 100 and for 1,000 at once.
+
+One threshold has to serve two ends. Below 0.8 or so a second try at an object is dropped, although no score knows which
+of two boxes at IoU 0.75 fits the better, and recall at high IoU ends there. Above, the first hundred proposals are many
+tries at few objects, and recall at IoU 0.5 suffers. But proposals are ranked, and a rank has a budget: the first few
+should be of different objects, further ones may be second tries, and the last of a budget are best spent on what no
+proposal has covered yet.
+
+C candidates of one image | P proposals
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from anchorlab.rpn.boxes import pairwise_iou
+from anchorlab.rpn.proposals.nms import ProposalSelector
+
+LEAST_LOOKED_AT = 64
+
+
+class TieredNMSSelector(ProposalSelector):
+    """Until there are `count` proposals: the best candidate whose IoU with each one taken so far is at most `iou`.
+
+    Args:
+        tiers: pairs (count, iou), counts ascending. A later tier looks again at candidates that an earlier one passed
+            over. One that runs out of candidates leaves the rest of its count to the next.
+        post_nms_top_n: proposals per image, if the tiers give more.
+        others: as `ProposalSelector`'s.
+
+    As in NMS only boxes of the same level are compared; a single tier is `ProposalSelector`'s NMS. A score is no longer
+    the probability where a proposal follows one of a lower probability: it is then the next smaller float32, so that
+    sorting by score gives back the rank.
+    """
+
+    def __init__(
+        self,
+        tiers: Sequence[tuple[int, float]],
+        pre_nms_top_n: int | Sequence[int] = 1000,
+        post_nms_top_n: int = 1000,
+        min_size: float = 0.0,
+        score_threshold: float = 0.0,
+        vote_sigma: float | None = None,
+    ):
+        super().__init__(
+            pre_nms_top_n, post_nms_top_n, min_size=min_size, score_threshold=score_threshold, vote_sigma=vote_sigma
+        )
+        _check_tiers(tiers)
+        self.tiers = [(int(count), float(iou)) for count, iou in tiers]
+
+    per_level = ("pre_nms_top_n",)
+
+    @property
+    def thinning(self) -> str:
+        return "tiered NMS"
+
+    def thin(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `ProposalSelector.thin`; the scores are lowered to descend."""
+        order = scores.sort(descending=True, stable=True).indices
+        boxes, scores, levels = boxes[order], scores[order], levels[order]
+        taken = found = order.new_empty(0)
+        nearest = boxes.new_zeros(len(boxes))  # best IoU with one taken, of the same level; infinite for those taken
+        for count, iou in self.tiers:
+            nearest = nearest.maximum(_best_iou_of_level(boxes, levels, found))
+            nearest[found] = torch.inf
+            left = (nearest <= iou).nonzero().squeeze(1)
+            found = left[first_of_nms(boxes[left], scores[left], levels[left], iou, count - len(taken))]
+            taken = torch.cat((taken, found))
+        taken = taken[: self.post_nms_top_n]
+        return order[taken], strictly_descending(scores[taken])
+
+
+def strictly_descending(scores: Tensor) -> Tensor:
+    """Scores (P,) float32, at least 0, each lowered to below the one before by as little as float32 knows."""
+    number = scores.view(torch.int32)  # ordered as the floats are, and the next smaller float is one less
+    rank = torch.arange(len(scores), dtype=torch.int32, device=scores.device)
+    lowered = (number + rank).cummin(0).values - rank if len(scores) else number
+    return lowered.clamp(min=0).view(torch.float32)
+
+
+def first_of_nms(boxes: Tensor, scores: Tensor, levels: Tensor, iou: float, count: int) -> Tensor:
+    """The first `count` of `batched_nms` for boxes (C, 4) that are sorted by score.
+
+    What NMS keeps of the best few does not depend on the others: more are looked at only where few do not suffice.
+    """
+    looked_at = max(2 * count, LEAST_LOOKED_AT)
+    while True:
+        kept = batched_nms(boxes[:looked_at], scores[:looked_at], levels[:looked_at], iou)
+        if len(kept) >= count or looked_at >= len(boxes):
+            return kept[: max(count, 0)]
+        looked_at *= 2
+
+
+def _best_iou_of_level(boxes: Tensor, levels: Tensor, found: Tensor) -> Tensor:
+    """(C,) best IoU of each box with one of those found of its own level, 0 without any."""
+    best = boxes.new_zeros(len(boxes))
+    for level in levels[found].unique():
+        here, new = levels == level, found[levels[found] == level]
+        best[here] = pairwise_iou(boxes[here], boxes[new]).amax(dim=1)
+    return best
+
+
+def _check_tiers(tiers: Sequence[tuple[int, float]]) -> None:
+    counts = [tier[0] for tier in tiers if len(tier) == 2]
+    ascending = all(a < b for a, b in zip([0, *counts], counts, strict=False))
+    if not tiers or len(counts) < len(tiers) or not ascending or not all(0 <= iou <= 1 for _, iou in tiers):
+        raise ValueError(
+            f"proposals.tiers={[list(tier) for tier in tiers]}: give pairs of a number of proposals and an IoU between "
+            "0 and 1, the numbers ascending, as in [[100,0.7],[1000,0.85]]."
+        )

@@ -1,0 +1,176 @@
+"""The network as one graph, image in and proposals out, for any image size: what torch.export and ONNX can express.
+
+It computes what `RegionProposalNetwork.propose` does on one unpadded image. Only what depends on the image's size in a
+way that a graph cannot follow is done otherwise: anchors are made of the maps' sizes, the top n of a level is taken of
+its anchors and n more that lose, and what is dropped stays, with a score that loses, until the end.
+
+H, W the image | h, w a level's grid | k its anchors per location | n = pre_nms_top_n | L levels | P proposals
+"""
+
+import copy
+import warnings
+from typing import cast
+
+import torch
+from timm.layers.conv2d_same import Conv2dSame
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import nms
+
+from anchorlab.errors import SettingError
+from anchorlab.rpn.anchors import AnchorGrid
+from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.proposals.nms import ProposalSelector
+from anchorlab.trained.plain import require_plain
+
+LARGEST = 8192
+"""Longest side of an image that an exported graph takes."""
+
+DROPPED = -1.0
+"""The score of what would not be a proposal."""
+
+GRAPH = "An exported graph"
+"""In sentences about networks that it cannot express."""
+
+
+class Graph(nn.Module):
+    """image (1, 3, H, W) uint8 RGB, at the network's size -> boxes (P, 4) in its pixels, scores (P,), best first."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: RegionProposalNetwork) -> None:
+        super().__init__()
+        require_plain(network, GRAPH)
+        self.backbone = _with_symbolic_padding(copy.deepcopy(network.backbone)).eval()
+        self.head = copy.deepcopy(network.head).eval()
+        self.coder, self.selector = network.coder, network.selector
+        self.anchors = nn.ModuleList(
+            LevelAnchors(network.anchors, level) for level in range(len(network.anchors.strides))
+        )
+        self.register_buffer("mean", torch.tensor(network.backbone.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(network.backbone.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.backbone((image / 255 - self.mean) / self.std)
+        boxes, scores = [], []
+        for level, (maps, anchors) in enumerate(zip(self.head(features), self.anchors, strict=True)):
+            logits = self.head.logits(maps[0])[0].permute(1, 2, 0).reshape(-1)  # (k, h, w) -> (h * w * k,)
+            deltas = maps[1][0].permute(1, 2, 0).reshape(-1, 4)
+            level_boxes, level_scores = self._level(
+                self.selector.of_level(level), logits, deltas, anchors(maps[1], image), image
+            )
+            boxes.append(level_boxes)
+            scores.append(level_scores)
+        return self._best(torch.cat(boxes), torch.cat(scores))
+
+    def _level(
+        self, selector: ProposalSelector, logits: Tensor, deltas: Tensor, anchors: Tensor, image: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The best of one level: boxes (n, 4) and scores (n,), `DROPPED` where NMS or a threshold takes them out."""
+        n = cast(int, selector.pre_nms_top_n)
+        nothing = torch.zeros(n, 4)
+        top, index = torch.cat((logits, torch.full((n,), -torch.inf))).topk(n)
+        decoded = self.coder.decode(torch.cat((anchors, nothing))[index], torch.cat((deltas, nothing))[index])
+        height, width = image.shape[-2:]
+        x, y = decoded[:, 0::2].clamp(min=0, max=width), decoded[:, 1::2].clamp(min=0, max=height)
+        boxes = torch.stack((x[:, 0], y[:, 0], x[:, 1], y[:, 1]), dim=1)
+        scores = top.sigmoid()
+        shortest = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
+        keep = (shortest > 0) & (shortest >= selector.min_size) & (scores >= selector.score_threshold)
+        scores = torch.where(keep, scores, torch.full_like(scores, DROPPED))
+        kept = nms(torch.where(keep[:, None], boxes, torch.zeros_like(boxes)), scores, cast(float, selector.nms_iou))
+        return boxes, torch.full_like(scores, DROPPED).scatter(0, kept, scores[kept])
+
+    def _best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        ordered, order = scores.topk(min(self.selector.post_nms_top_n, len(scores)))  # both known beforehand
+        wanted = ordered > DROPPED
+        return boxes[order[wanted]], ordered[wanted]
+
+
+class LevelAnchors(nn.Module):
+    """The anchors of one level (h * w * k, 4) from its map (1, any, h, w); the numbers of `AnchorGrid`."""
+
+    extent: Tensor
+
+    def __init__(self, grid: AnchorGrid, level: int) -> None:
+        super().__init__()
+        self.stride, self.offset, self.inferred = grid.strides[level], grid.offset, grid.stride == "inferred"
+        self.register_buffer("extent", grid.shapes[level] / 2, persistent=False)
+
+    def forward(self, feature: Tensor, image: Tensor) -> Tensor:
+        rows, columns = feature.shape[-2:]
+        step_y = image.shape[-2] // rows if self.inferred else self.stride
+        step_x = image.shape[-1] // columns if self.inferred else self.stride
+        x = (torch.arange(columns, dtype=torch.float32) + self.offset) * step_x
+        y = (torch.arange(rows, dtype=torch.float32) + self.offset) * step_y
+        width, height = self.extent.unbind(1)
+        x1, x2 = (x[:, None] - width).expand(rows, -1, -1), (x[:, None] + width).expand(rows, -1, -1)  # (h, w, k)
+        y1 = (y[:, None, None] - height).expand(-1, columns, -1)
+        y2 = (y[:, None, None] + height).expand(-1, columns, -1)
+        return torch.stack((x1, y1, x2, y2), dim=-1).reshape(-1, 4)
+
+
+def smallest_side(network: RegionProposalNetwork) -> int:
+    """Shortest side of an image that an exported graph takes: every level then has two cells, and none is special."""
+    return 2 * max(network.backbone.strides)
+
+
+@torch.no_grad()
+def exported_program(network: RegionProposalNetwork) -> torch.export.ExportedProgram:
+    """The graph for images of any height and width from `smallest_side` to `LARGEST`.
+
+    Raises:
+        SettingError: a part that no graph can express.
+    """
+    graph = Graph(network).eval()
+    example = torch.zeros(1, 3, 232, 328, dtype=torch.uint8)
+    sides = {
+        2: torch.export.Dim("height", min=smallest_side(network), max=LARGEST),
+        3: torch.export.Dim("width", min=smallest_side(network), max=LARGEST),
+    }
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torchvision's, about itself
+            return torch.export.export(graph, (example,), dynamic_shapes={"image": sides}, strict=False)
+    except Exception as error:  # the tracer raises errors of many families
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SettingError(
+            f"this network is no graph for images of any size ({first}): export formats=[safetensors], or train with "
+            "another backbone"
+        ) from error
+
+
+class _SymbolicSame(nn.Module):
+    """timm's convolution with TensorFlow's padding, whose own asks in Python how large the image is."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, pads = self.conv, []
+        for side, kernel, stride, dilation in zip(
+            x.shape[-2:], conv.kernel_size, conv.stride, conv.dilation, strict=True
+        ):
+            cells = (side + stride - 1) // stride
+            # In these terms the padded side, and so the next map's, is a short expression of the image's side.
+            total = (cells - 1) * stride + (kernel - 1) * dilation + 1 - side
+            pads.append((total // 2, total - total // 2))
+        (top, bottom), (left, right) = pads
+        x = F.pad(x, (left, right, top, bottom))
+        return F.conv2d(x, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+
+
+def _with_symbolic_padding(module: nn.Module) -> nn.Module:
+    for name, child in module.named_children():
+        if isinstance(child, Conv2dSame) and _never_negative(cast(nn.Conv2d, child)):
+            setattr(module, name, _SymbolicSame(cast(nn.Conv2d, child)))
+        else:
+            _with_symbolic_padding(child)
+    return module
+
+
+def _never_negative(conv: nn.Conv2d) -> bool:
+    """Whether a kernel is at least as large as its stride: the padding is then never below 0."""
+    return all((k - 1) * d + 1 >= s for k, d, s in zip(conv.kernel_size, conv.dilation, conv.stride, strict=True))

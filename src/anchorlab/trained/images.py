@@ -1,0 +1,167 @@
+"""Which images are meant: files, folders, globs, lists and COCO's JSON -> one list in a fixed order, read as it comes.
+
+H, W height and width of an image.
+"""
+
+import glob
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from anchorlab.data.batch import Batch, Item, collate, target_of
+from anchorlab.data.coco import CocoReader
+from anchorlab.data.decode import read_resized, sample_of
+from anchorlab.data.headers import is_image, read_header
+from anchorlab.data.resize import with_image
+from anchorlab.data.sample import DataError, Problem, Record
+from anchorlab.data.text import read_lines
+from anchorlab.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The images of a command. `known`: those of COCO's JSON with their boxes, by row; others are only names."""
+
+    paths: list[Path]
+    ids: list[int | str]
+    known: dict[int, Record]
+    problems: list[Problem]
+
+    def record(self, row: int) -> Record:
+        """The image of a row; its header is read here where nobody has yet. DataError where it cannot be."""
+        if row in self.known:
+            return self.known[row]
+        path, name = self.paths[row], self.ids[row]
+        try:
+            header = read_header(path)
+        except OSError as error:
+            raise DataError.of(Problem(path, f"image {name}", str(error))) from None
+        nothing = np.zeros(0)
+        return Record(
+            image_id=name,
+            path=path,
+            height=header.shown[0],
+            width=header.shown[1],
+            boxes=np.zeros((0, 4)),
+            area=nothing,
+            category=nothing.astype(int),
+            ignore=nothing.astype(bool),
+            orientation=header.orientation,
+        )
+
+
+def list_images(source: str | Sequence[str], folder: str | None = None) -> Listed:
+    """Every image of the sources, each path once, in the order given and by name within a folder or glob.
+
+    Ids are COCO's numbers, else the path below the folder that was named.
+
+    Raises:
+        SettingError: a source that is not there or names no image; names in two folders that are the same.
+    """
+    listed = Listed([], [], {}, [])
+    seen: set[Path] = set()
+    for entry in [source] if isinstance(source, str) else source:
+        before = len(listed.paths)
+        place = Path(entry).expanduser()
+        if place.suffix == ".json":
+            _add_coco(listed, place, folder)
+        else:
+            for path, name in _files(place, folder):
+                if path.resolve() not in seen:
+                    seen.add(path.resolve())
+                    listed.paths.append(path)
+                    listed.ids.append(name)
+        if len(listed.paths) == before:
+            raise SettingError(f"source={entry} names no image, list of images (.txt) or COCO .json")
+    if len(set(map(str, listed.ids))) < len(listed.ids):
+        raise SettingError("source names different images by the same name: give the folder above them")
+    return listed
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """Some rows: those that could be read as a batch (None: none of them), and why not of the others."""
+
+    rows: list[int]
+    batch: Batch | None
+    problems: list[Problem] = field(default_factory=list)
+
+
+def parcels(
+    listed: Listed,
+    rows: Sequence[int],
+    resize: tuple[int | None, int | None],
+    pad_to: int,
+    batch_size: int,
+    workers: int,
+) -> Iterable[Parcel]:
+    """The rows in order, in parcels of `batch_size`, read by `workers` processes: never more in memory than a few."""
+    groups = [list(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
+    return DataLoader(_Desk(listed, resize, pad_to), batch_sampler=groups, num_workers=workers, collate_fn=_as_it_is)
+
+
+class _Desk(Dataset[Parcel]):
+    def __init__(self, listed: Listed, resize: tuple[int | None, int | None], pad_to: int) -> None:
+        self.listed, self.resize, self.pad_to = listed, resize, pad_to
+
+    def __getitems__(self, rows: Sequence[int]) -> Parcel:
+        items: list[Item] = []
+        problems: list[Problem] = []
+        for row in rows:
+            try:
+                items.append(self._item(row))
+            except DataError as error:
+                problems += error.problems
+        return Parcel(list(rows), collate(items, self.pad_to) if items else None, problems)
+
+    def _item(self, row: int) -> Item:
+        record = self.listed.record(row)
+        image = read_resized(record, *self.resize)
+        sample, scale = with_image(sample_of(record, image), image, (record.height, record.width))
+        return Item(sample, scale, row, target_of(record))
+
+
+def _add_coco(listed: Listed, file: Path, folder: str | None) -> None:
+    if not file.is_file():
+        raise SettingError(f"source={file} does not exist")
+    reader = CocoReader.of_file(file, Path(folder).expanduser() if folder else None)
+    records, problems = reader.read("train")
+    for record in records:
+        listed.known[len(listed.paths)] = record
+        listed.paths.append(record.path)
+        listed.ids.append(record.image_id)
+    listed.problems.extend(problem for problem in problems if not problem.harmless)
+
+
+def _files(place: Path, folder: str | None) -> list[tuple[Path, str]]:
+    """Paths with the names they go by."""
+    if place.is_dir():
+        found = (path for path in place.rglob("*") if _is_image(path))
+        return [(path, path.relative_to(place).as_posix()) for path in sorted(found)]
+    if place.suffix == ".txt" and place.is_file():
+        root = Path(folder).expanduser() if folder else place.parent
+        lines = read_lines(place)
+        return [(root / line, line) for line in lines if line and not line.startswith("#")]
+    if place.is_file():
+        return [(place, place.name)]
+    found = [Path(path) for path in sorted(glob.glob(str(place), recursive=True))]
+    return [pair for path in found if _is_image(path) or path.is_dir() for pair in _below(path)]
+
+
+def _below(path: Path) -> list[tuple[Path, str]]:
+    """A file by its name; what lies in a folder by the folder's name and its own."""
+    if path.is_dir():
+        return [(file, f"{path.name}/{name}") for file, name in _files(path, None)]
+    return [(path, path.name)]
+
+
+def _is_image(path: Path) -> bool:
+    return is_image(path.name) and path.is_file() and not path.name.startswith(".")
+
+
+def _as_it_is(parcel: Any) -> Any:
+    return parcel

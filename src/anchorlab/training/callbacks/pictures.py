@@ -1,0 +1,115 @@
+"""Pictures of a run: the anchors of one location, proposals against boxes, recall against N.
+
+Drawn with matplotlib's Figure, without pyplot, so that no process holds figures open. Colours are those of Okabe and
+Ito, which the colour-blind can tell apart: boxes orange, proposals that found one blue, misses vermilion.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from anchorlab.data.batch import Batch, collate
+from anchorlab.data.decode import decode
+from anchorlab.data.module import DataModule
+from anchorlab.metrics.figures import AT_50
+from anchorlab.metrics.recall import match
+from anchorlab.plots.boxes import Scene, anchors_figure, proposals_figure, save
+from anchorlab.rpn.network import Predictions
+from anchorlab.runs import gallery
+from anchorlab.training.loggers.wandb import WandbLogger
+from anchorlab.training.module import RPNModule
+
+
+class Pictures(Callback):
+    """Draws into the run's folder, and into Weights & Biases where that is the logger; keeps in the folder what
+    `compare.py` shows beside other runs.
+
+    Args:
+        images: validation images that are drawn, those with boxes first; 0 draws nothing.
+        top: best proposals drawn on each.
+        every: epochs between pictures.
+    """
+
+    def __init__(self, images: int, top: int, every: int) -> None:
+        self.images, self.top, self.every = images, top, every
+        self._batch: Batch | None = None
+        self._pixels: list[np.ndarray] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.images == 0 or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, RPNModule)
+        self.choose(trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
+        assert self._batch is not None
+        figure = anchors_figure(self._pixels[0], predict(pl_module, self._batch).anchors, self._batch)
+        save(figure, _folder(trainer) / "anchors.png")
+
+    def choose(self, data: DataModule) -> None:
+        """Decode the images that are drawn, of the split that is scored."""
+        by_boxes = sorted(enumerate(data.val_records), key=lambda row: len(row[1].boxes) == 0)[: self.images]
+        self._pixels = [decode(record).image for _, record in by_boxes]
+        self._batch = collate([data.dataset(data.validate_on)[row] for row, _ in by_boxes], data.pad_to)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        if self._batch is None or not (epoch == trainer.max_epochs or epoch % self.every == 0):
+            return
+        assert isinstance(pl_module, RPNModule)
+        scenes = self.scenes(pl_module)
+        gallery.write_scenes(trainer.default_root_dir, [kept(scene) for scene in scenes])
+        save(proposals_figure(scenes, self.top), _folder(trainer) / f"proposals_epoch_{epoch:03d}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                for scene in scenes:
+                    best = slice(self.top)
+                    logger.log_boxes(
+                        f"val/image_{scene.image_id}",
+                        scene.image,
+                        scene.proposals[best],
+                        scene.scores[best],
+                        scene.boxes,
+                        trainer.global_step,
+                    )
+
+    def scenes(self, module: RPNModule) -> list[Scene]:
+        batch = self._batch
+        assert batch is not None
+        assert batch.targets is not None
+        proposals = module.propose(predict(module, batch), batch)
+        return [
+            Scene(
+                self._pixels[row],
+                target.boxes[target.counted].numpy(),
+                batch.to_original(row, proposals[row].boxes).numpy(),
+                proposals[row].scores.cpu().numpy(),
+                batch.image_ids[row],
+            )
+            for row, target in enumerate(batch.targets)
+        ]
+
+
+def kept(scene: Scene) -> gallery.Scene:
+    """What the run's folder keeps of a scene, for pages that compare runs: with the rank that found each box."""
+    counted = np.ones((len(scene.boxes), 1), dtype=bool)
+    boxes, proposals, scores = (values.astype(np.float64) for values in (scene.boxes, scene.proposals, scene.scores))
+    rank = match(proposals, scores, boxes, counted, limit=max(len(scores), 1))[:, AT_50, 0]
+    height, width = scene.image.shape[:2]
+    image = gallery.thumbnail(scene.image)
+    return gallery.Scene(str(scene.image_id), image, (height, width), scene.boxes, rank, scene.proposals, scene.scores)
+
+
+@torch.no_grad()
+def predict(module: RPNModule, batch: Batch) -> Predictions:
+    """Predictions for a batch outside of a step, in evaluation mode, which is left as it was."""
+    was_training = module.training
+    module.eval()
+    predictions = module(batch.to(module.device))
+    module.train(was_training)
+    return predictions
+
+
+def _folder(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / "figures"

@@ -1,0 +1,126 @@
+"""Keeps a run's folder up to date while it trains: figures and match ranks after every validation, and how it ended."""
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from anchorlab.data.sample import Record
+from anchorlab.metrics.figures import AT_50, AT_70, THRESHOLDS, recall_from_ranks
+from anchorlab.metrics.recall import ProposalRecall
+from anchorlab.plots.boxes import recall_figure, save
+from anchorlab.runs.record import RunRecord
+from anchorlab.training.loggers.csv import CSVLogger
+from anchorlab.training.loggers.wandb import WandbLogger
+from anchorlab.training.module import RPNModule
+from anchorlab.training.resume import reason
+from anchorlab.training.stopping import Stopped
+
+MONITORED = "AR_100"
+"""The figure the best checkpoint is chosen by."""
+
+
+class Recorder(Callback):
+    """Writes through a RunRecord, on the first process only; puts the config into every checkpoint."""
+
+    def __init__(self, record: RunRecord, config: Mapping[str, Any]) -> None:
+        self.record = record
+        self.config = dict(config)
+        self._started = time.perf_counter()
+        self._before = 0.0  # seconds that went by until the checkpoint of a resumed run
+        self._images = 0
+        self._training = 0.0  # seconds, waiting for data included
+        self._clock = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._clock = time.perf_counter()  # where a resumed run goes on within an epoch, no epoch starts
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._clock = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._images += len(batch.images) * trainer.world_size
+        now = time.perf_counter()
+        self._training, self._clock = self._training + now - self._clock, now
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, RPNModule)
+        figures = {
+            name.removeprefix("val/"): float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+        # During a fit, an epoch counts as done only after its validation.
+        epoch = trainer.current_epoch + int(trainer.state.fn == "fit")
+        figures |= {"epoch": epoch, "step": trainer.global_step}
+        best = self.record.content["figures"]["best"].get(MONITORED, -np.inf)
+        self.record.add(
+            final=figures,
+            best=figures if figures[MONITORED] > best else None,
+            timings={
+                "fit_s": round(self._fit_seconds(), 2),
+                "train_s": round(self._training, 2),
+                "train_images_per_s": round(self._images / max(self._training, 1e-9), 2),
+            },
+        )
+        images: list[Record] = trainer.datamodule.val_records  # pyright: ignore[reportAttributeAccessIssue]
+        title = f"{len(images)} validation images, epoch {trainer.current_epoch + 1}"
+        keep_ranks(self.record, pl_module.recall, images, title)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, RPNModule)
+        recall = pl_module.recall
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+                logger.log_recall_table(recall.table(), recall.budgets, THRESHOLDS.tolist())
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        assert isinstance(pl_module, RPNModule)
+        checkpoint["config"] = self.config  # plain containers: the file loads with weights_only=True
+        checkpoint["scored_step"] = pl_module.scored_step
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        assert isinstance(pl_module, RPNModule)
+        pl_module.scored_step = checkpoint["scored_step"]
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                logger.cut_back(checkpoint["global_step"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"fit_s": self._fit_seconds(), "train_s": self._training, "images": self._images}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before = state_dict["fit_s"]
+        self._training = state_dict["train_s"]
+        self._images = state_dict["images"]
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if not trainer.is_global_zero or isinstance(exception, Stopped):
+            return
+        with contextlib.suppress(OSError):  # a full disk, perhaps the very exception
+            self.record.fail(reason(exception))
+
+    def _fit_seconds(self) -> float:
+        return self._before + time.perf_counter() - self._started
+
+
+def keep_ranks(record: RunRecord, recall: ProposalRecall, images: Sequence[Record], title: str) -> None:
+    """recall.npz, and the curve of recall against N that follows from it; `images`: those that were scored."""
+    arrays = recall.ranks()
+    record.write_recall(arrays, [images[int(row)].image_id for row in arrays["index"]])
+    budgets = np.unique(np.geomspace(1, recall.budgets[-1], 60).astype(int))
+    found = recall_from_ranks(arrays["rank"], arrays["counted"], budgets.tolist())[:, :, 0]
+    curves = {
+        "IoU 0.5": (budgets, found[:, AT_50]),
+        "IoU 0.7": (budgets, found[:, AT_70]),
+        "mean over IoU 0.5:0.95 (AR)": (budgets, found.mean(1)),
+    }
+    save(recall_figure(curves, title), record.folder / "figures" / "recall.png")

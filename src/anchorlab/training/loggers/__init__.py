@@ -1,0 +1,1 @@
+"""The config group `logger`; one logger a file."""

@@ -1,0 +1,99 @@
+"""The command line as people type it: wrong ones are one sentence, exit code 2, and import no torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["anchor.ratio=[1]"], "anchor.ratio is not a setting: did you mean anchor.ratios?"),
+        (["+anchor.ratio=[1]"], "anchor.ratio is not a setting: did you mean anchor.ratios?"),
+        (["++anchor.ratio=[1]"], "anchor.ratio is not a setting: did you mean anchor.ratios?"),
+        (["anchor={ratois:[1]}"], "anchor.ratois is not a setting: did you mean anchor.ratios?"),
+        (["anchor=torchvison"], "anchor=torchvison is not there: did you mean anchor=torchvision?"),
+        (["experiment=paper-vgg"], "experiment=paper-vgg is not there: did you mean experiment=paper-vgg16?"),
+        (["anchr=fpn"], "anchr is not a setting: did you mean anchor?"),
+        (
+            ["anchor.ratios=[0.5,", "1,", "2]"],
+            "write it without, quoted for the shell: 'anchor.ratios=[0.5,1,2]'",
+        ),
+        (["trainer.epochs"], "trainer.epochs cannot be read: overrides are written key=value"),
+        (
+            ["trainer.epochs=abc"],
+            "trainer.epochs=abc is not possible: it must be a whole number of at least 1",
+        ),
+        (["anchor.rounded=3"], "anchor.rounded=3 is not possible: it must be true or false"),
+        (["~anchor.k"], "set it to null instead"),
+        (["data=voc"], "data.root has no value"),
+        (["-m", "anchor.k=3,a"], "anchor.k=a is not possible"),
+        (
+            ["-m", "anchor.k=3,6", "backbone=tiny,tinny"],
+            "backbone=tinny is not there: did you mean backbone=tiny?",
+        ),
+        (["anchor.sizes=[2048]"], "more than twice the longest image side (data.long=256)"),
+    ],
+)
+def test_wrong_command_line_is_one_sentence(arguments, sentence, tmp_path):
+    done = train(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_every_group_its_choices_and_the_settings_beside_them(tmp_path):
+    done = train("data=voc", "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.startswith("  ")}
+    for group in (folder for folder in (ROOT / "conf").iterdir() if folder.is_dir() and folder.name != "hydra"):
+        names = {path.stem for path in group.glob("*.yaml")}
+        assert {word.rstrip("*") for word in lines[group.name]} == names
+    assert "synthetic*" in lines["data"]
+    assert lines["seed"] == ["0"]
+    assert lines["resume"][:3] == ["null", "a", "run's"]
+    assert "--cfg job shows all settings" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_key_and_help_import_no_torch(tmp_path):
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = ['train.py', *{{arguments!r}}]\n"
+        f"try:\n    runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
+        "except SystemExit:\n    pass\n"
+        "print('heavy:', sorted({'torch', 'lightning', 'albumentations', 'wandb'} & set(sys.modules)))"
+    )
+    for arguments in (["--help"], ["anchor.ratio=1"]):
+        command = [sys.executable, "-c", program.replace("{arguments!r}", repr(arguments))]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert "heavy: []" in done.stdout, done.stdout[-500:] + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["anchor.k=7"], "anchor.k=7"),
+        (["anchor.sizes=[32,64]", "anchor.scale=null"], "anchor.sizes"),
+        (["anchor.ratios=[0.05]", "anchor.rounded=true", "anchor.scale=0.5"], "anchor"),
+        (["backbone=efficientnet_lite0_fpn", "backbone.weights=/nowhere.pth"], "backbone.weights"),
+    ],
+)
+def test_impossible_network_is_refused_before_data_is_read(arguments, sentence, tmp_path):
+    unread = tmp_path / "unread"
+    done = train(*arguments, f"data.root={unread}", "logger=none", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not unread.exists()

@@ -1,0 +1,241 @@
+"""export.py: files that give PyTorch's proposals at any size, a model that loads again, a card, and what is refused."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from timm.layers.conv2d_same import Conv2dSame
+from torch import Tensor, nn
+
+import anchorlab
+from anchorlab.commands.export import agreement, export, reference
+from anchorlab.errors import SettingError
+from anchorlab.rpn.anchors import AnchorGrid
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
+from anchorlab.rpn.backbones.backbones import Tiny
+from anchorlab.rpn.coders import DeltaCoder
+from anchorlab.rpn.heads import RPNHead
+from anchorlab.rpn.losses.box import SmoothL1Loss
+from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.proposals.nms import ProposalSelector
+from anchorlab.rpn.samplers import BalancedSampler
+from anchorlab.trained.graph import Graph, _with_symbolic_padding
+from anchorlab.trained.load import load_trained
+from anchorlab.trained.plain import require_plain
+from tests.commands.conftest import composed
+
+STRIDES = (8, 16, 32)
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory) -> tuple[Path, list[Any]]:
+    """The run as every kind of file, compared at three sizes."""
+    folder = tmp_path_factory.mktemp("export")
+    _, checks = export(composed("export", f"run={run}", f"output={folder}", "sizes=[96,150,221]", "repeats=1"))
+    return folder, checks
+
+
+def test_every_file_gives_the_proposals_of_pytorch_at_three_sizes(exported):
+    folder, checks = exported
+    assert {check.file for check in checks} == {"model.safetensors", "model.pt2", "model.onnx"}
+    assert {max(check.size) for check in checks} == {96, 150, 221}
+    for check in checks:
+        assert check.passed, check
+        assert check.proposals > 50
+        assert check.largest_difference < 1e-4
+        assert min(check.milliseconds, check.milliseconds_pytorch) > 0
+    assert len(json.loads((folder / "export.json").read_text())) == 9
+
+
+def test_model_loads_in_one_call_and_proposes_as_before(exported, run):
+    folder, _ = exported
+    image = torch.randint(0, 255, (1, 3, 90, 130), dtype=torch.uint8)
+    ours, theirs = (reference(anchorlab.load(path))(image) for path in (folder, run))
+    for mine, yours in zip(ours, theirs, strict=True):
+        assert torch.equal(mine, yours)
+    loaded = load_trained(folder / "model.safetensors")
+    assert loaded.resize == (None, 96)
+    assert loaded.about["figures"]["AR_100"] == load_trained(run).run.final["AR_100"]  # pyright: ignore
+    assert str(run) not in (folder / "model.json").read_text()
+
+
+def test_card_says_where_the_model_comes_from(exported):
+    page = (exported[0] / "MODEL_CARD.md").read_text()
+    for words in (
+        "stride 8: ",
+        "px (width x height)",
+        "AR@100",
+        "2 epochs",
+        "commit",
+        "from random weights",
+        "`model.onnx`",
+    ):
+        assert words in page
+    assert "None" not in page
+
+
+def test_importing_the_package_imports_no_torch():
+    program = "import sys, anchorlab; print(sorted({'torch', 'numpy', 'lightning'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def network_of(anchors: AnchorGrid, selector: ProposalSelector, **more: Any) -> RegionProposalNetwork:
+    torch.manual_seed(0)
+    backbone = Tiny(32)
+    network = RegionProposalNetwork(
+        backbone=backbone,
+        anchors=anchors,
+        head=RPNHead(in_channels=32, num_anchors=anchors.num_anchors, **more),
+        coder=DeltaCoder((2, 2, 1, 1)),
+        assigner=MaxIoUAssigner(),
+        sampler=BalancedSampler(),
+        loss=SmoothL1Loss(),
+        proposals=selector,
+    )
+    with torch.no_grad():
+        for parameter in network.head.parameters():
+            parameter.normal_(std=0.05)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("anchors", "selector", "head"),
+    [
+        (AnchorGrid([16, 32, 64], strides=STRIDES), ProposalSelector(2000, 100), {}),
+        (AnchorGrid([[16, 20], [32], [64]], offset=0.5, strides=STRIDES), ProposalSelector(50, 1000), {}),
+        (
+            AnchorGrid([16, 32, 64], rounded=True, order="ratio", stride="inferred", strides=STRIDES),
+            ProposalSelector(100, 60, 0.5, min_size=12, score_threshold=0.45),
+            {"objectness": "sigmoid"},
+        ),
+    ],
+)
+def test_graph_computes_what_the_network_does(anchors, selector, head):
+    """Also where a level has fewer anchors than go into NMS, and where thresholds take proposals out."""
+    network = network_of(anchors, selector, **head)
+    graph = Graph(network).eval()
+    for size in ((71, 133), (200, 91)):
+        image = torch.randint(0, 255, (1, 3, *size), dtype=torch.uint8)
+        boxes, scores = reference(network)(image)
+        with torch.no_grad():
+            ours = graph(image)
+        assert 0 < len(scores) < 2000
+        torch.testing.assert_close(ours[1], scores)
+        torch.testing.assert_close(ours[0], boxes, rtol=1e-5, atol=1e-4)
+
+
+def test_padding_that_depends_on_the_side_is_the_same_in_a_graph():
+    """timm's convolutions with TensorFlow's padding: odd and even sides, and strides over kernels of one."""
+    for kernel, stride, dilation in ((3, 2, 1), (5, 2, 1), (3, 1, 1), (3, 2, 2)):
+        conv = Conv2dSame(2, 3, kernel, stride, dilation=dilation)
+        other = _with_symbolic_padding(nn.Sequential(copy.deepcopy(conv)))
+        assert not isinstance(other[0], Conv2dSame)  # pyright: ignore[reportIndexIssue]
+        for size in ((8, 9), (11, 6), (7, 7)):
+            image = torch.randn(1, 2, *size)
+            torch.testing.assert_close(other(image), conv(image))
+
+
+def test_agreement_counts_what_is_missing_moved_or_too_much():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 50, 50], [5, 5, 90, 90]])
+    scores = torch.tensor([0.9, 0.8, 0.7])
+    moved = boxes + torch.tensor([0.0, 0, 0.02, 0])
+    cases: list[tuple[Tensor, Tensor, int]] = [
+        (boxes, scores, 3),
+        (boxes.flip(0), scores.flip(0), 3),
+        (boxes[:2], scores[:2], 2),
+        (moved, scores, 0),
+        (boxes, scores + 1e-3, 0),
+        (torch.cat((boxes, boxes[:1])), torch.cat((scores, scores[:1])), 2),
+        (boxes[:0], scores[:0], 0),
+    ]
+    for other, other_scores, same in cases:
+        assert agreement((boxes, scores), (other, other_scores), 100)[0] == same
+
+
+def test_nms_that_no_graph_knows_is_replaced_where_asked(run, tmp_path):
+    tiered = load_trained(
+        run, proposals={"_target_": "anchorlab.rpn.proposals.tiered_nms.TieredNMSSelector", "tiers": [[50, 0.9]]}
+    )
+    with pytest.raises(SettingError, match=r"cannot express selector TieredNMSSelector.*proposals=default gives one"):
+        require_plain(tiered.network, "ONNX")
+    with pytest.raises(SettingError, match="An exported graph cannot express selector TieredNMSSelector"):
+        export(
+            composed(
+                "export",
+                f"run={run}",
+                f"output={tmp_path / 'no'}",
+                "formats=[onnx]",
+                "photos=nowhere",
+                "proposals=tiered",
+            )
+        )
+    voting = load_trained(
+        run, proposals={"_target_": "anchorlab.rpn.proposals.nms.ProposalSelector", "vote_sigma": 0.02}
+    )
+    with pytest.raises(SettingError, match="ONNX cannot express box voting; proposals=default has none"):
+        require_plain(voting.network, "ONNX")
+    plain = composed("export", f"run={run}", "proposals=default")["proposals"]
+    require_plain(load_trained(run, proposals=plain).network, "ONNX")
+    settings = ("formats=[safetensors]", "proposals=default", "proposals.nms_iou=0.5")
+    export(composed("export", f"run={run}", f"output={tmp_path / 'out'}", *settings))
+    loaded = load_trained(tmp_path / "out")
+    assert loaded.network.selector.nms_iou == 0.5
+    assert not loaded.about["figures"]  # they were another NMS's
+
+
+def test_parts_that_cannot_be_handed_over_are_refused_by_their_type(run):
+    class Cascade(RegionProposalNetwork):
+        pass
+
+    class ThirdOutput(RPNHead):
+        pass
+
+    network = load_trained(run).network
+    network.__class__ = Cascade
+    with pytest.raises(SettingError, match="cannot express network Cascade"):
+        require_plain(network, "ONNX")
+    network.__class__ = RegionProposalNetwork
+    network.head.__class__ = ThirdOutput
+    with pytest.raises(SettingError, match="cannot express head ThirdOutput"):
+        require_plain(network, "ONNX")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda folder: (folder / "model.json").unlink(), "an exported model is two files"),
+        (lambda folder: _edit(folder, schema_version=99), "update it"),
+        (lambda folder: _edit(folder, config={}), "describes no network"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"nothing"), "no file of tensors"),
+        (lambda folder: save_file({"a": torch.zeros(1)}, folder / "model.safetensors"), "does not fit the network"),
+    ],
+)
+def test_broken_exports_are_one_sentence(change, sentence, exported, tmp_path):
+    for name in ("model.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((exported[0] / name).read_bytes())
+    change(tmp_path)
+    with pytest.raises(SettingError, match=sentence) as error:
+        anchorlab.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_images_to_check_on_have_to_be_there(exported, run, tmp_path):
+    folder, _ = exported
+    with pytest.raises(SettingError, match="photos=<folder>"):
+        export(composed("export", f"run={folder}", f"output={tmp_path}", "formats=[torch]"))
+    with pytest.raises(SettingError, match="sides go from 64 to 8192"):
+        export(composed("export", f"run={run}", f"output={tmp_path}", "formats=[torch]", "sizes=[40]"))
+    again, checks = export(composed("export", f"run={folder}", f"output={tmp_path}", "formats=[safetensors]"))
+    assert (checks, again[0].read_bytes()) == ([], (folder / "model.safetensors").read_bytes())
+
+
+def _edit(folder: Path, **changes: Any) -> None:
+    content = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(content | changes))

@@ -1,0 +1,136 @@
+"""study.py as a person starts it: what it says, what it leaves behind, what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from anchorlab.cli.study_arguments import unfold
+from anchorlab.errors import SettingError
+from anchorlab.plots.coverage import knee
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "data.reader.num_train=12",
+    "data.reader.num_val=7",
+    "data.reader.image_size=[64,96]",
+    "data.reader.sizes=[12,40]",
+    "data.reader.boxes_per_image=[1,3]",
+    "data.long=96",
+    "backbone.channels=32",
+)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory) -> tuple[str, ...]:
+    """Overrides for a study of seconds; its data is drawn once for all tests."""
+    return (*SMALL, f"data.root={tmp_path_factory.mktemp('synthetic')}")
+
+
+def study(folder: Path, *arguments: str, script: str = "study.py") -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    command = [sys.executable, str(ROOT / script), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("typed", "composed"),
+    [
+        (["data=voc"], ["data=voc"]),
+        (["fit=true"], ["fit=true", "anchor=fit"]),
+        (["fit=true", "anchor.k=3,6,9"], ["fit=true", "ks=[3,6,9]", "anchor=fit"]),
+        (["anchor=fit", "anchor.k=6"], ["anchor=fit", "anchor.k=6"]),
+        (["anchor.k=6"], ["anchor.k=6"]),
+    ],
+)
+def test_arguments_are_unfolded(typed, composed):
+    assert unfold(typed) == composed
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["-m", "fit=true", "anchor.k=3,6"], "without -m"),
+        (["anchor.k=3,6"], "add fit=true"),
+        (["fit=true", "anchor=fpn"], "leave out anchor=fpn"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(typed, words):
+    with pytest.raises(SettingError, match=words):
+        unfold(typed)
+
+
+def test_knee_is_where_a_curve_bends():
+    assert knee({1: 0.1, 3: 0.6, 5: 0.65, 9: 0.7}) == 3
+    assert knee({3: 0.5, 6: 0.6}) is None
+    assert knee({3: 0.5, 6: 0.5, 9: 0.5}) == 3
+
+
+def test_study_says_what_is_covered_and_leaves_its_folder(small, tmp_path):
+    done = study(tmp_path, *small, "hydra.run.dir=found", "split=val", "worst=3")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    for words in ("7 images", "strides 8, 16, 32", "all boxes", "recall@0.7", "ratio", "best at stride", "fit=true"):
+        assert words in done.stdout
+    folder = tmp_path / "found"
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*.*")} == {
+        "config.yaml",
+        "study.json",
+        "figures/coverage.png",
+        "figures/worst.png",
+    }
+    content = json.loads((folder / "study.json").read_text())
+    assert sum(group["boxes"] for group in content["by_size"]) == sum(group["boxes"] for group in content["by_ratio"])
+    assert 0 < content["figures"]["mean_best_iou"] < 1
+    assert len(content["shapes"]) == 9
+    assert Image.open(folder / "figures" / "coverage.png").width > 600
+
+
+def test_fit_says_what_to_paste_and_training_takes_its_file(small, tmp_path):
+    done = study(tmp_path, *small, "hydra.run.dir=found", "fit=true", "anchor.k=1,2,3", "anchor.boxes=200")
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "torchvision default",
+        "MMDetection DE",
+        "YOLOv5 k-means",
+        "anchor.shapes=[[",
+        "k = 2",
+        "stop to pay",
+    ):
+        assert words in done.stdout
+    content = json.loads((tmp_path / "found" / "study.json").read_text())
+    assert len(content["methods"]) == 1 + 3 * 5
+    free = [row for row in content["methods"] if row["method"] == "fitted, free shapes"]
+    assert [row["k"] for row in free] == [1, 2, 3]
+    wanted = free[1]["settings"]["shapes"]
+    assert "anchor=fitted_k" in done.stdout
+
+    trained = study(
+        tmp_path,
+        *small,
+        *("--config-dir", "found/conf", "anchor=fitted_k2", "debug=one_step", "logger=none", "hydra.run.dir=run"),
+        *("trainer.threads=1", "callbacks.pictures.images=0"),
+        script="train.py",
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["anchor"]["shapes"] == wanted
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["axes"]["k"] == 2
+
+
+def test_wrong_settings_are_one_sentence(small, tmp_path):
+    for arguments, words in (
+        (("split=everything",), "split=everything is not possible"),
+        (("fit=true", "anchor.k=3,0"), "ks=[3,0] is not possible"),
+        (("anchor.ratio=[1]",), "did you mean anchor.ratios?"),
+        (("split=test",), "has no split 'test'"),
+    ):
+        done = study(tmp_path, *small, *arguments)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr

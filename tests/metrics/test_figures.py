@@ -1,0 +1,66 @@
+"""Ranks by hand and by brute force: a rank equal to the budget is one too late, sums over images give the figure."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anchorlab.metrics.figures import (
+    AREA_RANGES,
+    AT_50,
+    THRESHOLDS,
+    UNMATCHED,
+    Figure,
+    Ranks,
+    figures_from_ranks,
+    found_within,
+    recall_from_ranks,
+)
+
+T, A = len(THRESHOLDS), len(AREA_RANGES)
+
+
+def random_ranks(seed: int, images: int = 7) -> Ranks:
+    """Boxes that no range counts, images without boxes, ranks around the budgets."""
+    rng = np.random.default_rng(seed)
+    num_boxes = rng.integers(0, 4, images)
+    counted = rng.random((num_boxes.sum(), A)) < 0.6
+    rank = rng.choice([0, 1, 9, 10, 11, 99, 100, UNMATCHED], (len(counted), T, A))
+    rank = np.where(counted[:, None], rank, UNMATCHED).astype(np.int32)
+    return Ranks(np.arange(images), num_boxes.astype(np.int32), rank, counted)
+
+
+def test_a_box_is_found_by_one_proposal_more_than_its_rank():
+    rank = np.array([0, 9, 10, UNMATCHED], dtype=np.int32)[:, None, None]
+    assert found_within(rank, [10, 1, 11, 10])[:, 0, 0].tolist() == [2, 1, 3, 2]
+
+
+@given(st.integers(0, 1000), st.lists(st.integers(1, 120), min_size=1, max_size=5))
+@settings(max_examples=50)
+def test_found_within_counts_as_comparing_does(seed, budgets):
+    rank = random_ranks(seed).rank
+    np.testing.assert_array_equal(found_within(rank, budgets), np.stack([(rank < n).sum(axis=0) for n in budgets]))
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=50)
+def test_sums_over_images_give_every_figure(seed):
+    ranks = random_ranks(seed)
+    for key, value in figures_from_ranks(ranks.rank, ranks.counted, [1, 10, 100]).items():
+        found, wanted = Figure.of(key).per_image(ranks)
+        assert len(found) == len(wanted) == len(ranks.num_boxes)
+        assert value == pytest.approx(found.sum() / wanted.sum() if wanted.sum() else -1)
+
+
+def test_without_any_box_every_figure_is_minus_one():
+    ranks = random_ranks(0, images=0)
+    assert (recall_from_ranks(ranks.rank, ranks.counted, [10]) == -1).all()
+    assert set(figures_from_ranks(ranks.rank, ranks.counted, [10]).values()) == {-1.0}
+
+
+def test_keys_name_figures():
+    assert Figure.of("recall_7") == Figure(slice(AT_50, AT_50 + 1), 0, 7)
+    assert Figure.of("AR_l_1000") == Figure(slice(None), 3, 1000)
+    for wrong in ("AR_0", "AR@100", "recall_s_100", "AR_", "loss"):
+        with pytest.raises(ValueError, match="is no figure"):
+            Figure.of(wrong)
