@@ -59,7 +59,9 @@ def write(path: Path, text: str, encoding: str = "utf-8") -> None:
 
 def yolo(boxes: Iterable[Box], number: int = 0, height: int = HEIGHT, width: int = WIDTH) -> str:
     rows = ((x + w / 2, y + h / 2, w, h) for x, y, w, h in boxes)
-    return "".join(f"{number} {cx / width:.6f} {cy / height:.6f} {w / width:.6f} {h / height:.6f}\n" for cx, cy, w, h in rows)
+    return "".join(
+        f"{number} {cx / width:.6f} {cy / height:.6f} {w / width:.6f} {h / height:.6f}\n" for cx, cy, w, h in rows
+    )
 
 
 def voc(name: str, boxes: Iterable[Box], size: str | None = None, more: str = "", label: str = "thing") -> str:

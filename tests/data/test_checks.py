@@ -105,7 +105,10 @@ def test_a_record_without_boxes():
 
 def test_a_zero_area_that_the_file_itself_states_is_harmless():
     checker = Checker()
-    raw = [RawBox("box 1", (1, 2, 0, 4), (0, 4), (1, 2, 1, 6), 0, area=0.0), RawBox("box 2", (1, 2, 0, 4), (0, 4), (1, 2, 1, 6), 0)]
+    raw = [
+        RawBox("box 1", (1, 2, 0, 4), (0, 4), (1, 2, 1, 6), 0, area=0.0),
+        RawBox("box 2", (1, 2, 0, 4), (0, 4), (1, 2, 1, 6), 0),
+    ]
     assert len(_record(checker, raw).boxes) == 0
     assert [problem.harmless for problem in checker.problems] == [True, False]
 

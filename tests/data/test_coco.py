@@ -165,7 +165,7 @@ def test_a_folder_that_holds_no_data(tmp_path):
         CocoReader(root=tmp_path).splits()
     with pytest.raises(DataError, match=r"holds no images/ with a\.json: set data\.reader\.images"):
         CocoReader("images", "a.json", root=tmp_path).splits()
-    with pytest.raises(DataError, match="does not lie below data.root"):
+    with pytest.raises(DataError, match=r"does not lie below data\.root"):
         CocoReader("../images", "a.json", root=tmp_path).splits()
     with pytest.raises(DataError, match="does not exist"):
         CocoReader(root=tmp_path / "nowhere").splits()

@@ -1,7 +1,7 @@
 """Formats beyond COCO, VOC and YOLO: found without a setting, boxes on their objects, ignored regions ignored."""
 
 import json
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,7 +119,9 @@ def test_a_row_without_numbers_is_an_image_without_boxes(tmp_path: Path) -> None
 
 
 def test_open_images(tmp_path: Path) -> None:
-    lines = ["ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"]
+    lines = [
+        "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
+    ]
     for i in range(3):
         for n, box in enumerate(draw(tmp_path / f"train/{i:016x}.jpg", i)):
             x1, y1, x2, y2 = corners(box)
@@ -178,7 +180,5 @@ def _region(box: Box, polygon: bool) -> dict:
 
 
 def _without_ignored(record: Record) -> Record:
-    from dataclasses import replace
-
-    kept: Sequence[bool] = ~record.ignore
+    kept = ~record.ignore
     return replace(record, boxes=record.boxes[kept], ignore=record.ignore[kept], category=record.category[kept])

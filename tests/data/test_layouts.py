@@ -1,4 +1,4 @@
-"""Layouts as tools export them: recognised without a setting, the same boxes on the same objects, and said in one line."""
+"""Layouts as tools export them: recognised without a setting, boxes on their objects, and said in one line."""
 
 import json
 from collections.abc import Callable
@@ -328,7 +328,9 @@ def test_augmented_copies_of_an_image_stay_on_one_side(tmp_path: Path) -> None:
     write_coco(tmp_path / "train/_annotations.coco.json", tmp_path / "train", names)
     data = DataModule(AutoReader, str(tmp_path), workers=0, val_fraction=0.3)
     data.setup()
-    sides = [{record.path.name.partition(".rf.")[0] for record in part} for part in (data.train_records, data.val_records)]
+    sides = [
+        {record.path.name.partition(".rf.")[0] for record in part} for part in (data.train_records, data.val_records)
+    ]
     assert sides[0].isdisjoint(sides[1])
     assert len(data.train_records) + len(data.val_records) == 12
 
@@ -344,5 +346,3 @@ def test_a_split_that_is_not_wanted_is_left_out(tmp_path: Path) -> None:
     published_coco(tmp_path)
     reader = AutoReader(val=None, root=tmp_path)
     assert reader.splits() == ["train"]
-
-

@@ -1,4 +1,4 @@
-"""What must never happen silently: turned photographs, text for numbers, other encodings and spellings, black images."""
+"""What must never happen silently: turned photographs, text for numbers, encodings, spellings, black images."""
 
 import json
 import unicodedata
@@ -149,7 +149,9 @@ def test_names_of_images(tmp_path: Path, kind: str) -> None:
     check_red(records)
 
 
-@pytest.mark.parametrize("change", [str.upper, lambda n: n.replace(".jpg", ""), lambda n: unicodedata.normalize("NFD", n)])
+@pytest.mark.parametrize(
+    "change", [str.upper, lambda n: n.replace(".jpg", ""), lambda n: unicodedata.normalize("NFD", n)]
+)
 def test_spellings_of_names(tmp_path: Path, change: Any) -> None:
     names = ["café_1.jpg", "café_2.jpg"]
     rows = [(change(name), draw(tmp_path / "images" / name, i)) for i, name in enumerate(names)]
@@ -175,7 +177,9 @@ def test_missing_images_are_one_sentence(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "instances.json").read_text())
     content["images"] += [{"id": 100 + n, "file_name": f"gone{n}.jpg"} for n in range(50)]
     write(tmp_path / "instances.json", json.dumps(content))
-    with pytest.raises(DataError, match=r"50 of 52 images are not there \(gone0.jpg, gone1.jpg, gone2.jpg, \.\.\.\)") as caught:
+    with pytest.raises(
+        DataError, match=r"50 of 52 images are not there \(gone0.jpg, gone1.jpg, gone2.jpg, \.\.\.\)"
+    ) as caught:
         DataModule(AutoReader, str(tmp_path), workers=0).setup()
     assert len(str(caught.value).splitlines()) == 2
 
@@ -201,7 +205,9 @@ def test_encodings(tmp_path: Path, text: str, encoding: str) -> None:
     check_red(records)
 
 
-@pytest.mark.parametrize(("encoding", "label"), [("GB2312", "目标"), ("Shift_JIS", "ナンバー"), ("ISO-8859-1", "véhicule"), ("UTF-16", "目")])
+@pytest.mark.parametrize(
+    ("encoding", "label"), [("GB2312", "目标"), ("Shift_JIS", "ナンバー"), ("ISO-8859-1", "véhicule"), ("UTF-16", "目")]
+)
 def test_declared_encodings_of_xml(tmp_path: Path, encoding: str, label: str) -> None:
     text = voc("0.jpg", draw(tmp_path / "0.jpg", 0), label=label)
     write(tmp_path / "0.xml", f'<?xml version="1.0" encoding="{encoding}"?>\r\n{text}', encoding)
@@ -246,7 +252,10 @@ def test_every_box_of_an_object_and_a_polygon_count(tmp_path: Path) -> None:
     text = voc("0.jpg", [second]).replace("<object>", "<object><!-- two -->")
     points = ((x + 1, y + 1), (x + w, y + 1), (x + w, y + h))
     corners = "".join(f"<x{n}>{a}</x{n}><y{n}>{b}</y{n}>" for n, (a, b) in enumerate(points, 1))
-    write(tmp_path / "0.xml", text.replace("</annotation>", f"<object><name>thing</name><polygon>{corners}</polygon></object></annotation>"))
+    write(
+        tmp_path / "0.xml",
+        text.replace("</annotation>", f"<object><name>thing</name><polygon>{corners}</polygon></object></annotation>"),
+    )
     check_red(load(tmp_path)[0])
 
 

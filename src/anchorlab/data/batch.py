@@ -86,7 +86,7 @@ class Batch:
         return [Target(*row) for row in zip(*columns, strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Arrays for all that does not lie in shared memory already; images in the order in which they lie in memory."""
+        """Arrays for all that does not lie in shared memory already; images as they lie in memory."""
         state = {name: _as_arrays(value) for name, value in vars(self).items() if name != "images"}
         images = self.images.permute(0, 2, 3, 1)
         return {**state, "images": images if images.is_shared() else images.numpy()}

@@ -175,7 +175,7 @@ def _boxes(
 
 
 def _box(annotation: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """(x, y, width, height); of an annotation without a box that of its polygons. `ValueError` where there is neither."""
+    """(x, y, width, height), of an annotation without a box that of its polygons; `ValueError` where it has neither."""
     box = annotation.get("bbox")
     if box:
         if not isinstance(box, list) or len(box) != 4:
@@ -220,7 +220,7 @@ class CocoReader(TemplateReader):
 
     @classmethod
     def of_file(cls, file: Path, images: Path | None = None) -> "CocoReader":
-        """A reader of one file as "train", with boxes or without; `images`: the folder of its images, by default found."""
+        """A reader of one file as "train", with boxes or without; `images`: the folder of its images, found if None."""
         reader = cls(root=file)
         reader.needs_boxes = False
         if images is not None:

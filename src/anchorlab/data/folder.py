@@ -196,8 +196,8 @@ class TemplateReader(FolderReader):
         found = recognise_at(self.tree, self.naming, self.format, self.template)
         if not found.parts:
             raise DataError(
-                f"data.root={self.root} holds no {self.template}: set data.reader.images and data.reader.annotations to "
-                "where they are, or both to null to have them found"
+                f"data.root={self.root} holds no {self.template}: set data.reader.images and data.reader.annotations "
+                "to where they are, or both to null to have them found"
             )
         return found
 

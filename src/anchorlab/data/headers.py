@@ -133,8 +133,8 @@ def _check_pixels(header: Header, megapixels: float) -> None:
     size = header.height * header.width / 1e6
     if size > megapixels:
         raise TooLargeError(
-            f"image of {size:.0f} megapixels, above data.megapixels={megapixels:g}: raise it (each loading process then "
-            f"takes {3 * size / 1000:.1f} GB for it), or cut the image into tiles"
+            f"image of {size:.0f} megapixels, above data.megapixels={megapixels:g}: raise it (each loading process "
+            f"then takes {3 * size / 1000:.1f} GB for it), or cut the image into tiles"
         )
 
 
@@ -149,7 +149,7 @@ def pillow_without_limit() -> Iterator[None]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 where nothing is said. A TIFF is turned by Pillow itself, and of a PNG only what stands before the pixels counts."""
+    """1 where nothing is said. Pillow turns a TIFF itself; of a PNG only what stands before the pixels counts."""
     if image.format in ("TIFF", "AVIF") or "exif" not in image.info:
         return 1
     try:

@@ -44,11 +44,13 @@ def _boxes(content: Mapping[str, Any], file: Path, where: str, source: Source) -
             source.checker.note(file, f"{where}, {name}", f"a {kind} has no box, left out", harmless=True)
             continue
         try:
-            points = [(as_number(x), as_number(y)) for x, y in shape["points"]]
-            xs, ys = zip(*_outline(points, kind), strict=True)
+            outline = _outline([(as_number(x), as_number(y)) for x, y in shape["points"]], kind)
+            if not outline:
+                raise ValueError("no points")
         except (KeyError, TypeError, ValueError):
             source.checker.note(file, f"{where}, {name}", "points are no list of pairs", shape.get("points"))
             continue
+        xs, ys = [x for x, _ in outline], [y for _, y in outline]
         xyxy = (min(xs), min(ys), max(xs), max(ys))
         extent = (xyxy[2] - xyxy[0], xyxy[3] - xyxy[1])
         yield RawBox(name, xyxy, extent, xyxy, source.categories.index(label))

@@ -22,7 +22,7 @@ KIND_OF_FOLDER = re.compile(
 
 Row = Sequence[str]
 ParseRow = Callable[[Row, str], RawBox | None]
-"""The fields of a row and the name that problems give it -> its box; None: a row that is none. `ValueError`: a fault."""
+"""The fields of a row and the name that problems give it -> its box; None: not a box. `ValueError`: a fault."""
 
 
 def partners_of(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
@@ -70,7 +70,7 @@ def ids_of(files: Sequence[Path]) -> dict[Path, str]:
 def label_entries(
     part: Part, source: Source, parse: ParseRow, fields: Callable[[str], Row] = str.split
 ) -> Iterator[Entry]:
-    """Images in the order of the part, boxes in the order of their file; an image without a file, or an empty one, has none.
+    """Images in the order of the part, boxes in that of their file; an image without a file, or an empty one, has none.
 
     A row that comes twice counts once.
     """

@@ -182,7 +182,7 @@ def by_split(names: Iterable[str], split_of: Callable[[str], str | None]) -> tup
 
 
 def folders_for(tree: Tree, beside: str, name: str, split: str, naming: Naming) -> list[str]:
-    """Where the images of an annotation file may lie: beside it, in the usual places, anywhere that is no other split's.
+    """Where the images of an annotation file may lie: beside it, in the usual places, wherever no other split's are.
 
     Args:
         beside: the file's folder.
@@ -211,8 +211,8 @@ def _nothing_found(tree: Tree, format: str | None) -> str:
     if not tree.images and not any(tree.others.values()):
         return f"data.root={tree.root} is empty: name the folder that holds the data set"
     return (
-        f"data.root={tree.root} holds {what} ({', '.join(counts)}): docs/data.md lists the layouts; name the folder above "
-        "the images and their annotations, or the annotation file itself"
+        f"data.root={tree.root} holds {what} ({', '.join(counts)}): docs/data.md lists the layouts; name the folder "
+        "above the images and their annotations, or the annotation file itself"
     )
 
 

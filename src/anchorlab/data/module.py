@@ -410,8 +410,8 @@ def _check_boxes(records: Sequence[Record], split: str, root: Path) -> None:
         fix = "all of them are crowds or difficult ones (data.reader.difficult=keep counts difficult ones)"
         raise DataError(f"data.root={root}: the split {split!r} has {boxes:,} boxes and none to be found: {fix}")
     raise DataError(
-        f"data.root={root}: the {len(records):,} images of the split {split!r} have no box: see that their annotations lie "
-        "where they belong, or name another split (data.validate_on) or other categories (data.categories)"
+        f"data.root={root}: the {len(records):,} images of the split {split!r} have no box: see that their annotations "
+        "lie where they belong, or name another split (data.validate_on) or other categories (data.categories)"
     )
 
 

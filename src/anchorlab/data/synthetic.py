@@ -311,8 +311,8 @@ def _check_own(root: Path) -> None:
     others = [path.name for path in root.iterdir() if not OWN.fullmatch(path.name)] if root.is_dir() else []
     if others:
         raise DataError(
-            f"data.root={root} holds other things ({', '.join(sorted(others)[:3])}): the built-in images are drawn into a "
-            "folder of their own; leave data.root out, or set data=auto to use what lies there"
+            f"data.root={root} holds other things ({', '.join(sorted(others)[:3])}): the built-in images are drawn "
+            "into a folder of their own; leave data.root out, or set data=auto to use what lies there"
         )
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from anchorlab.data.checks import Corners, Entry, RawBox
+from anchorlab.data.checks import Entry, RawBox
 from anchorlab.data.headers import Size, is_image
 from anchorlab.data.layout import Part, Source
 from anchorlab.data.named import Named, named_entries
@@ -98,7 +98,6 @@ def table_entries(part: Part, source: Source) -> Iterator[Entry]:
             raise DataError(f"{file} is no table of boxes: it needs columns such as path, x1, y1, x2, y2, class")
         boxes: dict[str, list[RawBox]] = {}
         declared: dict[str, Size | None] = {}
-        corners = Corners("name the columns x1, y1, x2, y2")
         seen: set[tuple[str, ...]] = set()
         for number, row in enumerate(table.rows, start=2):
             image = _field(row, table, "image")
@@ -109,11 +108,10 @@ def table_entries(part: Part, source: Source) -> Iterator[Entry]:
                     )
                 continue
             seen.add(tuple(row))
-            size = as_side(_field(row, table, "height")), as_side(_field(row, table, "width"))
-            declared.setdefault(image, None if None in size else size)  # pyright: ignore[reportArgumentType]
+            declared.setdefault(image, _declared_size(row, table))
             found = boxes.setdefault(image, [])
             try:
-                box = _box(row, table, f"line {number}", names, source, corners)
+                box = _box(row, table, f"line {number}", names, source)
             except ValueError as error:
                 source.checker.note(file, f"image {image}, line {number}", str(error), ",".join(row))
             else:
@@ -122,9 +120,12 @@ def table_entries(part: Part, source: Source) -> Iterator[Entry]:
         yield from named_entries(file, images, part, source, partly=table.shares)
 
 
-def _box(
-    row: Sequence[str], table: Table, name: str, classes: Mapping[str, str], source: Source, corners: Corners
-) -> RawBox | None:
+def _declared_size(row: Sequence[str], table: Table) -> Size | None:
+    height, width = (as_side(_field(row, table, side)) for side in ("height", "width"))
+    return None if height is None or width is None else (height, width)
+
+
+def _box(row: Sequence[str], table: Table, name: str, classes: Mapping[str, str], source: Source) -> RawBox | None:
     """The box of a row; None of a row without numbers, which says that an image has none."""
     columns = table.columns
     if "bbox" in columns:

@@ -1,4 +1,4 @@
-"""Text and numbers as tools write them: any usual encoding, numbers and flags in quotes; no guess where two readings fit."""
+"""Text and numbers as tools write them: any usual encoding, numbers and flags in quotes; the rest is refused."""
 
 import codecs
 import math
@@ -36,7 +36,7 @@ def decode_text(data: bytes) -> str:
 
 
 def _older_encoding(data: bytes) -> str:
-    """Single bytes above 127 between letters are Latin-1 (in `véhicule`), pairs are GBK or, where kana come out, Shift-JIS."""
+    """Single bytes above 127 are Latin-1 (in `véhicule`), pairs are GBK or, where kana come out, Shift-JIS."""
     runs = re.findall(rb"[\x80-\xff]+", data)
     if all(len(run) == 1 for run in runs):
         return "shift_jis" if _decodes(data, "shift_jis") and KANA.search(data.decode("shift_jis")) else "latin-1"

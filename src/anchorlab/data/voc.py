@@ -28,7 +28,7 @@ BARE_AMPERSAND = re.compile(r"&(?!#?\w+;)")
 
 
 def voc_entries(part: Part, source: Source) -> Iterator[Entry]:
-    """Images in the order of the part, boxes in the order of their file. Image ids are stems, or paths where stems repeat."""
+    """Images in the order of the part, boxes in that of their file. Ids are stems, or paths where stems repeat."""
     names = ImageNames(source.tree, part.folders)
     ids = ids_of([file for _, file in part.pairs if file is not None])
     for image, file in part.pairs:

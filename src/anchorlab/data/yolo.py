@@ -1,4 +1,4 @@
-"""YOLO's text labels -> entries: a line a box, `class cx cy w h` in shares of the image; polygons by their bounding boxes.
+"""YOLO's text labels -> entries: a line a box, `class cx cy w h` in shares of the image, or a polygon.
 
 Labels name neither image nor size: sizes come from the image headers. An image without a label file, or with an
 empty one, holds no object.
@@ -75,8 +75,8 @@ class Rows:
         file = next(file for _, file in part.pairs if file is not None)
         if self.too_large > self.count / 2:
             raise DataError(
-                f"{file.parent}: the numbers of {self.too_large} of {self.count} boxes are pixels, where YOLO's are shares "
-                "of the image's width and height: divide them, x and w by the width, y and h by the height"
+                f"{file.parent}: the numbers of {self.too_large} of {self.count} boxes are pixels, where YOLO's are "
+                "shares of the image's width and height: divide them, x and w by the width, y and h by the height"
             )
         self.corners.check(file.parent)
 

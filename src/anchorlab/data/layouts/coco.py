@@ -57,7 +57,7 @@ def recognise_at(tree: Tree, naming: Naming, template: Template) -> Found:
 
 
 def is_coco(path: Path) -> bool:
-    """Whether both ends of a file look like COCO's, or like a bare list of its annotations, which the reader refuses."""
+    """Whether the ends of a file look like COCO's, or like a bare list of its annotations, which the reader refuses."""
     head, tail = ends_of(path)
     if head.lstrip(b"\xef\xbb\xbf \n\r\t").startswith(b"["):
         return b'"image_id"' in head and b'"bbox"' in head

@@ -1,4 +1,4 @@
-"""Images and a text file for each, in the formats of KITTI, VisDrone and DOTA: told by the first rows of a few files."""
+"""Images and a text file for each, in the formats of KITTI, VisDrone and DOTA: told by the first rows of some."""
 
 from collections.abc import Callable
 

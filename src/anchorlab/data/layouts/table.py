@@ -1,4 +1,4 @@
-"""Tables of boxes beside the images: one CSV, or one a split; Open Images. Often made from other annotations, which go first."""
+"""Tables of boxes: one CSV, or one a split; Open Images. Often made from other annotations, which then go first."""
 
 from anchorlab.data.layout import Found, by_split
 from anchorlab.data.layouts.named_files import parts_of

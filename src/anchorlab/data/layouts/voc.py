@@ -1,4 +1,4 @@
-"""VOC: XML files and the images of the same names, in any folders; divided by ImageSets/Main, lists of pairs or folders.
+"""VOC: XML files and the images of their names, in any folders; divided by ImageSets/Main, lists of pairs or folders.
 
 VOC2007 and its likes, Roboflow (train, valid, test), LabelImg, CVAT, FiftyOne, Kaggle, PaddleDetection.
 """

@@ -40,9 +40,7 @@ def recognise(tree: Tree, naming: Naming) -> Found | None:
         return None
     orphans = len(labels) - len(set(partners.values()))
     where = f"{parent_of(labels[0]) or tree.root.name}/*.txt"
-    return Found(
-        _layout(tree), FORMAT, yolo_entries, parts, where, rank=2, unused={"labels without an image": orphans}
-    )
+    return Found(_layout(tree), FORMAT, yolo_entries, parts, where, rank=2, unused={"labels without an image": orphans})
 
 
 def recognise_at(tree: Tree, naming: Naming, template: Template) -> Found:

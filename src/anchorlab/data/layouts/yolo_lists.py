@@ -1,4 +1,4 @@
-"""Darknet's lists: train.txt, valid.txt, test.txt in the root, an image a line; CVAT YOLO 1.1 with obj.data and obj.names."""
+"""Darknet's lists: train.txt, valid.txt, test.txt, an image a line; CVAT YOLO 1.1 with obj.data and obj.names."""
 
 from anchorlab.data.headers import is_image
 from anchorlab.data.labels import partners_of

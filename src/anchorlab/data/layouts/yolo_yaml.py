@@ -80,7 +80,9 @@ def _by_folders(tree: Tree, naming: Naming, name: str, entries: Sequence[str]) -
     if found is None:
         return None
     what = f"names {', '.join(entries)} for training, where no image is" if entries else "names no training images"
-    return replace(found, rank=0, remarks=[f"{tree.path(name).name} {what}: its splits are taken from the folders instead"])
+    return replace(
+        found, rank=0, remarks=[f"{tree.path(name).name} {what}: its splits are taken from the folders instead"]
+    )
 
 
 def _names_of(tree: Tree, part: Part) -> list[str]:
