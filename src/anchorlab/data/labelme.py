@@ -36,7 +36,8 @@ def labelme_entries(part: Part, source: Source) -> Iterator[Entry]:
 
 
 def _boxes(content: Mapping[str, Any], file: Path, where: str, source: Source) -> Iterator[RawBox]:
-    for number, shape in enumerate(content.get("shapes") or (), start=1):
+    shapes: list[dict[str, Any]] = content.get("shapes") or []
+    for number, shape in enumerate(shapes, start=1):
         label = str(shape.get("label") or "object")
         name = f"shape {number} ({label})"
         kind = shape.get("shape_type") or "polygon"
