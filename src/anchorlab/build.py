@@ -15,7 +15,7 @@ from lightning.pytorch import Callback
 
 from anchorlab.config.moved import with_current_names
 from anchorlab.data.module import DataModule
-from anchorlab.errors import SettingError
+from anchorlab.errors import SettingError, UserError
 from anchorlab.rpn.network import RegionProposalNetwork
 
 Config = Mapping[str, Any]
@@ -83,7 +83,7 @@ def user_errors() -> Iterator[None]:
     """Turn what a constructor, or Lightning's Trainer, refuses into a SettingError with the same sentence."""
     try:
         yield
-    except SettingError:
+    except UserError:
         raise
     except InstantiationException as error:
         if isinstance(error.__cause__, ValueError):

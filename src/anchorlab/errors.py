@@ -21,6 +21,10 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class UserError(ValueError):
     """Something that a person has to change before a command can work: exit code 2."""
 
+    def appendix(self) -> str:
+        """What stands behind the sentence on a line of its own; "" for nothing."""
+        return ""
+
 
 class SettingError(UserError):
     """A setting that a person has to change: one sentence with the key, the value and the fix."""
@@ -55,6 +59,8 @@ def user_sentences(folder: Path | None = None, next_step: Callable[[], str] | No
 def exit_with(error: Exception | str, code: int = USAGE_ERROR) -> NoReturn:
     """Print the sentence of an error and leave, by default with the code of a wrong command line."""
     print(f"error: {error}", file=sys.stderr)
+    if isinstance(error, UserError) and (appendix := error.appendix()):
+        print(appendix, file=sys.stderr)
     raise SystemExit(code)
 
 

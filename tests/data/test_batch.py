@@ -1,6 +1,8 @@
 """Padding, per-image views and the way back to original pixels."""
 
+import math
 import pickle
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchorlab.data.batch import Batch, Item, Target, collate
+from anchorlab.data.batch import Batch, Item, Target, collate, shared_memory_left
 from anchorlab.data.sample import Sample
 
 SIDE = st.integers(1, 40)
@@ -114,3 +116,17 @@ def _item(height: int, width: int, count: int, index: int) -> Item:
     flags = torch.from_numpy(sample.ignore)
     target = Target(torch.from_numpy(boxes), torch.ones(count).double(), flags, ~flags)
     return Item(sample, (0.5, 0.25), index, target)
+
+
+def test_a_batch_outside_of_shared_memory_travels_by_value(batch):
+    """As a loading process sends it where shared memory is too small."""
+    sent = bytes(ForkingPickler.dumps(batch))
+    assert len(sent) > batch.images.numel()
+    received = pickle.loads(sent)
+    assert torch.equal(received.images, batch.images)
+    assert received.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_room_in_shared_memory(tmp_path):
+    assert shared_memory_left(str(tmp_path / "nowhere")) == math.inf
+    assert 0 < shared_memory_left(str(tmp_path)) < math.inf

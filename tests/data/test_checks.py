@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anchorlab.data.checks import TOLERANCE, Checker, RawBox, image_size, judge
+from anchorlab.data.checks import TOLERANCE, Checker, Entry, RawBox, judge
+from anchorlab.data.headers import Header, ImageRules, image_size, read_header
 from anchorlab.data.sample import DataError, Problem
 
 SIZE = (30, 50)  # height, width
@@ -88,7 +89,7 @@ def test_a_record_keeps_the_annotations_area_and_names_what_it_leaves_out():
         RawBox("box 3", (1, 2, 3, 6), (2, 4), (1, 2, 3, 6), category=2, ignore=True),
         RawBox("box 4", (1, 2, 3, 6), (2, 4), (1, 2, 3, 6), category=2, area=0.0),
     ]
-    record = checker.record(Path("a.json"), 7, Path("7.jpg"), SIZE, raw)
+    record = _record(checker, raw)
     assert record.area.tolist() == [5.5, 8, 0]
     assert record.category.tolist() == [4, 2, 2]
     assert record.ignore.tolist() == [False, True, False]
@@ -97,46 +98,96 @@ def test_a_record_keeps_the_annotations_area_and_names_what_it_leaves_out():
 
 
 def test_a_record_without_boxes():
-    record = Checker().record(Path("a.json"), 7, Path("7.jpg"), SIZE, [])
+    record = _record(Checker(), [])
     assert (record.boxes.shape, record.boxes.dtype) == ((0, 4), np.float64)
     assert (record.area.shape, record.category.dtype, record.ignore.dtype) == ((0,), np.int64, bool)
 
 
-@pytest.mark.parametrize(
-    "name", ["/etc/a.jpg", "../a.jpg", "b/../../a.jpg", "C:\\a.jpg", "b\\..\\a.jpg", "\\\\host\\a.jpg", "", None, 5]
-)
-def test_names_that_leave_the_folder_are_refused(name):
+def test_a_zero_area_that_the_file_itself_states_is_harmless():
     checker = Checker()
-    assert checker.path(Path("a.json"), 1, Path("images"), name) is None
-    assert checker.problems[0].value == name
+    raw = [
+        RawBox("box 1", (1, 2, 0, 4), (0, 4), (1, 2, 1, 6), 0, area=0.0),
+        RawBox("box 2", (1, 2, 0, 4), (0, 4), (1, 2, 1, 6), 0),
+    ]
+    assert len(_record(checker, raw).boxes) == 0
+    assert [problem.harmless for problem in checker.problems] == [True, False]
 
 
-def test_names_below_the_folder_are_taken():
-    assert Checker().path(Path("a.json"), 1, Path("images"), "train/a..b.jpg") == Path("images/train/a..b.jpg")
-
-
-def test_symbolic_links_are_followed(tmp_path, write_image):
-    write_image(tmp_path / "elsewhere" / "a.png", *SIZE)
-    (tmp_path / "images").symlink_to(tmp_path / "elsewhere")
+def test_a_box_over_the_border_is_clipped_and_harmless():
     checker = Checker()
-    path = checker.path(Path("a.json"), 1, tmp_path / "images", "a.png")
-    assert path is not None
-    assert checker.size(Path("a.json"), 1, path, SIZE) == SIZE
+    raw = RawBox("box 1", (40, 2, 20, 4), (20, 4), (40, 2, 60, 6), 0)
+    assert _record(checker, [raw]).boxes.tolist() == [[40, 2, 50, 6]]
+    assert [problem.harmless for problem in checker.problems] == [True]
 
 
-def test_an_id_comes_once(tmp_path, write_image):
-    checker, path = Checker(), write_image(tmp_path / "a.png", *SIZE)
-    assert checker.size(Path("a.json"), 1, path, None) == SIZE
-    assert checker.size(Path("a.json"), 1, path, None) is None
-    assert checker.size(Path("a.json"), "1", path, None) == SIZE  # a word is another id
+def test_an_id_comes_once():
+    checker = Checker()
+    assert checker.is_new(_entry(1))
+    assert not checker.is_new(_entry(1))
+    assert checker.is_new(_entry("1"))  # a word is another id
     assert [problem.message for problem in checker.problems] == ["duplicate image id"]
 
 
-def test_a_wrong_size_names_both(tmp_path, write_image):
+def test_a_wrong_size_names_both():
     checker = Checker()
-    assert checker.size(Path("a.json"), 1, write_image(tmp_path / "a.png", *SIZE), (50, 30)) is None
+    assert checker.record(_entry(1, declared=(31, 50)), Header(*SIZE)) is None
     assert "30 x 50" in str(checker.problems[0])
-    assert checker.problems[0].value == (50, 30)
+    assert checker.problems[0].value == (31, 50)
+    checker.record(_entry(2, declared=(50, 30)), Header(*SIZE))
+    assert "its sides are exchanged" in str(checker.problems[1])
+
+
+SIDEWAYS = Header(*SIZE, orientation=6)
+
+
+@pytest.mark.parametrize(
+    ("exif", "declared", "size", "orientation"),
+    [
+        ("auto", None, (50, 30), 6),
+        ("auto", (50, 30), (50, 30), 6),  # annotated as it is shown
+        ("auto", SIZE, SIZE, 1),  # annotated as it is stored
+        ("apply", (50, 30), (50, 30), 6),
+        ("ignore", SIZE, SIZE, 1),
+        ("ignore", None, SIZE, 1),
+        ("apply", SIZE, None, None),
+        ("ignore", (50, 30), None, None),
+    ],
+)
+def test_a_declared_size_says_which_frame_is_annotated(exif, declared, size, orientation):
+    checker = Checker(ImageRules(exif))
+    record = checker.record(_entry(1, declared), SIDEWAYS)
+    if size is None:
+        assert record is None
+        assert f"data.exif={exif}: its EXIF orientation is 6" in str(checker.problems[0])
+    else:
+        assert record is not None
+        assert ((record.height, record.width), record.orientation) == (size, orientation)
+        assert checker.turned == (orientation == 6)
+
+
+@pytest.mark.parametrize(("declared", "orientation"), [((50, 30), 3), (SIZE, 1)])
+def test_where_the_size_does_not_tell_the_others_do(declared, orientation):
+    checker = Checker()
+    upside_down = checker.record(_entry(1, SIZE), Header(*SIZE, orientation=3), 0)
+    other = checker.record(_entry(2, declared), SIDEWAYS, 1)
+    assert upside_down is not None
+    assert other is not None
+    records = [upside_down, other]
+    checker.settle(records)
+    assert records[0].orientation == orientation
+
+
+def test_a_wrong_word_for_exif():
+    with pytest.raises(ValueError, match=r"data\.exif='yes' must be one of auto, apply, ignore"):
+        ImageRules("yes")  # type: ignore[arg-type]
+
+
+def test_megapixels_are_a_setting_and_no_warning(tmp_path, recwarn):
+    Image.new("L", (20_000, 10_000)).save(tmp_path / "a.png", compress_level=1)
+    with pytest.raises(OSError, match=r"image of 200 megapixels, above data\.megapixels=180: raise it"):
+        read_header(tmp_path / "a.png")
+    assert read_header(tmp_path / "a.png", 250) == Header(10_000, 20_000)
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif"])
@@ -170,11 +221,21 @@ def test_a_missing_image_and_a_folder(tmp_path):
         image_size(tmp_path)
 
 
-def test_orientation_is_ignored(tmp_path):
+def test_the_orientation_is_read(tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # Orientation: turn by 90 degrees
     Image.new("RGB", (50, 30)).save(tmp_path / "a.jpg", exif=exif)
-    assert image_size(tmp_path / "a.jpg") == SIZE
+    header = read_header(tmp_path / "a.jpg")
+    assert (header.stored, header.shown, header.orientation) == (SIZE, (50, 30), 6)
+
+
+def test_an_error_takes_at_most_ten_lines_and_counts_the_rest():
+    problems = [Problem(Path("a.json"), f"image {n}", f"box {n} is bad", n) for n in range(20_000)]
+    problems += [Problem(Path("b.json"), "image 1", f"{word} missing") for word in "abcdefghijkl"]
+    lines = str(DataError("many", problems)).splitlines()
+    assert len(lines) == 11
+    assert lines[1] == "  a.json: image 0: box 0 is bad: 0 (and 19,999 more like it)"
+    assert lines[-1] == "  and 4 more kinds"
 
 
 def test_an_error_lists_each_problem_on_a_line():
@@ -191,3 +252,13 @@ def _moved(xyxy: tuple[float, ...], side: int, by: float) -> tuple[float, ...]:
 def _raw(xyxy: tuple[float, ...]) -> RawBox:
     x1, y1, x2, y2 = xyxy
     return RawBox("box", xyxy, (x2 - x1, y2 - y1), (x1, y1, x2, y2), category=0)
+
+
+def _entry(image_id, declared=None, boxes=()):
+    return Entry(Path("a.json"), image_id, Path("7.jpg"), declared, boxes)
+
+
+def _record(checker, raw):
+    record = checker.record(_entry(7, SIZE, raw), Header(*SIZE))
+    assert record is not None
+    return record

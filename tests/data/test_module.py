@@ -19,17 +19,21 @@ from anchorlab.data.sample import DataError, Record
 
 SIZE = (12, 20)  # height, width
 NAMES = ["cat", "dog", "cow"]
-ROWS = [SimpleNamespace(image_id=f"image {n}") for n in range(60)]
+ROWS = [SimpleNamespace(image_id=f"image {n}", path=Path(f"{n}.jpg"), boxes=[]) for n in range(60)]
 
 
 @pytest.fixture
 def make_data(tmp_path, write_image):
     """`make(images, val, **settings)`: a module over images of which each holds a box of every category."""
 
-    def make(images: int = 10, val: int | None = None, bad: int = 0, **settings: Any) -> DataModule:
+    def make(images: int = 10, val: int | None = None, bad: int = 0, bare: int = 0, **settings: Any) -> DataModule:
         for split, count in (("train", images), ("val", val)):
             if count is not None:
                 content = _coco(split, count, bad)
+                if split == "train":  # the first `bare` images have no boxes
+                    without = {f"train {n}" for n in range(bare)}
+                    rows = content["annotations"]
+                    content["annotations"] = [row for row in rows if row["image_id"] not in without]
                 (tmp_path / f"{split}.json").write_text(json.dumps(content))
                 for image in content["images"]:
                     write_image(tmp_path / image["file_name"], *SIZE)
@@ -182,11 +186,35 @@ def test_what_cannot_be_scored(make_data, settings, sentence):
         make_data(**settings)
 
 
-def test_images_left_without_boxes_are_trained_on(make_data):
-    data = make_data(images=4, val=2, categories=[])
+def test_images_without_boxes_are_trained_on(make_data):
+    data = make_data(images=4, val=2, bare=3)
     data.setup()
     batch = next(iter(data.train_dataloader()))
-    assert batch.num_boxes == [0, 0, 0, 0]
+    assert sorted(batch.num_boxes) == [0, 0, 0, 3]
+
+
+@pytest.mark.parametrize("settings", [{"categories": []}, {"bare": 5}])
+def test_a_split_without_a_box_is_refused(make_data, settings):
+    with pytest.raises(DataError, match="the 4 images of the split 'train' have no box"):
+        make_data(images=4, val=2, **settings).setup()
+
+
+def test_a_split_of_crowds_alone_is_refused(make_data, tmp_path):
+    data = make_data(images=4, val=2)
+    content = json.loads((tmp_path / "val.json").read_text())
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = "1"
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="the split 'val' has 6 boxes and none to be found"):
+        data.setup()
+
+
+def test_validation_by_rule_has_a_box_where_there_is_one(make_data):
+    for seed in range(8):
+        data = make_data(images=8, bare=6, val_fraction=0.1, split_seed=seed)
+        data.setup()
+        assert sum(len(record.boxes) for record in data.val_records) > 0
+        assert len(data.val_records) <= 2
 
 
 def test_training_drops_an_incomplete_batch_but_never_the_only_one(make_data):

@@ -90,8 +90,8 @@ def test_without_lists_all_annotations_are_one_set(tmp_path, write_voc):
 
 def test_lists_under_other_names_are_not_overlooked(tmp_path, write_voc):
     write_voc("a")
-    _write_lists(tmp_path, trainval="a")
-    with pytest.raises(DataError, match=r"holds none of train\.txt.*some of trainval"):
+    _write_lists(tmp_path, fold1="a")
+    with pytest.raises(DataError, match=r"holds none of train\.txt.*some of fold1"):
         VocReader(root=tmp_path).splits()
 
 
@@ -105,7 +105,8 @@ def test_the_image_is_found_by_its_stem(tmp_path, write_voc, suffix):
 def test_else_by_the_name_in_the_annotation(tmp_path, write_voc):
     write_voc("a")
     (tmp_path / "JPEGImages/a.jpg").rename(tmp_path / "JPEGImages/photo.jpg")
-    assert [problem.message for problem in VocReader(root=tmp_path).read("train")[1]] == ["missing image"]
+    (problem,) = VocReader(root=tmp_path).read("train")[1]
+    assert problem.message.startswith("missing image; looked in ")
     write_voc("a", filename="photo.jpg")
     (tmp_path / "JPEGImages/a.jpg").unlink()
     (record,), _ = VocReader(root=tmp_path).read("train")
@@ -140,14 +141,13 @@ def test_a_box_far_beyond_the_image_is_reported_and_clipped(tmp_path, write_voc)
 
 def test_a_bad_file_costs_the_image(tmp_path, write_voc):
     bomb = '<!DOCTYPE a [<!ENTITY b "c">]><annotation><filename>&b;</filename></annotation>'
-    for stem in ("bomb", "cut", "fine", "nameless", "outside", "wrong"):
+    for stem in ("bomb", "cut", "fine", "nameless", "wrong"):
         write_voc(stem, _object("dog", 2, 2, 9, 9))
     write_voc("nameless", _object("", 2, 2, 9, 9))
-    write_voc("outside", filename="../a.jpg")
     write_voc("wrong", size="<size><width>30</width><height>50</height></size>")
     (tmp_path / "Annotations/bomb.xml").write_text(bomb)
     (tmp_path / "Annotations/cut.xml").write_text("<annotation><object>")
-    _write_lists(tmp_path, train="bomb\ncut\nfine\nfine\nmissing\nnameless\noutside\nwrong\n../a")
+    _write_lists(tmp_path, train="bomb\ncut\nfine\nfine\nmissing\nnameless\nwrong\n../a")
     records, problems = VocReader(root=tmp_path).read("train")
     assert [record.image_id for record in records] == ["fine", "nameless"]
     kinds = [
@@ -156,12 +156,12 @@ def test_a_bad_file_costs_the_image(tmp_path, write_voc):
         "duplicate image id",
         "missing annotation",
         "object without a name",
-        "file name leaves the data folder",
         "image of 30 x 50 pixels",
-        "file name leaves the data folder",
+        "missing annotation",
     ]
-    for problem, kind in zip(problems, kinds, strict=True):
-        assert problem.message.startswith(kind)
+    assert len(problems) == len(kinds)
+    for kind in kinds:
+        assert any(problem.message.startswith(kind) for problem in problems), kind
 
 
 def test_an_annotation_without_objects_and_size(tmp_path, write_voc):
@@ -173,11 +173,10 @@ def test_an_annotation_without_objects_and_size(tmp_path, write_voc):
 
 
 def test_folders_that_are_missing(tmp_path):
-    with pytest.raises(DataError, match="is no VOC folder"):
+    with pytest.raises(DataError, match="is empty"):
         VocReader(root=tmp_path).splits()
-    (tmp_path / "Annotations").mkdir()
-    with pytest.raises(DataError, match="no image folder"):
-        VocReader(root=tmp_path).read("train")
+    with pytest.raises(DataError, match="holds no JPEGImages/ with Annotations"):
+        VocReader("JPEGImages", "Annotations", root=tmp_path).read("train")
 
 
 def _corners(*corners: object) -> str:

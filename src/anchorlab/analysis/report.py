@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import yaml
+from rich.markup import escape
 from rich.table import Table
 
 from anchorlab.analysis.coverage import Coverage, Group
@@ -161,7 +162,7 @@ def grid_of(rows: Sequence[tuple[str, str]]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in rows:
-        table.add_row(name, text)
+        table.add_row(name, escape(text))  # a folder may be called `[x]`
     return table
 
 

@@ -20,6 +20,7 @@ from hydra.errors import (
 )
 
 from anchorlab.cli.help import print_usage
+from anchorlab.cli.quoting import in_quotes, quoted
 from anchorlab.cli.sweep_arguments import check_sweep
 from anchorlab.config.composition import composed, to_plain, with_values
 from anchorlab.config.settings import check, check_keys, check_kinds, leaf_keys, unknown_key
@@ -27,6 +28,9 @@ from anchorlab.errors import SettingError, user_sentences
 from anchorlab.runs.files import new_folder
 from anchorlab.sweeps.folder import claim, find
 from anchorlab.training.processes import process_rank
+
+BUILT_IN = "SyntheticReader"
+FOUND_DATA = "data=auto"
 
 
 def check_command_line(
@@ -41,7 +45,7 @@ def check_command_line(
         own_folder: False for a command that leaves no run behind; it does not sweep either.
         short: overrides that stand for others, such as `wandb=true` for `wandb.save=true`.
     """
-    sys.argv[1:] = [_quoted(short.get(argument, argument)) for argument in sys.argv[1:]]
+    sys.argv[1:] = [quoted(short.get(argument, argument)) for argument in sys.argv[1:]]
     arguments = get_args_parser().parse_intermixed_args(sys.argv[1:])
     # Hydra's parser takes options only before the overrides; people also write them behind.
     options = [argument for argument in sys.argv[1:] if argument not in arguments.overrides]
@@ -52,6 +56,9 @@ def check_command_line(
     if arguments.hydra_help or arguments.info or arguments.shell_completion:
         return
     with user_sentences():
+        if _reads_a_folder(config_name, config_dir, arguments.overrides, arguments.config_dir):
+            sys.argv.append(FOUND_DATA)
+            arguments.overrides.append(FOUND_DATA)
         config = check_overrides(config_name, config_dir, arguments.overrides, arguments.config_dir)
         if "sweep" in config:
             check_sweep(config, arguments.overrides, arguments.multirun or arguments.cfg is not None)
@@ -61,13 +68,20 @@ def check_command_line(
         _claim_folder(arguments.overrides, arguments.multirun, config)
 
 
-def _quoted(argument: str) -> str:
-    """An override whose value holds a further `=` (a folder's name, a filter), quoted as Hydra's grammar wants it."""
-    key, sign, value = argument.partition("=")
-    if "=" not in value or value[0] in "'\"[{" or "(" in value or key.startswith("-"):
-        return argument
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}{sign}'{escaped}'"
+def _reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None) -> bool:
+    """Whether a data set's folder is given and nothing says what is in it, so that it has to be found out.
+
+    An experiment that chooses a format has said it; the built-in data, which has no folder of anybody's, has not.
+    """
+    keys = [override.key_or_group for override in _parse(overrides)]
+    if "data.root" not in keys or "data" in keys or not (config_dir / "data").is_dir():
+        return False
+    chosen = [override for override in _parse(overrides) if _is_choice(override, [config_dir])]
+    path = (f"hydra.searchpath=[file://{Path(more_configs).absolute()}]",) if more_configs else ()
+    first = [_sweep_values(override, config_dir)[0] for override in chosen]
+    base = to_plain(composed(config_name, config_dir, (*path, *map(_text, first))), complete=False)
+    data = base.get("data") or {}
+    return str(data.get("reader", {}).get("_target_", BUILT_IN)).endswith(BUILT_IN)
 
 
 def check_overrides(
@@ -186,7 +200,7 @@ def _claim_folder(overrides: Sequence[str], multirun: bool, config: dict[str, An
         config = {**config, "resume": _unfinished(config, given)}
         sys.argv[1:] = [argument for argument in sys.argv[1:] if argument.partition("=")[0].lstrip("+") != "resume"]
         if config["resume"]:
-            sys.argv.append(f"resume='{config['resume']}'")
+            sys.argv.append(f"resume={in_quotes(str(config['resume']))}")
     if given is not None:
         return
     if multirun and "sweep" in config:
@@ -200,7 +214,7 @@ def _claim_folder(overrides: Sequence[str], multirun: bool, config: dict[str, An
         now = datetime.datetime.now()
         folder = new_folder(Path("outputs") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}")
     if folder is not None:
-        sys.argv.append(f"{key}='{folder}'")
+        sys.argv.append(f"{key}={in_quotes(str(folder))}")
 
 
 def _unfinished(config: dict[str, Any], given: str | None) -> Path | None:

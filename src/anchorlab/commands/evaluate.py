@@ -110,7 +110,7 @@ def _score(
     keep_ranks(record, module.recall, data.val_records, f"{name}: {title}")
     _draw(module, data, folder, config["pictures"], config["top"])
     outcome = keep_outcome(module, data, config["outcome"], 100, folder)[0] if config["outcome"] else None
-    record.write_problems(data.problems)
+    record.write_problems(data.listed)
     record.finish()
     if files is not None:
         files.close()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from anchorlab.analysis.attribution import AnchorReport
@@ -41,7 +42,7 @@ def show(found: Evaluated, brief: bool) -> None:
     if brief:
         screen.print(f"{found.name}: AR@100 {found.figures['AR_100']:.3f}  {found.folder}", soft_wrap=True)
         return
-    screen.print(figures_table(found.figures, f"{found.name}: {found.title}"))
+    screen.print(figures_table(found.figures, escape(f"{found.name}: {found.title}")))
     screen.print(_by_iou(found))
     if found.outcome is not None:
         screen.print(funnel_table(found.outcome))
@@ -53,7 +54,7 @@ def show(found: Evaluated, brief: bool) -> None:
 
 def show_all(found: Sequence[Evaluated], folder: Path) -> None:
     """One row a network, printed and as evaluation.csv."""
-    table = Table(title=found[0].title, title_justify="left", title_style="bold")
+    table = Table(title=escape(found[0].title), title_justify="left", title_style="bold")
     table.add_column("")
     for name in COLUMNS:
         table.add_column(name.replace("_", "@"), justify="right")

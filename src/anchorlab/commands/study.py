@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from rich.markup import escape
 from rich.progress import Progress
 
 from anchorlab.analysis import baselines, report
@@ -133,7 +134,7 @@ def _cover(scene: _Scene, config: Mapping[str, Any], folder: Path) -> dict[str, 
         report.grid_of([("anchors" if not i else "", line) for i, line in enumerate(report.anchor_lines(anchors))])
     )
     console().print()
-    title = f"{len(scene.truth):,} boxes of {name}, covered in {seconds:.2f} s"
+    title = f"{len(scene.truth):,} boxes of {escape(name)}, covered in {seconds:.2f} s"
     console().print(report.coverage_table(coverage, title))
     console().print(report.grid_of(report.legend(coverage)))
     figures = folder / "figures"

@@ -18,7 +18,7 @@ from anchorlab.config.identity import config_hash
 from anchorlab.console import console, in_sweep
 from anchorlab.data.look import contact_sheet
 from anchorlab.data.module import DataModule
-from anchorlab.data.sample import DataError
+from anchorlab.data.sample import LINES, DataError
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.rpn.from_torchvision import start_from_file
 from anchorlab.rpn.network import RegionProposalNetwork
@@ -101,6 +101,9 @@ def train(
             if not record.content:
                 record.start(config, config["seed"], overrides=overrides)
             record.fail(str(error).splitlines()[0])
+            if isinstance(error, DataError) and len(error.problems) > LINES:
+                record.write_problems(error.problems)
+                error.listing = record.folder / "problems.txt"
         raise
     except Stopped as stopped:
         if writes and record.content:
@@ -171,7 +174,7 @@ def _start(
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     record.start(config, config["seed"], network.anchors.shapes, gpus, overrides, command)
     record.add(axes=scalar_axes(network, input_size(data)))
-    record.write_problems(data.problems)
+    record.write_problems(data.listed)
     found = look_ahead(config, data, network)
     if found is None:
         return []

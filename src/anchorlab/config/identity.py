@@ -19,6 +19,7 @@ IGNORED_KEYS = (
     "data.workers",
     "data.val_batch_size",
     "data.timeout",
+    "data.megapixels",
     "data.cache",
     "data.cache_limit",
     "data.cache_folder",

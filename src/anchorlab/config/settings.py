@@ -237,6 +237,8 @@ RULES: dict[str, Rule] = {
     "data.holdout": Number(0, 1, above=True, null=True),
     "data.validate_on": Choice(("train", "val", "test")),
     "data.on_error": Choice(("raise", "skip")),
+    "data.exif": Choice(("auto", "apply", "ignore")),
+    "data.megapixels": POSITIVE,
     "data.timeout": Number(0, above=True, null=True),
     "data.cache": Choice((None, "disk")),
     "data.cache_limit": POSITIVE,

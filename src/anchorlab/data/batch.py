@@ -8,6 +8,7 @@ B images; G ground-truth boxes of one image, N of the whole batch; H, W the batc
 """
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from torch.utils.data import get_worker_info
 
 from anchorlab.data.resize import padded_size
 from anchorlab.data.sample import Record, Sample
+
+SHARED_MEMORY = "/dev/shm"
 
 
 class Target(NamedTuple):
@@ -83,10 +86,14 @@ class Batch:
         return [Target(*row) for row in zip(*columns, strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value if name == "images" else _as_arrays(value) for name, value in vars(self).items()}
+        """Arrays for all that does not lie in shared memory already; images as they lie in memory."""
+        state = {name: _as_arrays(value) for name, value in vars(self).items() if name != "images"}
+        images = self.images.permute(0, 2, 3, 1)
+        return {**state, "images": images if images.is_shared() else images.numpy()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update({name: _as_tensors(value) for name, value in state.items()})
+        vars(self)["images"] = self.images.permute(0, 3, 1, 2)
 
     def to_original(self, row: int, boxes: Tensor) -> Tensor:
         """Boxes (P, 4) of image `row` from input pixels to original ones: float64, on the CPU."""
@@ -138,11 +145,25 @@ def _padded(images: Sequence[np.ndarray], pad_to: int) -> Tensor:
 
 
 def _zeros(*shape: int) -> Tensor:
-    """uint8, in a worker process in shared memory, as torch's own collate function does: no copy on the way out."""
-    if get_worker_info() is None:
+    """uint8, in a worker process in shared memory, as torch's own collate function does: no copy on the way out.
+
+    Where that is too small (64 MB in a container of Docker's) a batch travels through a pipe instead: a process that
+    writes beyond the end of shared memory is killed without a word.
+    """
+    worker, size = get_worker_info(), math.prod(shape)
+    if worker is None or shared_memory_left() < (worker.num_workers + 1) * size:  # all may be about to take as much
         return torch.zeros(shape, dtype=torch.uint8)
-    shared = torch.UntypedStorage._new_shared(math.prod(shape))  # zero, as the system gives it
+    shared = torch.UntypedStorage._new_shared(size)  # zero, as the system gives it
     return torch.empty(0, dtype=torch.uint8).set_(shared, 0, shape)  # pyright: ignore[reportCallIssue]
+
+
+def shared_memory_left(folder: str = SHARED_MEMORY) -> float:
+    """Bytes; infinite where the system keeps shared memory in no folder."""
+    try:
+        state = os.statvfs(folder)
+    except (OSError, AttributeError):
+        return math.inf
+    return state.f_bavail * state.f_frsize
 
 
 def _as_arrays(value: Any) -> Any:

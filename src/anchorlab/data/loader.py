@@ -23,7 +23,7 @@ import cv2
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, get_worker_info
 
-from anchorlab.data.batch import Batch, collate
+from anchorlab.data.batch import SHARED_MEMORY, Batch, collate, shared_memory_left
 from anchorlab.data.dataset import ImageDataset, Key
 from anchorlab.data.sample import DataError, Problem
 from anchorlab.errors import RunError
@@ -32,6 +32,7 @@ CHANCES = 2  # an image that a loading process dies or hangs at is tried again, 
 RESTARTS = 10  # of loading processes; once more, and something else than an image must be wrong
 PID, ROW = 0, 1  # columns of the slate
 NOWHERE = -1
+LITTLE_SHARED_MEMORY = 64 * 2**20
 DEATH = "DataLoader worker"  # how torch's message of one begins
 
 
@@ -330,5 +331,15 @@ def _set_child_handler(handler: Any) -> Any:
 def _sentence(problems: Sequence[Problem], what: str, times: int) -> str:
     where = "; ".join(map(str, problems)) or f"a loading process {what} between two images"
     again = f" (loading processes were lost {times} times)" if times > 1 else ""
-    fix = "often memory runs out: lower data.workers" if "killed" in what else "mend the file or its disk"
+    fix = _memory_fix() if "killed" in what else "mend the file or its disk"
     return f"{where}{again}; {fix}, or set data.on_error=skip to go on without the image"
+
+
+def _memory_fix() -> str:
+    left = shared_memory_left()
+    if left < LITTLE_SHARED_MEMORY:
+        return (
+            f"shared memory ({SHARED_MEMORY}) has {left / 2**20:.0f} MB left: start the container with --shm-size=2g, "
+            "or set data.workers=0"
+        )
+    return "often memory runs out: lower data.workers"

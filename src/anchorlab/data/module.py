@@ -1,25 +1,30 @@
 """One data set as Lightning takes it: read and checked once, divided, and served in batches.
 
-Formats are the readers' part (coco.py, voc.py, yolo.py, synthetic.py), pixels the data set's (dataset.py);
+Layouts and formats are the readers' part (auto.py, coco.py, synthetic.py, ...), pixels the data set's (dataset.py);
 here are the rules about which images belong to which split and to which process.
 """
 
 import difflib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import lightning
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DistributedSampler
 
+from anchorlab.console import console, in_sweep
 from anchorlab.data.cache import PixelCache, open_cache
 from anchorlab.data.dataset import EpochSampler, ImageDataset
+from anchorlab.data.headers import Exif, ImageRules
 from anchorlab.data.loader import Loader
-from anchorlab.data.sample import SPLITS, Augment, DataError, Problem, Reader, Record
+from anchorlab.data.sample import SPLITS, Augment, DataError, Problem, Reader, Record, summary
 
 SCORES = ("kept", "unseen")
+COPY = ".rf."
 
 
 class DataModule(lightning.LightningDataModule):
@@ -27,7 +32,7 @@ class DataModule(lightning.LightningDataModule):
 
     Args:
         reader: called with `root=root`; gives the `Reader` of the data set's format.
-        root: the data set's folder (for synthetic data: the folder it is kept in).
+        root: the data set's folder, or a file that tells where it is (for synthetic data: the folder it is kept in).
         batch_size: images per training step over all processes together.
         workers: worker processes of each process.
         short, long: the side lengths `resize.target_size` aims at, in pixels; None: no such rule.
@@ -46,6 +51,8 @@ class DataModule(lightning.LightningDataModule):
             split a result is reported on has no part in them. None: none.
         on_error: "raise" lists every problem of the data in one `DataError`; "skip" leaves out what is bad. What
             goes bad after set-up is treated as `loader.Loader` says.
+        exif: "auto", "apply" or "ignore": as in `headers.ImageRules`.
+        megapixels: larger images are refused.
         timeout: seconds to wait for a batch before a worker counts as hanging; None: for ever.
         cache: None, or "disk": decoded and resized images are kept in `cache_folder` for all later epochs and runs
             (cache.py), at most `cache_limit` GiB of them.
@@ -55,8 +62,9 @@ class DataModule(lightning.LightningDataModule):
         augment: applied to training samples before they are resized (`sample.Augment`), None for none.
         seed: of order and augmentation.
 
-    After `setup`: `train_records`, `val_records`, `category_names`, and the `problems` of what was read; loading
-    adds the problems it meets.
+    After `setup`: `train_records`, `val_records`, `category_names`; the `problems`, which is what was left out, and the
+    `mended`, which is what was read otherwise than written. Loading adds the problems it meets. What the reader took
+    for what is printed once.
     """
 
     def __init__(
@@ -82,6 +90,8 @@ class DataModule(lightning.LightningDataModule):
         cache_folder: str = "~/.cache/anchorlab/images",
         holdout: float | None = None,
         score: str = "kept",
+        exif: Exif = "auto",
+        megapixels: float = 180,
         *,
         augment: Augment | None = None,
         seed: int = 0,
@@ -93,6 +103,7 @@ class DataModule(lightning.LightningDataModule):
             raise ValueError(f"data.validate_on={validate_on!r} must be one of {', '.join(SPLITS)}")
         _check_score(score, categories, validate_on)
         self.reader = reader(root=root)
+        self.reader.image_rules = ImageRules(exif, megapixels)
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.workers = workers
@@ -115,8 +126,10 @@ class DataModule(lightning.LightningDataModule):
         self.augment = augment
         self.seed = seed
         self.problems: list[Problem] = []
+        self.mended: list[Problem] = []
         self._records: dict[str, list[Record]] = {}
         self._caches: dict[str, PixelCache] = {}
+        self._said: list[str] = []
 
     def setup(self, stage: str | None = None) -> None:
         """Read, check and, where asked for, cache the splits of Lightning's `stage`, each once.
@@ -162,6 +175,11 @@ class DataModule(lightning.LightningDataModule):
             self._records[split], self.short, self.long, augment, self.seed, cache=self._caches.get(split)
         )
 
+    @property
+    def listed(self) -> list[Problem]:
+        """What problems.txt is to hold: what was left out, and what was mended."""
+        return [*self.problems, *self.mended]
+
     def note(self, problem: Problem) -> None:
         """Keep a problem that loading met, once."""
         if str(problem) not in map(str, self.problems):
@@ -176,10 +194,36 @@ class DataModule(lightning.LightningDataModule):
                 new, problems = self._read(split)
                 records.update(new)
                 found += problems
-        if found and self.on_error == "raise":
-            raise DataError(_complaint(len(found), self.root), found)
+        fresh = {split: part for split, part in records.items() if split not in self._records}
+        if fresh:
+            self._say(fresh, [problem for problem in found if problem.harmless])
+        faults = [problem for problem in found if not problem.harmless]
+        if faults and self.on_error == "raise":
+            raise DataError(_complaint(len(faults), self.root), faults)
+        for split, part in fresh.items():
+            _check_boxes(part, split, self.root)
         self._records = records
-        self.problems += found
+        self.problems += faults
+        self.mended += [problem for problem in found if problem.harmless]
+
+    def _say(self, fresh: Mapping[str, list[Record]], mended: list[Problem]) -> None:
+        """Print what the reader took the data for, how it is divided, and what was mended, on the first process."""
+        taken = getattr(self.reader, "taken", None)
+        if taken is None or rank_zero_only.rank != 0 or in_sweep():
+            return
+        lines = list(taken())
+        if "val" in fresh and ("val" not in self.reader.splits() or self.holdout is not None):
+            lines.append(self._division())
+        lines += [f"note: {line}" for line in summary(mended)]
+        lines = [line for line in lines if line not in self._said]
+        self._said += lines
+        for line in lines:
+            console().print(f"data: {line}", markup=False, soft_wrap=True)
+
+    def _division(self) -> str:
+        if self.holdout is not None:
+            return f"val: {self.holdout:.0%} of train, held out by a seeded rule (data.holdout)"
+        return f"val: {self.val_fraction:.0%} of train by a seeded rule: there is no validation split"
 
     def _read(self, split: str) -> tuple[dict[str, list[Record]], list[Problem]]:
         """The split, or training and validation where one is made of the other."""
@@ -196,7 +240,8 @@ class DataModule(lightning.LightningDataModule):
             divided["train"], divided["val"] = divide(divided["train"], self.holdout, self.split_seed, "holdout")
         for name, part in divided.items():
             if not part:
-                raise DataError(f"data.root={self.root} has no usable image for the split {name!r}", problems)
+                faults = [problem for problem in problems if not problem.harmless]
+                raise DataError(f"data.root={self.root} has no usable image for the split {name!r}", faults)
             limited = first_by_hash(part, self.limits.get(name), self.split_seed)
             divided[name] = self._keep_categories(limited, trained=name == "train")
         return divided, problems
@@ -302,17 +347,33 @@ def divide(
 ) -> tuple[list[Record], list[Record]]:
     """(training, validation): the `fraction` of images with the smallest hashes validate; at least one each.
 
-    Both keep the order of `records`. An image that joins or leaves the data set moves at most one other. `key` is
-    the setting the fraction comes from.
+    Both keep the order of `records`. An image that joins or leaves the data set moves at most one other. Augmented
+    copies of one image, as Roboflow names them, stay together. Validation gets more images where it would have no box.
+    `key` is the setting the fraction comes from.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"data.{key}={fraction} must lie between 0 and 1: that share of the images validates")
     count = min(max(1, round(fraction * len(records))), len(records) - 1)
-    chosen = {record.image_id for record in first_by_hash(records, count, seed)}
+    copies = Counter(map(_source, records))
+    with_boxes = {_source(record) for record in records if len(record.boxes)}
+    chosen: set[int | str] = set()
+    for source in sorted(copies, key=lambda source: _hash(source, seed)):
+        if (count <= 0 and not (with_boxes and with_boxes.isdisjoint(chosen))) or len(chosen) == len(copies) - 1:
+            break
+        if count <= 0 and source not in with_boxes:
+            continue
+        chosen.add(source)
+        count -= copies[source]
     return (
-        [record for record in records if record.image_id not in chosen],
-        [record for record in records if record.image_id in chosen],
+        [record for record in records if _source(record) not in chosen],
+        [record for record in records if _source(record) in chosen],
     )
+
+
+def _source(record: Record) -> int | str:
+    """What the copies of one image have in common: its id, or the name before Roboflow's `.rf.<hash>`."""
+    name = record.path.name
+    return name.partition(COPY)[0] if COPY in name else record.image_id
 
 
 def first_by_hash(records: Sequence[Record], count: int | None, seed: int) -> list[Record]:
@@ -336,6 +397,21 @@ def _select(record: Record, category: np.ndarray) -> Record:
         area=record.area[kept],
         category=category[kept],
         ignore=record.ignore[kept],
+    )
+
+
+def _check_boxes(records: Sequence[Record], split: str, root: Path) -> None:
+    """Raise `DataError` for a split without a single box: nothing could be learnt from it, and nothing scored."""
+    boxes = sum(len(record.boxes) for record in records)
+    counted = sum(int((~record.ignore).sum()) for record in records)
+    if counted:
+        return
+    if boxes:
+        fix = "all of them are crowds or difficult ones (data.reader.difficult=keep counts difficult ones)"
+        raise DataError(f"data.root={root}: the split {split!r} has {boxes:,} boxes and none to be found: {fix}")
+    raise DataError(
+        f"data.root={root}: the {len(records):,} images of the split {split!r} have no box: see that their annotations "
+        "lie where they belong, or name another split (data.validate_on) or other categories (data.categories)"
     )
 
 

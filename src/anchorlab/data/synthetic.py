@@ -11,6 +11,7 @@ ratio = height / width, size = square root of height x width.
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -25,13 +26,15 @@ from rich.progress import track
 
 from anchorlab.data import painting
 from anchorlab.data.coco import CocoReader
+from anchorlab.data.headers import ImageRules
 from anchorlab.data.painting import Field, Generator
-from anchorlab.data.sample import Problem, Record
+from anchorlab.data.sample import DataError, Problem, Record
 
 VERSION = 1
 """Part of the cache key: raise it whenever the same settings draw other images."""
 
 JPEG_QUALITY = 92
+OWN = re.compile(r"\.?[0-9a-f]{12}(-.*)?")  # names of what is drawn here, finished or not
 PLACEMENTS = 30  # places tried for one object before it counts as not fitting
 
 
@@ -140,6 +143,7 @@ class SyntheticReader:
         )
         self.seed = seed
         self.root = Path(root).expanduser()
+        self.image_rules = ImageRules()
 
     @property
     def categories(self) -> list[str]:
@@ -162,7 +166,12 @@ class SyntheticReader:
         return CocoReader(images=".", annotations="{split}.json", root=self.folder).read(split)
 
     def _draw_once(self) -> None:
-        """Draw into a folder of our own and rename it: nobody ever meets a half-drawn data set."""
+        """Draw into a folder of our own and rename it: nobody ever meets a half-drawn data set.
+
+        Raises:
+            DataError: a root that holds anything else.
+        """
+        _check_own(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.root))
         try:
@@ -291,6 +300,20 @@ def _lay_out(masks: Sequence[Field], recipe: Recipe, rng: Generator) -> _Layout:
 def _empty_coco(recipe: Recipe) -> dict[str, Any]:
     categories = [{"id": index + 1, "name": kind} for index, kind in enumerate(recipe.kinds)]
     return {"categories": categories, "images": [], "annotations": []}
+
+
+def _check_own(root: Path) -> None:
+    """Raise `DataError` where somebody's files lie: data sets drawn here would mix with them."""
+    if root.exists() and not root.is_dir():
+        raise DataError(
+            f"data.root={root} is a file: data=auto reads what it describes, data=synthetic draws into a folder"
+        )
+    others = [path.name for path in root.iterdir() if not OWN.fullmatch(path.name)] if root.is_dir() else []
+    if others:
+        raise DataError(
+            f"data.root={root} holds other things ({', '.join(sorted(others)[:3])}): the built-in images are drawn "
+            "into a folder of their own; leave data.root out, or set data=auto to use what lies there"
+        )
 
 
 def _append(coco: dict[str, Any], scene: Scene, name: str) -> None:

@@ -1,152 +1,127 @@
-"""PASCAL VOC's XML -> records: one file an image, corners that count pixels from 1, `difficult` boxes.
+"""PASCAL VOC's XML -> entries: one file an image, corners that count pixels from 1, `difficult` boxes.
 
 An `<object>` is an object of the image; the `<part>`s nested in it (head, hand, foot) are not.
 torchvision's reader returns the parsed tree and leaves corners, difficult boxes and errors to its caller,
 so that the tree is read here.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 from xml.etree.ElementTree import Element, ParseError
 
 import defusedxml.ElementTree
 from defusedxml.common import DefusedXmlException
 
-from anchorlab.data.checks import Checker, RawBox, Size
-from anchorlab.data.layout import list_images
-from anchorlab.data.sample import DataError, Problem, Record
+from anchorlab.data.checks import Entry, RawBox
+from anchorlab.data.folder import TemplateReader
+from anchorlab.data.headers import Size
+from anchorlab.data.labels import ids_of
+from anchorlab.data.layout import Difficult, Part, Source, Template, check_difficult
+from anchorlab.data.names import ImageNames
+from anchorlab.data.naming import AUTO
+from anchorlab.data.text import as_flag, as_side, decode_text
 
-DIFFICULT = ("ignore", "keep", "drop")
-LISTS = "ImageSets/Main"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+DECLARATION = re.compile(r"^\s*<\?xml[^>]*?encoding=[\"']([\w.:-]+)[\"'][^>]*\?>")
+BARE_AMPERSAND = re.compile(r"&(?!#?\w+;)")
 
 
-class VocReader:
-    """Reads a folder laid out as VOC2007 is.
-
-    Args:
-        images, annotations: folders under `root`. The image of `<stem>.xml` is `<stem>.jpg` (or another
-            suffix), else the `<filename>` the annotation names.
-        train, val, test: each split's list of stems is `ImageSets/Main/<name>.txt`; None: there is no such
-            split. Without any list all annotations are one undivided data set.
-        difficult: "ignore": difficult boxes are neither object nor background; "keep": as any other;
-            "drop": as if they were not there.
-        root: the data set's folder; `~` is the home.
-
-    Image ids are stems. Corners become (xmin - 1, ymin - 1, xmax, ymax): 1-based inclusive to 0-based
-    exclusive.
-    """
-
-    def __init__(
-        self,
-        images: str = "JPEGImages",
-        annotations: str = "Annotations",
-        train: str | None = "train",
-        val: str | None = "val",
-        test: str | None = "test",
-        difficult: Literal["ignore", "keep", "drop"] = "ignore",
-        *,
-        root: str | Path,
-    ):
-        if difficult not in DIFFICULT:
-            raise ValueError(f"data.reader.difficult={difficult!r} must be one of {', '.join(DIFFICULT)}")
-        self.root = Path(root).expanduser()
-        self.images = self.root / images
-        self.annotations = self.root / annotations
-        self.names = {"train": train, "val": val, "test": test}
-        self.difficult = difficult
-        self.categories: list[str] = []
-
-    def splits(self) -> list[str]:
-        if not self.annotations.is_dir():
-            raise DataError(f"data.root={self.root} is no VOC folder: {self.annotations} does not exist")
-        lists = {split: self._list(split) for split, name in self.names.items() if name is not None}
-        existing = [split for split, file in lists.items() if file.is_file()]
-        others = sorted(file.stem for file in (self.root / LISTS).glob("*.txt"))
-        if others and not existing:
-            raise DataError(
-                f"{self.root / LISTS} holds none of {', '.join(file.name for file in lists.values())}: "
-                f"set data.reader.train, val and test to some of {', '.join(others)}"
-            )
-        return existing or ["train"]
-
-    def read(self, split: str) -> tuple[list[Record], list[Problem]]:
-        """Images in the order of the split's list (without one, by stem), boxes in the order of their file."""
-        images = {path.stem: path for path in reversed(list_images(self.images))}
-        checker = Checker()
-        records = []
-        for stem in self._stems(split):
-            file = checker.path(self._list(split), stem, self.annotations, f"{stem}.xml")
-            if file is None:
-                continue
-            record = self._read_image(stem, file, images.get(stem), checker)
-            if record is not None:
-                records.append(record)
-        return records, checker.problems
-
-    def _list(self, split: str) -> Path:
-        return self.root / LISTS / f"{self.names[split]}.txt"
-
-    def _stems(self, split: str) -> list[str]:
-        """Lists of one category have a second column (1, 0, -1), which is about that category alone."""
-        file = self._list(split)
-        if not file.is_file():
-            return sorted(path.stem for path in self.annotations.glob("*.xml"))
-        return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-    def _read_image(self, stem: str, file: Path, image: Path | None, checker: Checker) -> Record | None:
-        """`image` is the file of that stem, if there is one."""
+def voc_entries(part: Part, source: Source) -> Iterator[Entry]:
+    """Images in the order of the part, boxes in that of their file. Ids are stems, or paths where stems repeat."""
+    names = ImageNames(source.tree, part.folders)
+    ids = ids_of([file for _, file in part.pairs if file is not None])
+    for image, file in part.pairs:
+        if file is None:
+            continue
+        where = f"image {ids[file]}"
         try:
-            root = defusedxml.ElementTree.fromstring(file.read_bytes())
+            root = read_xml(file)
         except FileNotFoundError:
-            checker.note(file, f"image {stem}", "missing annotation")
-            return None
-        except (OSError, ParseError, DefusedXmlException) as error:
-            checker.note(file, f"image {stem}", "unreadable annotation", str(error))
-            return None
-        named = checker.path(file, stem, self.images, root.findtext("filename") or f"{stem}.jpg")
-        if named is None:
-            return None
-        path = image or named
-        size = checker.size(file, stem, path, _declared_size(root))
-        if size is None:
-            return None
-        return checker.record(file, stem, path, size, self._boxes(root, file, checker))
+            source.checker.note(file, where, "missing annotation")
+            continue
+        except (OSError, ParseError, DefusedXmlException, ValueError) as error:
+            source.checker.note(file, where, "unreadable annotation", str(error))
+            continue
+        named = root.findtext("filename") or root.findtext("path") or file.stem
+        path = image or names.find(named)
+        if path is None:
+            source.checker.note(file, where, f"missing image; looked in {names.tried()}", named)
+            continue
+        yield Entry(file, ids[file], path, _declared_size(root), list(_boxes(root, file, where, source)))
 
-    def _boxes(self, root: Element, file: Path, checker: Checker) -> Iterator[RawBox]:
-        for number, node in enumerate(root.findall("object"), start=1):
-            category = node.findtext("name", "").strip()
-            name = f"object {number} ({category})"
-            difficult = node.findtext("difficult", "0").strip() == "1"
-            if difficult and self.difficult == "drop":
-                continue
-            if not category:
-                checker.note(file, f"image {file.stem}, {name}", "object without a name")
-                continue
-            corners = [node.findtext(f"bndbox/{corner}", "") for corner in CORNERS]
+
+def read_xml(file: Path) -> Element:
+    """The root element. Any encoding is read, and `&` where `&amp;` is meant; entities of one's own are refused."""
+    data = file.read_bytes()
+    if not data.strip():
+        raise ValueError("empty file")
+    try:
+        return defusedxml.ElementTree.fromstring(data)
+    except (ParseError, ValueError, LookupError):
+        pass
+    declared = DECLARATION.match(data[:200].decode("latin-1"))
+    try:
+        text = data.decode(declared[1]) if declared else decode_text(data)
+    except (UnicodeDecodeError, LookupError):
+        text = decode_text(data)
+    text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text.lstrip("\ufeff"))
+    return defusedxml.ElementTree.fromstring(BARE_AMPERSAND.sub("&amp;", text))
+
+
+def _boxes(root: Element, file: Path, where: str, source: Source) -> Iterator[RawBox]:
+    for number, node in enumerate(root.findall("object"), start=1):
+        category = node.findtext("name", "").strip()
+        name = f"object {number} ({category})"
+        difficult = _is_difficult(node)
+        if difficult and source.difficult == "drop":
+            continue
+        if not category:
+            source.checker.note(file, f"{where}, {name}", "object without a name")
+            continue
+        ignore = difficult and source.difficult == "ignore"
+        for written in _corners(node, file, f"{where}, {name}", source):
+            xmin, ymin, xmax, ymax = written
+            yield RawBox(
+                name=name,
+                written=written,
+                extent=(xmax - xmin, ymax - ymin),
+                xyxy=(_from_one(xmin), _from_one(ymin), xmax, ymax),
+                category=source.categories.index(category),
+                ignore=ignore,
+            )
+
+
+def _is_difficult(node: Element) -> bool:
+    """Some tools write a word or a capital; what is no yes is no."""
+    for child in node:
+        if child.tag.lower() == "difficult":
             try:
-                written = tuple(map(float, corners))
+                return as_flag(child.text)
             except ValueError:
-                checker.note(file, f"image {file.stem}, {name}", "corners are not four numbers", corners)
-                continue
-            yield self._box(name, written, self._category_index(category), difficult)
+                return False
+    return False
 
-    def _box(self, name: str, written: tuple[float, ...], category: int, difficult: bool) -> RawBox:
-        xmin, ymin, xmax, ymax = written
-        return RawBox(
-            name=name,
-            written=written,
-            extent=(xmax - xmin, ymax - ymin),
-            xyxy=(_from_one(xmin), _from_one(ymin), xmax, ymax),
-            category=category,
-            ignore=difficult and self.difficult == "ignore",
-        )
 
-    def _category_index(self, name: str) -> int:
-        if name not in self.categories:
-            self.categories.append(name)
-        return self.categories.index(name)
+def _corners(node: Element, file: Path, where: str, source: Source) -> Iterator[tuple[float, float, float, float]]:
+    """The corners of every box of an object; of one that has a polygon instead, those around it."""
+    boxes = node.findall("bndbox")
+    if not boxes and node.find("polygon") is not None:
+        points = [(child.tag, child.text or "") for child in node.iterfind("polygon//*") if child.text]
+        xs, ys = ([text for tag, text in points if tag.lower().startswith(axis)] for axis in "xy")
+        try:
+            yield min(map(float, xs)), min(map(float, ys)), max(map(float, xs)), max(map(float, ys))
+        except ValueError:
+            source.checker.note(file, where, "polygon is no list of points", points)
+        return
+    for box in boxes or [Element("bndbox")]:
+        corners = [box.findtext(corner, "") for corner in CORNERS]
+        try:
+            xmin, ymin, xmax, ymax = map(float, corners)
+        except ValueError:
+            source.checker.note(file, where, "corners are not four numbers", corners)
+            continue
+        yield xmin, ymin, xmax, ymax
 
 
 def _from_one(corner: float) -> float:
@@ -155,9 +130,37 @@ def _from_one(corner: float) -> float:
 
 
 def _declared_size(root: Element) -> Size | None:
-    """None where the annotation gives no size."""
-    try:
-        height, width = (int(root.findtext(f"size/{side}", "")) for side in ("height", "width"))
-    except ValueError:
-        return None
-    return height, width
+    """None where the annotation gives no usable size."""
+    height, width = (as_side(root.findtext(f"size/{side}", "").strip()) for side in ("height", "width"))
+    return None if height is None or width is None else (height, width)
+
+
+class VocReader(TemplateReader):
+    """Reads VOC's XML from wherever it lies, or from where `images` and `annotations` say; see `TemplateReader`.
+
+    Args:
+        difficult: "ignore": difficult boxes are neither object nor background; "keep": as any other;
+            "drop": as if they were not there.
+
+    The image of `<stem>.xml` is `<stem>.jpg` (or another suffix), else the `<filename>` the annotation names. The
+    lists `ImageSets/Main/<split>.txt` divide it where there are any. Image ids are stems. Corners become
+    (xmin - 1, ymin - 1, xmax, ymax): 1-based inclusive to 0-based exclusive.
+    """
+
+    format = "voc"
+    usual = Template("JPEGImages", "Annotations")
+
+    def __init__(
+        self,
+        images: str | None = None,
+        annotations: str | None = None,
+        train: str | None = AUTO,
+        val: str | None = AUTO,
+        test: str | None = AUTO,
+        difficult: Difficult = "ignore",
+        *,
+        root: str | Path,
+    ):
+        check_difficult(difficult)
+        super().__init__(images, annotations, train, val, test, root=root)
+        self.difficult = difficult

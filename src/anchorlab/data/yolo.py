@@ -1,118 +1,124 @@
-"""YOLO's text labels -> records: a line a box, `class cx cy w h` in shares of the image; no polygons.
+"""YOLO's text labels -> entries: a line a box, `class cx cy w h` in shares of the image, or a polygon.
 
-Labels name neither image nor size: the folder of images is the list, and sizes come from the image headers.
-An image without a label file, or with an empty one, holds no object.
+Labels name neither image nor size: sizes come from the image headers. An image without a label file, or with an
+empty one, holds no object.
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from functools import partial
 
-import yaml
+from anchorlab.data.checks import Corners, Entry, RawBox
+from anchorlab.data.folder import TemplateReader
+from anchorlab.data.labels import Row, commas_or_blanks, label_entries, numbers
+from anchorlab.data.layout import Part, Source, Template
+from anchorlab.data.sample import DataError
 
-from anchorlab.data.checks import Checker, RawBox, Size
-from anchorlab.data.layout import LayoutReader, Template, list_images
-from anchorlab.data.sample import DataError, Problem, Record
-
-NAMES, CLASSES = "data.yaml", "classes.txt"
 NUM_FIELDS = 5  # class, centre x, centre y, width, height
+FEWEST_FOR_POLYGON = 7  # class and three points
+LARGEST_SHARE = 2.0  # a number above is no share of anything, however far a box reaches over the border
+CORNERS = "write `class cx cy w h`, all but the class in shares of the image"
 
 
-class YoloReader(LayoutReader):
-    """Reads a folder of images and a folder of labels, or a pair of them per split; arguments as in `LayoutReader`.
+class Rows:
+    """What the rows of one part have in common: how many fields they have, whether they can be shares at all.
 
-    Image ids are stems, and the label of `<stem>.jpg` is `<stem>.txt`. Classes are named by `names` in
-    `data.yaml`, else by the lines of `classes.txt`, both under `root`; without either their numbers are their
-    names. The paths in `data.yaml` are not followed.
+    Args:
+        names: of the classes; empty: their numbers are their names.
+        keypoints: numbers that follow each box, of pose labels; None: not known.
     """
 
-    undivided = Template("images", "labels")
-    templates = (
-        Template("images/{split}", "labels/{split}"),
-        Template("{split}/images", "{split}/labels"),
-        undivided,
-    )
+    def __init__(self, source: Source, names: Mapping[int, str], keypoints: int | None = None):
+        self.source = source
+        self.names = names
+        self.keypoints = keypoints
+        self.corners = Corners(CORNERS)
+        self.count = self.too_large = 0
 
-    def read(self, split: str) -> tuple[list[Record], list[Problem]]:
-        """Images sorted by name, boxes in the order of their file."""
-        layout = self.layout()
-        images, labels = list_images(layout.images(split)), layout.annotations(split)
-        names = _class_names(self.root)
-        for name in names.values():
-            self.category_index(name)
-        checker = Checker()
-        records = []
-        for path in images:
-            size = checker.size(path, path.stem, path, declared=None)
-            if size is not None:
-                file = labels / f"{path.stem}.txt"
-                boxes = self._boxes(file, size, names, checker)
-                records.append(checker.record(file, path.stem, path, size, boxes))
-        _note_orphans(labels, {path.stem for path in images}, checker)
-        return records, checker.problems
+    def parse(self, row: Row, name: str) -> RawBox:
+        number, values = _class_number(row[0]), numbers(row[1:])
+        category = self.names.get(number) if self.names else str(number)
+        if number < 0 or category is None:
+            raise ValueError(f"unknown class {number}")
+        if len(row) < NUM_FIELDS:
+            raise ValueError(f"{len(row)} fields, not the {NUM_FIELDS} of `class cx cy w h`")
+        cx, cy, w, h = self._box(values)
+        xyxy = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
+        self.count += 1
+        self.too_large += max(cx, cy, w, h) > LARGEST_SHARE
+        self.corners.see((cx, cy, w, h), (1, 1), xyxy[2], xyxy[3])
+        return RawBox(name, (cx, cy, w, h), (w, h), xyxy, self.source.categories.index(category), shares=True)
 
-    def _boxes(self, file: Path, size: Size, names: Mapping[int, str], checker: Checker) -> Iterator[RawBox]:
-        """The boxes of a label file; none where there is no file. Without `names` a class is its number."""
-        if not file.is_file():
-            return
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"image {file.stem}, line {number}"
-            try:
-                class_number, shares = _numbers(line)
-            except ValueError as error:
-                checker.note(file, where, str(error), line)
-                continue
-            name = names.get(class_number) if names else str(class_number)
-            if name is None:
-                checker.note(file, where, "unknown class", class_number)
-            else:
-                yield _box(f"line {number}", shares, size, self.category_index(name))
+    def _box(self, values: list[float]) -> tuple[float, float, float, float]:
+        """(cx, cy, w, h) of a row: a box, a box and its confidence or keypoints, or the box around a polygon."""
+        extra = len(values) - 4
+        if extra == 0:
+            pass
+        elif extra == 1:
+            self._remark("a sixth column, a confidence, is not used")
+        elif extra == self.keypoints or (self.keypoints is None and _has_visibility(values[4:])):
+            self._remark("keypoints are not used")
+        elif len(values) % 2 == 0:
+            self._remark("polygons and oriented boxes count by their bounding boxes")
+            xs, ys = values[0::2], values[1::2]
+            return (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)
+        else:
+            raise ValueError(f"{len(values) + 1} fields, neither the {NUM_FIELDS} of `class cx cy w h` nor a polygon")
+        cx, cy, w, h = values[:4]
+        return cx, cy, w, h
+
+    def _remark(self, text: str) -> None:
+        if text not in self.source.remarks:
+            self.source.remarks.append(text)
+
+    def check(self, part: Part) -> None:
+        """Raise `DataError` where the part as a whole is written in another way."""
+        file = next(file for _, file in part.pairs if file is not None)
+        if self.too_large > self.count / 2:
+            raise DataError(
+                f"{file.parent}: the numbers of {self.too_large} of {self.count} boxes are pixels, where YOLO's are "
+                "shares of the image's width and height: divide them, x and w by the width, y and h by the height"
+            )
+        self.corners.check(file.parent)
 
 
-def _numbers(line: str) -> tuple[int, list[float]]:
-    """Class number and (cx, cy, w, h) of a line; `ValueError` says what it is instead."""
-    fields = line.split()
-    if len(fields) > NUM_FIELDS + 1 and len(fields) % 2:
-        raise ValueError("a polygon, not a box: convert segmentation labels to `class cx cy w h`")
-    if len(fields) != NUM_FIELDS:
-        raise ValueError(f"{len(fields)} fields, not the {NUM_FIELDS} of `class cx cy w h`")
+def yolo_entries(part: Part, source: Source, keypoints: int | None = None) -> Iterator[Entry]:
+    """Images in the order of the part, boxes in the order of their file; `part.names` names the classes."""
+    for number in sorted(part.names):
+        source.categories.index(part.names[number])
+    rows = Rows(source, part.names, keypoints)
+    yield from label_entries(part, source, rows.parse, commas_or_blanks)
+    if rows.count:
+        rows.check(part)
+
+
+def with_keypoints(count: int | None) -> partial[Iterator[Entry]]:
+    return partial(yolo_entries, keypoints=count)
+
+
+def _class_number(field: str) -> int:
+    """Also of `0.0`, as numpy writes it."""
     try:
-        return int(fields[0]), [float(field) for field in fields[1:]]
+        number = float(field)
     except ValueError:
-        raise ValueError("not a whole class number and four numbers") from None
+        raise ValueError(f"{field!r} is no class number") from None
+    if not number.is_integer():
+        raise ValueError(f"{field!r} is no whole class number")
+    return int(number)
 
 
-def _box(name: str, shares: list[float], size: Size, category: int) -> RawBox:
-    height, width = size
-    cx, cy, w, h = shares
-    x1, y1, x2, y2 = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
-    xyxy = (x1 * width, y1 * height, x2 * width, y2 * height)
-    return RawBox(name, written=(cx, cy, w, h), extent=(w, h), xyxy=xyxy, category=category)
+def _has_visibility(values: list[float]) -> bool:
+    """Whether numbers are points of x, y and COCO's visibility, of which a 2 is no share."""
+    flags = values[2::3]
+    return len(values) % 3 == 0 and set(flags) <= {0, 1, 2} and 2 in flags
 
 
-def _class_names(root: Path) -> dict[int, str]:
-    """Class number -> name, empty where the data set has no names."""
-    named, listed = root / NAMES, root / CLASSES
-    if named.is_file():
-        try:
-            content = yaml.safe_load(named.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise DataError(f"{named} is no YAML: {error}") from None
-        names = content.get("names") if isinstance(content, dict) else None
-        if not isinstance(names, list | dict):
-            raise DataError(f"{named} has no list `names`: add it, or remove the file")
-        pairs = names.items() if isinstance(names, dict) else enumerate(names)
-        return {int(number): str(name) for number, name in pairs}
-    if listed.is_file():
-        lines = listed.read_text(encoding="utf-8").splitlines()
-        return dict(enumerate(line.strip() for line in lines if line.strip()))
-    return {}
+class YoloReader(TemplateReader):
+    """Reads YOLO's labels from wherever they lie, or from where `images` and `annotations` say; see `TemplateReader`.
 
+    A data.yaml is followed as Ultralytics follows it; without one, labels are those of the same names beside their
+    images or in a folder `labels` in place of `images`. Classes are named by data.yaml, classes.txt, obj.names and the
+    like, else by their numbers. Image ids are stems, or paths where stems repeat.
+    """
 
-def _note_orphans(labels: Path, stems: set[str], checker: Checker) -> None:
-    """Labels that no image belongs to."""
-    for file in sorted(labels.glob("*.txt")):
-        if file.stem not in stems and file.name != CLASSES:
-            checker.note(file, f"image {file.stem}", "missing image")
+    format = "yolo"
+    usual = Template("images", "labels")

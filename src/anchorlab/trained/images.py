@@ -13,12 +13,12 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from anchorlab.data.batch import Batch, Item, collate, target_of
-from anchorlab.data.checks import image_size
 from anchorlab.data.coco import CocoReader
 from anchorlab.data.decode import read_resized, sample_of
-from anchorlab.data.layout import IMAGE_SUFFIXES
+from anchorlab.data.headers import is_image, read_header
 from anchorlab.data.resize import with_image
 from anchorlab.data.sample import DataError, Problem, Record
+from anchorlab.data.text import read_lines
 from anchorlab.errors import SettingError
 
 
@@ -37,11 +37,21 @@ class Listed:
             return self.known[row]
         path, name = self.paths[row], self.ids[row]
         try:
-            height, width = image_size(path)
+            header = read_header(path)
         except OSError as error:
             raise DataError.of(Problem(path, f"image {name}", str(error))) from None
         nothing = np.zeros(0)
-        return Record(name, path, height, width, np.zeros((0, 4)), nothing, nothing.astype(int), nothing.astype(bool))
+        return Record(
+            image_id=name,
+            path=path,
+            height=header.shown[0],
+            width=header.shown[1],
+            boxes=np.zeros((0, 4)),
+            area=nothing,
+            category=nothing.astype(int),
+            ignore=nothing.astype(bool),
+            orientation=header.orientation,
+        )
 
 
 def list_images(source: str | Sequence[str], folder: str | None = None) -> Listed:
@@ -66,9 +76,7 @@ def list_images(source: str | Sequence[str], folder: str | None = None) -> Liste
                     listed.paths.append(path)
                     listed.ids.append(name)
         if len(listed.paths) == before:
-            raise SettingError(
-                f"source={entry} names no image ({', '.join(IMAGE_SUFFIXES)}), list (.txt) or COCO .json"
-            )
+            raise SettingError(f"source={entry} names no image, list of images (.txt) or COCO .json")
     if len(set(map(str, listed.ids))) < len(listed.ids):
         raise SettingError("source names different images by the same name: give the folder above them")
     return listed
@@ -120,14 +128,13 @@ class _Desk(Dataset[Parcel]):
 def _add_coco(listed: Listed, file: Path, folder: str | None) -> None:
     if not file.is_file():
         raise SettingError(f"source={file} does not exist")
-    root = file.parent
-    chosen = Path(folder).expanduser() if folder else root / "images" if (root / "images").is_dir() else root
-    records, problems = CocoReader(images=str(chosen.resolve()), annotations=file.name, root=root).read("train")
+    reader = CocoReader.of_file(file, Path(folder).expanduser() if folder else None)
+    records, problems = reader.read("train")
     for record in records:
         listed.known[len(listed.paths)] = record
         listed.paths.append(record.path)
         listed.ids.append(record.image_id)
-    listed.problems.extend(problems)
+    listed.problems.extend(problem for problem in problems if not problem.harmless)
 
 
 def _files(place: Path, folder: str | None) -> list[tuple[Path, str]]:
@@ -137,7 +144,7 @@ def _files(place: Path, folder: str | None) -> list[tuple[Path, str]]:
         return [(path, path.relative_to(place).as_posix()) for path in sorted(found)]
     if place.suffix == ".txt" and place.is_file():
         root = Path(folder).expanduser() if folder else place.parent
-        lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines()]
+        lines = read_lines(place)
         return [(root / line, line) for line in lines if line and not line.startswith("#")]
     if place.is_file():
         return [(place, place.name)]
@@ -153,7 +160,7 @@ def _below(path: Path) -> list[tuple[Path, str]]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not path.name.startswith(".")
+    return is_image(path.name) and path.is_file() and not path.name.startswith(".")
 
 
 def _as_it_is(parcel: Any) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from anchorlab.analysis.ground_truth import feature_grids, input_size
@@ -169,7 +170,7 @@ def _grid(rows: Iterable[tuple[str, str]]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in rows:
-        table.add_row(name, text)
+        table.add_row(name, escape(text))  # a folder may be called `[x]`
     return table
 
 

@@ -73,7 +73,7 @@ class DataWatch(Callback):
         if new and trainer.is_global_zero:
             for problem in new:
                 print(f"warning: {problem}", file=sys.stderr)
-            self.record.write_problems(problems)
+            self.record.write_problems(_data(trainer).listed)
 
 
 def _data(trainer: Trainer) -> DataModule:
