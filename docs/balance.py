@@ -14,6 +14,7 @@ from torch import Tensor
 from anchorlab.build import build_data, build_network
 from anchorlab.cli.overrides import check_overrides
 from anchorlab.rpn.network import Losses, RegionProposalNetwork
+from anchorlab.rpn.variants import CascadeRPN
 
 CONFIGS = Path(__file__).parents[1] / "conf"
 BATCHES = 4
@@ -37,7 +38,10 @@ def main(overrides: list[str]) -> None:
 
 def pulls(network: RegionProposalNetwork, losses: Losses) -> dict[str, float]:
     """The norm of each term's gradient in all parameters of the head, and of a cascade's first stage."""
-    parameters = [*network.head.parameters(), *(() if network.cascade is None else network.cascade.parameters())]
+    parameters = [
+        *network.head.parameters(),
+        *(network.cascade.parameters() if isinstance(network, CascadeRPN) else ()),
+    ]
     found: dict[str, float] = {}
     for name, term in losses.terms.items():
         gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)

@@ -17,6 +17,7 @@ from anchorlab.config.moved import with_current_names
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, UserError
 from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.variants import variant
 
 Config = Mapping[str, Any]
 
@@ -36,7 +37,7 @@ def build_network(config: Config) -> RegionProposalNetwork:
     quality = build_optional(config.get("quality"))
     cascade = build_optional(config.get("cascade"), **derived, strides=backbone.strides)
     with user_errors():
-        return RegionProposalNetwork(
+        return variant(
             backbone=backbone,
             anchors=anchors,
             head=build(config["head"], **derived, quality=quality is not None),

@@ -21,9 +21,9 @@ from anchorlab.rpn.cascade import AnchorRefinement, Moves
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.losses.quality import IoUQuality
-from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.predictions import PendingPredictions
 from anchorlab.rpn.sampled_conv import rows_of
+from anchorlab.rpn.variants import CascadeRPN
 from tests.rpn.test_network import BOXES, IGNORE, SIZES, batch, predict, seeded
 from tests.rpn.test_network import build as build_network
 
@@ -138,7 +138,7 @@ def bias_of(stage: AnchorRefinement) -> Tensor:
     return stage.deltas.bias
 
 
-def build(**parts: Any) -> RegionProposalNetwork:
+def build(**parts: Any) -> CascadeRPN:
     anchors = AnchorGrid((24, 48, 96), [1.0], offset=0.5, strides=Tiny.strides)
     derived = {"in_channels": 32, "num_anchors": anchors.num_anchors}
     cascade = AnchorRefinement(
@@ -146,12 +146,13 @@ def build(**parts: Any) -> RegionProposalNetwork:
     )
     quality = parts.get("quality") is not None
     head = RPNHead(convs=0, **derived, quality=quality)
-    return build_network(**{"anchors": anchors, "head": head, "cascade": cascade, **parts})
+    network = build_network(**{"anchors": anchors, "head": head, "cascade": cascade, **parts})
+    assert isinstance(network, CascadeRPN)
+    return network
 
 
 def test_second_stage_starts_from_the_moved_anchors() -> None:
     network = build()
-    assert network.cascade is not None
     with torch.no_grad():
         bias_of(network.cascade).copy_(torch.tensor([2.0, -1.0, 0.4, -0.2]))
     predictions = predict(network)
@@ -181,7 +182,6 @@ def test_targets_of_the_second_stage_lead_from_the_moved_anchors() -> None:
 @pytest.mark.parametrize("quality", [None, IoUQuality(num=16)])
 def test_a_few_steps_fit_one_batch_in_both_stages(quality: IoUQuality | None) -> None:
     network = build(quality=quality)
-    assert network.cascade is not None
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     terms: list[dict[str, float]] = []
     for _ in range(25):
@@ -199,7 +199,6 @@ def test_a_few_steps_fit_one_batch_in_both_stages(quality: IoUQuality | None) ->
 def test_pending_second_stage_learns_the_same(quality: IoUQuality | None) -> None:
     """Losses and all gradients of features computed where the loss samples, against those computed everywhere."""
     network = build(quality=quality)
-    assert network.cascade is not None
     with torch.no_grad():
         bias_of(network.cascade).copy_(torch.tensor([2.0, -1.0, 0.4, -0.2]))
     images = network.prepare(batch(), torch.tensor(SIZES))

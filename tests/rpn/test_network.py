@@ -21,6 +21,7 @@ from anchorlab.rpn.network import Losses, RegionProposalNetwork
 from anchorlab.rpn.predictions import PendingPredictions
 from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.samplers import AllSampler, BalancedSampler, IoUBalancedSampler
+from anchorlab.rpn.variants import variant
 
 SIZES = [(70, 101), (53, 90)]
 BOXES = [torch.tensor([[10.0, 12.0, 45.0, 50.0], [60.0, 20.0, 100.0, 69.0]]), torch.zeros(0, 4)]
@@ -46,7 +47,7 @@ def build(
         "loss": SmoothL1Loss(),
         "proposals": ProposalSelector(post_nms_top_n=50),
     }
-    return RegionProposalNetwork(**{**built, **parts})
+    return variant(**{"quality": None, "cascade": None, **built, **parts})
 
 
 def batch() -> Tensor:

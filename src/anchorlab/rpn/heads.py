@@ -87,6 +87,11 @@ class RPNHead(nn.Module):
                 cast(Tensor, layer.weight).mul_(delta_std / PAPER_STD)
         self._start_with_prior()
 
+    @property
+    def num_outputs(self) -> int:
+        """2, scores and deltas; 3 with quality."""
+        return 2 if self.quality is None else 3
+
     def forward(self, features: Sequence[Tensor]) -> list[HeadOutput]:
         """Per level (B, in_channels, H, W) -> scores (B, k or 2k, H, W), deltas (B, 4k, H, W), quality (B, k, H, W)."""
         hidden = [self.conv(feature) for feature in features]

@@ -1,4 +1,6 @@
-"""The Region Proposal Network: images -> predictions, and from those a loss or proposals; not a detector.
+"""The Region Proposal Network of Faster R-CNN: turns images into predictions, and those into a loss or proposals.
+
+It is no detector, and plain: a quality output and a first stage that moves anchors are added in `variants.py`.
 
 B images | A anchors of one image, all levels | k anchors per location | G boxes of one image
 H, W size of an image or of a level's grid | P sampled positives and N sampled negatives of one image
@@ -8,7 +10,7 @@ exactly two places: the assigner, which says what each should predict, and the c
 deltas mean.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,17 +20,18 @@ from torch import Tensor, nn
 from anchorlab.rpn.anchors import AnchorGrid, Anchors
 from anchorlab.rpn.assigners.max_iou import Assigner, best_boxes
 from anchorlab.rpn.backbones.backbones import Backbone
-from anchorlab.rpn.cascade import AnchorRefinement, Moves
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
-from anchorlab.rpn.losses.box import LossCounts, RPNLoss
-from anchorlab.rpn.losses.quality import Quality
-from anchorlab.rpn.predictions import LevelPredictions, PendingPredictions, Predictions
+from anchorlab.rpn.losses.box import LossCounts, Regression, RPNLoss
+from anchorlab.rpn.predictions import LevelPredictions, Outputs, PendingPredictions, Predictions
 from anchorlab.rpn.proposals.nms import Proposals, ProposalSelector
 from anchorlab.rpn.samplers import Sampler
-from anchorlab.rpn.targets import BatchTargets, ImageTargets
+from anchorlab.rpn.targets import ImageTargets
 
 Sizes = Tensor | Sequence[tuple[int, int]]
+
+Average = Callable[[Tensor], Tensor]
+"""Numbers of this process -> their means over all processes that share a batch."""
 
 
 class Losses(NamedTuple):
@@ -38,10 +41,8 @@ class Losses(NamedTuple):
     box: Tensor  # scalar
     num_positives: Tensor  # (B,) int64
     num_negatives: Tensor  # (B,) int64
-    others: dict[str, Tensor]  # scalars by name: "quality" where the head has such an output, "stage1" with a cascade
-    box_iou: (
-        Tensor  # scalar, of the positives' predicted boxes and the boxes they should be: a mean, 0 where there are none
-    )
+    others: dict[str, Tensor]  # scalars by name: what a variant of the network adds
+    box_iou: Tensor  # scalar, mean IoU of the positives' predicted boxes with their objects; 0 without positives
     anchor_iou: Tensor  # scalar, the same of the positives' anchors
 
     @property
@@ -52,6 +53,10 @@ class Losses(NamedTuple):
     @property
     def total(self) -> Tensor:
         return torch.stack(list(self.terms.values())).sum() if self.others else self.objectness + self.box
+
+    def plus(self, name: str, term: Tensor) -> "Losses":
+        """These losses and one more."""
+        return self._replace(others=self.others | {name: term})
 
 
 class RegionProposalNetwork(nn.Module):
@@ -64,6 +69,9 @@ class RegionProposalNetwork(nn.Module):
             parts cannot work together.
     """
 
+    num_outputs = 2
+    """Of the head, that are used: scores and deltas."""
+
     def __init__(
         self,
         backbone: Backbone,
@@ -74,13 +82,10 @@ class RegionProposalNetwork(nn.Module):
         sampler: Sampler,
         loss: RPNLoss,
         proposals: ProposalSelector,
-        quality: Quality | None = None,
-        cascade: AnchorRefinement | None = None,
     ):
         super().__init__()
         _check_agreement(backbone, anchors, head)
-        _check_parts(head, sampler, loss, quality)
-        _check_cascade(cascade, assigner)
+        _check_parts(head, sampler, loss, self.num_outputs)
         proposals.check_levels(len(backbone.strides))
         self.backbone = backbone
         self.anchors = anchors
@@ -90,8 +95,6 @@ class RegionProposalNetwork(nn.Module):
         self.sampler = sampler
         self.criterion = loss
         self.selector = proposals
-        self.quality = quality
-        self.cascade = cascade
 
     def prepare(self, images: Tensor, sizes: Tensor) -> Tensor:
         """The network's input (B, 3, H, W) float32 from padded images (B, 3, H, W) uint8, on their device.
@@ -110,25 +113,18 @@ class RegionProposalNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Predictions:
         """Predictions for normalised, padded images (B, 3, H, W) of any height and width."""
-        features = self.backbone(images)
-        anchors, moved = self._anchors(features, images), None
-        if self.cascade is not None:
-            features, moved = self.cascade(features, anchors)
-        outputs = self.head(features)
-        levels = [LevelPredictions(self.head.logits(output.scores), output.deltas) for output in outputs]
-        if self.quality is None:
-            return Predictions(levels, anchors, moved=moved)
-        quality = [output.quality for output in outputs if output.quality is not None]
-        return Predictions(levels, anchors, quality, self.quality.rank, moved)
+        maps = self.backbone(images)
+        return self.predict(maps, self.anchors_on(maps, images))
+
+    def predict(self, maps: Sequence[Tensor], anchors: Anchors) -> Predictions:
+        """What the head says on feature maps (B, C, h, w), one per level, whose anchors these are."""
+        levels = [LevelPredictions(self.head.logits(output.scores), output.deltas) for output in self.head(maps)]
+        return Predictions(levels, anchors)
 
     @property
     def learns_from_few(self) -> bool:
-        """Whether a loss asks about a bounded number of anchors: the one rule for what `pending` can save.
-
-        A first stage is needed everywhere, as any moved anchor may overlap a box, but the second's features are not,
-        unless 3x3 convolutions of the head look at their neighbours.
-        """
-        return self.sampler.num is not None and (self.cascade is None or len(self.head.conv) == 0)
+        """Whether a loss asks about a bounded number of anchors: the one rule for what `pending` can save."""
+        return self.sampler.num is not None
 
     def pending(self, images: Tensor) -> PendingPredictions | Predictions:
         """Predictions for images (B, 3, H, W) that only `loss` can use: it has them computed where it samples.
@@ -139,13 +135,8 @@ class RegionProposalNetwork(nn.Module):
         """
         if not self.learns_from_few:
             return self(images)
-        if self.cascade is None:
-            features = self.backbone.pending(images)
-            return PendingPredictions(features, self.head, self._anchors([f.source for f in features], images))
-        maps = self.backbone(images)
-        anchors = self._anchors(maps, images)
-        aligned, moved = self.cascade.pending(maps, anchors)
-        return PendingPredictions(aligned, self.head, anchors, moved)
+        maps = self.backbone.pending(images)
+        return PendingPredictions(maps, self.head, self.anchors_on([level.source for level in maps], images))
 
     def loss(
         self,
@@ -154,9 +145,9 @@ class RegionProposalNetwork(nn.Module):
         ignore: Sequence[Tensor],
         sizes: Sizes,
         generators: Sequence[torch.Generator],
-        average: Callable[[LossCounts], LossCounts] | None = None,
+        average: Average | None = None,
     ) -> Losses:
-        """Losses of a batch against its boxes.
+        """Losses of a batch against its boxes: assign, sample, ask the head about the sample, compare.
 
         Args:
             boxes: per image (G, 4), in pixels of the input; G may be 0.
@@ -164,28 +155,12 @@ class RegionProposalNetwork(nn.Module):
             sizes: (height, width) of each image's content, (B, 2).
             generators: one per image; each draws that image's sampled anchors, so that they do not depend on
                 which other images share the batch or the process.
-            average: the mean of the counts over all processes that share a batch; None: there is one.
+            average: takes the mean over all processes that share a batch; None: there is one.
         """
-        pairs = as_pairs(sizes)
-        images = enumerate(zip(boxes, ignore, pairs, generators, strict=True))
+        images = enumerate(zip(boxes, ignore, as_pairs(sizes), generators, strict=True))
         targets = [self.targets(predictions.anchors_of(i), *image) for i, image in images]
-        moves = self._moves(predictions.anchors, zip(boxes, ignore, pairs, strict=True))
-        batch = BatchTargets(targets, predictions.at([image.rows for image in targets]), self.coder)
-        counts = self._counts(targets, moves, predictions.num_locations)
-        counts = counts if average is None else average(counts)
-        regression = batch.regression
-        objectness, box = self.criterion(batch.logits, batch.is_object, regression, counts)
-        device = objectness.device
-        positives = max(len(regression.boxes), 1)
-        return Losses(
-            objectness,
-            box,
-            num_positives=torch.tensor([len(image.positive) for image in targets], device=device),
-            num_negatives=torch.tensor([len(image.negative) for image in targets], device=device),
-            others=self._quality_loss(batch, counts) | self._cascade_loss(predictions, moves, counts),
-            box_iou=regression.iou.sum() / positives,
-            anchor_iou=regression.anchor_iou.sum() / positives,
-        )
+        outputs = predictions.at([image.rows for image in targets])
+        return self.losses_of(targets, outputs, predictions.num_locations, average)
 
     @torch.no_grad()
     def targets(
@@ -202,56 +177,54 @@ class RegionProposalNetwork(nn.Module):
         positive, negative = self.sampler(assignment.label, generator, partial(_overlap, anchors, objects))
         matched, positive_anchors = boxes[assignment.box_index[positive]].float(), anchors.boxes[positive]
         deltas = self.coder.encode(positive_anchors, matched)
-        if self.quality is None:
-            return ImageTargets(positive, negative, deltas, positive_anchors, matched)
-        near = self.quality.draw(anchors, objects, generator)
-        near_anchors = anchors.boxes[near.anchor]
-        return ImageTargets(positive, negative, deltas, positive_anchors, matched, near, near_anchors)
+        return ImageTargets(positive, negative, deltas, positive_anchors, matched)
+
+    def losses_of(
+        self, targets: Sequence[ImageTargets], outputs: Outputs, num_locations: int, average: Average | None
+    ) -> Losses:
+        """Losses of a batch from what the head says about the sampled anchors, in the order of their `rows`."""
+        device = outputs.logits.device
+        is_object = torch.cat([image.is_object for image in targets])
+        regression = Regression(
+            outputs.deltas[is_object],
+            torch.cat([image.deltas for image in targets]),
+            torch.cat([image.anchors for image in targets]),
+            torch.cat([image.boxes for image in targets]),
+            self.coder,
+        )
+        counts = self._counts(targets, num_locations)
+        if average is not None:
+            counts = LossCounts(*average(torch.tensor(counts, dtype=torch.float32, device=device)))
+        objectness, box = self.criterion(outputs.logits, is_object, regression, counts)
+        positives = max(len(regression.boxes), 1)
+        return Losses(
+            objectness,
+            box,
+            num_positives=torch.tensor([len(image.positive) for image in targets], device=device),
+            num_negatives=torch.tensor([len(image.negative) for image in targets], device=device),
+            others={},
+            box_iou=regression.iou.sum() / positives,
+            anchor_iou=regression.anchor_iou.sum() / positives,
+        )
 
     def propose(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
         """The proposals of each image, best first, clipped to its own (height, width), without gradient."""
         return self.selector(predictions.logits, predictions.deltas, predictions.starts, self.coder, as_pairs(sizes))
 
-    def propose_moved(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
-        """The first stage's boxes as proposals, with the scores of the second: what the second adds is the rest."""
-        deltas = torch.zeros_like(predictions.deltas)
-        return self.selector(predictions.logits, deltas, predictions.starts, self.coder, as_pairs(sizes))
+    def anchors_on(self, maps: Sequence[Tensor], images: Tensor) -> Anchors:
+        """The anchors of maps (B, any, h, w), one per level, of images (B, 3, H, W)."""
+        grids = [(feature.shape[-2], feature.shape[-1]) for feature in maps]
+        return self.anchors(grids, (images.shape[-2], images.shape[-1]), images.device)
 
-    def _moves(self, anchors: Anchors, images: Iterable[tuple[Tensor, Tensor, tuple[int, int]]]) -> list[Moves]:
-        """Of images with boxes, ignore and size; empty without a first stage."""
-        return [] if self.cascade is None else [self.cascade.moves(anchors, *image) for image in images]
-
-    def _counts(self, targets: Sequence[ImageTargets], moves: Sequence[Moves], num_locations: int) -> LossCounts:
+    def _counts(self, targets: Sequence[ImageTargets], num_locations: int) -> LossCounts:
         positives = sum(len(image.positive) for image in targets)
-        near = sum(0 if image.near is None else len(image.near.anchor) for image in targets)
         return LossCounts(
             budget=(self.sampler.num or 0) * len(targets),
             locations=num_locations * len(targets),
             sampled=max(positives + sum(len(image.negative) for image in targets), 1),
             positives=positives,
             images=len(targets),
-            near=max(near, 1),
-            moves=max(sum(len(image.anchor) for image in moves), 1),
         )
-
-    def _quality_loss(self, batch: BatchTargets, counts: LossCounts) -> dict[str, Tensor]:
-        if self.quality is None:
-            return {}
-        logits, anchors, predicted, near = batch.near
-        return {"quality": self.quality.loss(logits, self.quality.target(anchors, predicted, near), counts.near)}
-
-    def _cascade_loss(
-        self, predictions: Predictions | PendingPredictions, moves: Sequence[Moves], counts: LossCounts
-    ) -> dict[str, Tensor]:
-        if self.cascade is None:
-            return {}
-        assert predictions.moved is not None
-        return {"stage1": self.cascade.loss(predictions.moved, moves, counts.moves)}
-
-    def _anchors(self, maps: Sequence[Tensor], images: Tensor) -> Anchors:
-        """The anchors of maps (B, any, h, w), one per level, of images (B, 3, H, W)."""
-        grids = [(feature.shape[-2], feature.shape[-1]) for feature in maps]
-        return self.anchors(grids, (images.shape[-2], images.shape[-1]), images.device)
 
 
 def _overlap(anchors: Anchors, boxes: Tensor, least: float) -> Tensor:
@@ -276,17 +249,12 @@ def _check_agreement(backbone: Backbone, anchors: AnchorGrid, head: RPNHead) -> 
             raise ValueError(f"{what} {list(built_for)}, but this network has {list(found)}: pass those on.")
 
 
-def _check_cascade(cascade: AnchorRefinement | None, assigner: Assigner) -> None:
-    if cascade is not None and assigner.needs_grid:
+def _check_parts(head: RPNHead, sampler: Sampler, loss: RPNLoss, num_outputs: int) -> None:
+    if head.num_outputs != num_outputs:
         raise ValueError(
-            "cascade moves the anchors off their grid, and this assigner reads rows and columns of them: "
-            "set assigner=max_iou."
+            f"The head has {head.num_outputs} outputs, and this network uses {num_outputs}: the third belongs to "
+            "quality; give both or neither."
         )
-
-
-def _check_parts(head: RPNHead, sampler: Sampler, loss: RPNLoss, quality: Quality | None) -> None:
-    if (head.quality is None) != (quality is None):
-        raise ValueError("The head's quality output and the network's quality belong together: give both or neither.")
     if loss.divisor == "budget" and sampler.num is None:
         raise ValueError(
             "loss.divisor=budget divides by the sampler's budget, and this sampler takes all anchors: "

@@ -36,6 +36,10 @@ class Outputs(NamedTuple):
     deltas: Tensor  # (S, 4)
     quality: Tensor | None  # (S,) logits
 
+    def of(self, rows: Tensor) -> "Outputs":
+        """Those of some of these anchors, by a mask (S,) or indices."""
+        return Outputs(*(None if part is None else part[rows] for part in self))  # pyright: ignore[reportArgumentType]
+
 
 @dataclass(frozen=True)
 class Predictions:

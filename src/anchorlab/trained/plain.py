@@ -1,7 +1,5 @@
 """What can be handed over: a network made of the plain parts, which do what the paper says and nothing more."""
 
-import torch
-
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.coders import DeltaCoder
@@ -17,7 +15,6 @@ PLAIN = {
 }
 
 
-@torch.no_grad()
 def require_plain(network: RegionProposalNetwork, target: str, any_selector: bool = False) -> None:
     """Raise SettingError where the network does more than scores and deltas -> top k -> NMS, which `target` knows.
 
@@ -32,9 +29,3 @@ def require_plain(network: RegionProposalNetwork, target: str, any_selector: boo
             )
     if network.selector.vote_sigma is not None and not any_selector:
         raise SettingError(f"{target} cannot express box voting; proposals=default has none")
-    parts = {name for name, _ in network.named_children()} - {"backbone", "head"}
-    maps = [torch.zeros(1, network.head.in_channels, 1, 1) for _ in network.head.num_anchors]
-    further = [output for level in network.head(maps) for output in level[2:] if output is not None]
-    if parts or further:
-        what = " and ".join(sorted(parts)) or "a third output of its head"
-        raise SettingError(f"{target} cannot express this network's {what}: it knows a plain RPN alone")

@@ -19,9 +19,9 @@ from anchorlab.build import Config, build
 from anchorlab.data.batch import Batch
 from anchorlab.errors import RunError
 from anchorlab.metrics.recall import ProposalRecall
-from anchorlab.rpn.losses.box import LossCounts
 from anchorlab.rpn.network import Losses, PendingPredictions, Predictions, RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import Proposals
+from anchorlab.rpn.variants import CascadeRPN
 from anchorlab.training.trainer import TrainerSettings
 
 TRAIN, VALIDATE = 0, 1  # streams of random numbers
@@ -65,7 +65,7 @@ class RPNModule(LightningModule):
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
         self.recall = ProposalRecall()
-        self.stage1_recall = None if network.cascade is None else ProposalRecall()
+        self.stage1_recall = ProposalRecall() if isinstance(network, CascadeRPN) else None
         self.seed = seed
         self.sampled_only = sampled_only
         self.max_steps = max_steps
@@ -98,6 +98,7 @@ class RPNModule(LightningModule):
         """Count the batch's proposals, taken back to original pixels, in `recall`."""
         _score(self.recall, self.propose(predictions, batch), batch)
         if self.stage1_recall is not None:
+            assert isinstance(self.network, CascadeRPN)
             _score(self.stage1_recall, self.network.propose_moved(predictions, batch.sizes), batch)
 
     def propose(self, predictions: Predictions, batch: Batch) -> list[Proposals]:
@@ -135,12 +136,8 @@ class RPNModule(LightningModule):
     def _losses(self, predictions: Predictions | PendingPredictions, batch: Batch, stream: int) -> Losses:
         """This process's; their mean over the processes is the loss of the whole batch."""
         generators = self._generators(stream, batch)
-        average = self._average if self.trainer.world_size > 1 else None
+        average = self._mean if self.trainer.world_size > 1 else None
         return self.network.loss(predictions, batch.boxes, batch.ignore, batch.sizes, generators, average)
-
-    def _average(self, counts: LossCounts) -> LossCounts:
-        """Over the processes; stays on the device."""
-        return LossCounts(*self._mean(torch.tensor(counts, dtype=torch.float32, device=self.device)))
 
     def _mean(self, values: Tensor) -> Tensor:
         """Over the processes; Lightning's strategy gives back the values themselves where there is one."""

@@ -35,8 +35,6 @@ class LossCounts(NamedTuple):
     sampled: Count | None = None  # anchors it took; None: S, those the loss is given
     positives: Count | None = None  # positives among them; None: P, those the loss is given
     images: Count = 1
-    near: Count = 1  # anchors that teach the quality output
-    moves: Count = 1  # anchors that learn to move in a first stage
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,159 @@
+"""Variants of the Region Proposal Network: quality output, cascade, or both, behind the same calls.
+
+Each adds a term to the loss and leaves the others as they are. What is learnt, and how anchors move, is defined in
+`losses/quality.py` and `cascade.py`.
+
+B images | A anchors of one image | G boxes of one image | Q anchors of one image that teach the quality output
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anchorlab.rpn.anchors import Anchors
+from anchorlab.rpn.cascade import AnchorRefinement
+from anchorlab.rpn.losses.quality import Near, Quality
+from anchorlab.rpn.network import Average, Losses, RegionProposalNetwork, Sizes, as_pairs
+from anchorlab.rpn.predictions import LevelPredictions, Outputs, PendingPredictions, Predictions
+from anchorlab.rpn.proposals.nms import Proposals
+
+
+class QualityRPN(RegionProposalNetwork):
+    """An RPN whose head says, as a third output, how well each box will fit; proposals are ranked by it, too.
+
+    Args:
+        quality: what the output learns, from which anchors, and how it ranks.
+        parts: those of `RegionProposalNetwork`; the head must have been built with `quality=True`.
+    """
+
+    num_outputs = 3
+
+    def __init__(self, *parts: Any, quality: Quality, **more: Any) -> None:
+        super().__init__(*parts, **more)
+        self.quality = quality
+
+    def predict(self, maps: Sequence[Tensor], anchors: Anchors) -> Predictions:
+        outputs = self.head(maps)
+        levels = [LevelPredictions(self.head.logits(output.scores), output.deltas) for output in outputs]
+        quality = [output.quality for output in outputs if output.quality is not None]
+        return Predictions(levels, anchors, quality, self.quality.rank)
+
+    def loss(
+        self,
+        predictions: Predictions | PendingPredictions,
+        boxes: Sequence[Tensor],
+        ignore: Sequence[Tensor],
+        sizes: Sizes,
+        generators: Sequence[torch.Generator],
+        average: Average | None = None,
+    ) -> Losses:
+        """As of the plain network, and "quality"."""
+        targets, near = [], []
+        for i, image in enumerate(zip(boxes, ignore, as_pairs(sizes), generators, strict=True)):
+            anchors = predictions.anchors_of(i)
+            targets.append(self.targets(anchors, *image))
+            # After the sample, from the same generator: the output leaves the sample as it is.
+            near.append(self.quality.draw(anchors, boxes[i][~ignore[i]].float(), generators[i]))
+        # Asked about together, so that a location that both need is computed once.
+        rows = [torch.cat((image.rows, drawn.anchor)) for image, drawn in zip(targets, near, strict=True)]
+        outputs = predictions.at(rows)
+        sampled = [len(image.rows) for image in targets]
+        is_near = torch.cat(
+            [torch.arange(len(row), device=row.device) >= n for row, n in zip(rows, sampled, strict=True)]
+        )
+        losses = self.losses_of(targets, outputs.of(~is_near), predictions.num_locations, average)
+        anchors = torch.cat([predictions.anchors_of(i).boxes[drawn.anchor] for i, drawn in enumerate(near)])
+        term = self._quality_loss(outputs.of(is_near), anchors, near, average)
+        return losses.plus("quality", term)
+
+    def _quality_loss(self, outputs: Outputs, anchors: Tensor, near: Sequence[Near], average: Average | None) -> Tensor:
+        """Of the anchors (Q, 4) of all images that teach the output."""
+        assert outputs.quality is not None
+        together = Near(*(torch.cat(field) for field in zip(*near, strict=True)))
+        target = self.quality.target(anchors, self.coder.decode(anchors, outputs.deltas), together)
+        count = shared_count(len(together.anchor), average, anchors.device)
+        return self.quality.loss(outputs.quality, target, count)
+
+
+class CascadeRPN(RegionProposalNetwork):
+    """An RPN whose anchors a first stage moves before the head judges them, on features that follow them.
+
+    Args:
+        cascade: the first stage.
+        parts: those of `RegionProposalNetwork`, with an assigner that needs no grid.
+    """
+
+    def __init__(self, *parts: Any, cascade: AnchorRefinement, **more: Any) -> None:
+        super().__init__(*parts, **more)
+        if self.assigner.needs_grid:
+            raise ValueError(
+                "cascade moves the anchors off their grid, and this assigner reads rows and columns of them: "
+                "set assigner=max_iou."
+            )
+        self.cascade = cascade
+
+    def forward(self, images: Tensor) -> Predictions:
+        maps = self.backbone(images)
+        anchors = self.anchors_on(maps, images)
+        aligned, moved = self.cascade(maps, anchors)
+        return replace(self.predict(aligned, anchors), moved=moved)
+
+    @property
+    def learns_from_few(self) -> bool:
+        """As of the plain network, unless 3x3 convolutions of the head look at the neighbours of a sampled anchor.
+
+        The first stage is needed everywhere, as any moved anchor may overlap a box; the second's features are not.
+        """
+        return super().learns_from_few and len(self.head.conv) == 0
+
+    def pending(self, images: Tensor) -> PendingPredictions | Predictions:
+        if not self.learns_from_few:
+            return self(images)
+        maps = self.backbone(images)
+        anchors = self.anchors_on(maps, images)
+        aligned, moved = self.cascade.pending(maps, anchors)
+        return PendingPredictions(aligned, self.head, anchors, moved)
+
+    def loss(
+        self,
+        predictions: Predictions | PendingPredictions,
+        boxes: Sequence[Tensor],
+        ignore: Sequence[Tensor],
+        sizes: Sizes,
+        generators: Sequence[torch.Generator],
+        average: Average | None = None,
+    ) -> Losses:
+        """As without a cascade, from the moved anchors, and "stage1": how well they were moved."""
+        losses = super().loss(predictions, boxes, ignore, sizes, generators, average)
+        assert predictions.moved is not None
+        images = zip(boxes, ignore, as_pairs(sizes), strict=True)
+        moves = [self.cascade.moves(predictions.anchors, *image) for image in images]
+        count = shared_count(sum(len(image.anchor) for image in moves), average, losses.box.device)
+        return losses.plus("stage1", self.cascade.loss(predictions.moved, moves, count))
+
+    def propose_moved(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
+        """The first stage's boxes as proposals, with the scores of the second: what the second adds is the rest."""
+        deltas = torch.zeros_like(predictions.deltas)
+        return self.selector(predictions.logits, deltas, predictions.starts, self.coder, as_pairs(sizes))
+
+
+class CascadeQualityRPN(CascadeRPN, QualityRPN):
+    """Both: the quality output judges the boxes of the second stage."""
+
+
+def variant(quality: Quality | None, cascade: AnchorRefinement | None, **parts: Any) -> RegionProposalNetwork:
+    """The network with what is given of the two, and nothing in it of what is not."""
+    if quality is None:
+        return RegionProposalNetwork(**parts) if cascade is None else CascadeRPN(**parts, cascade=cascade)
+    if cascade is None:
+        return QualityRPN(**parts, quality=quality)
+    return CascadeQualityRPN(**parts, quality=quality, cascade=cascade)
+
+
+def shared_count(number: int, average: Average | None, device: torch.device) -> int | Tensor:
+    """What a loss over `number` anchors is divided by: at least 1, the mean over the processes that share a batch."""
+    number = max(number, 1)
+    return number if average is None else average(torch.tensor(float(number), device=device))
