@@ -56,9 +56,3 @@ def exit_with(error: Exception | str, code: int = USAGE_ERROR) -> NoReturn:
     """Print the sentence of an error and leave, by default with the code of a wrong command line."""
     print(f"error: {error}", file=sys.stderr)
     raise SystemExit(code)
-
-
-def check_range(key: str, value: float, holds: bool, wanted: str) -> None:
-    """Raise ValueError unless the setting holds; `key` as in a config: "assigner.border"."""
-    if not holds:
-        raise ValueError(f"{key}={value} is out of range: it must be {wanted}.")

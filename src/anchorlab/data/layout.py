@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from anchorlab.data.sample import DataError
+from anchorlab.signatures import checked
 
 SPLIT = "{split}"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -47,6 +48,7 @@ class Layout:
         return self.root / template.replace(SPLIT, self.names[split] or split)
 
 
+@checked
 class LayoutReader:
     """What readers share whose images and annotations lie where a `Template` says; a format adds `read`.
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import lightning
 import numpy as np
@@ -17,11 +18,11 @@ from torch.utils.data import DistributedSampler
 from anchorlab.data.cache import PixelCache, open_cache
 from anchorlab.data.dataset import EpochSampler, ImageDataset
 from anchorlab.data.loader import Loader
-from anchorlab.data.sample import SPLITS, Augment, DataError, Problem, Reader, Record
+from anchorlab.data.sample import Augment, DataError, Problem, Reader, Record
+from anchorlab.signatures import Count, CountOrZero, Positive, PositiveShare, checked
 
-SCORES = ("kept", "unseen")
 
-
+@checked
 class DataModule(lightning.LightningDataModule):
     """Training, validation and test batches of one data set.
 
@@ -63,34 +64,31 @@ class DataModule(lightning.LightningDataModule):
         self,
         reader: Callable[..., Reader],
         root: str,
-        batch_size: int = 8,
-        workers: int = 2,
-        short: int | None = None,
-        long: int | None = 416,
-        pad_to: int = 32,
+        batch_size: Count = 8,
+        workers: CountOrZero = 2,
+        short: Count | None = None,
+        long: Count | None = 416,
+        pad_to: Count = 32,
         categories: Sequence[str] | None = None,
-        val_fraction: float = 0.2,
-        split_seed: int = 0,
-        on_error: str = "raise",
-        limit_train: int | None = None,
-        limit_val: int | None = None,
-        val_batch_size: int | None = None,
-        validate_on: str = "val",
-        timeout: float | None = 300,
-        cache: str | None = None,
-        cache_limit: float = 20,
+        val_fraction: PositiveShare = 0.2,
+        split_seed: CountOrZero = 0,
+        on_error: Literal["raise", "skip"] = "raise",
+        limit_train: Count | None = None,
+        limit_val: Count | None = None,
+        val_batch_size: Count | None = None,
+        validate_on: Literal["train", "val", "test"] = "val",
+        timeout: Positive | None = 300,
+        cache: Literal["disk"] | None = None,
+        cache_limit: Positive = 20,
         cache_folder: str = "~/.cache/anchorlab/images",
-        holdout: float | None = None,
-        score: str = "kept",
+        holdout: PositiveShare | None = None,
+        score: Literal["kept", "unseen"] = "kept",
         *,
         augment: Augment | None = None,
         seed: int = 0,
     ):
         super().__init__()
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"data.on_error={on_error!r} must be raise or skip")
-        if validate_on not in SPLITS:
-            raise ValueError(f"data.validate_on={validate_on!r} must be one of {', '.join(SPLITS)}")
+        _check_sides(short, long)
         _check_score(score, categories, validate_on)
         self.reader = reader(root=root)
         self.root = Path(root).expanduser()
@@ -339,9 +337,14 @@ def _select(record: Record, category: np.ndarray) -> Record:
     )
 
 
+def _check_sides(short: int | None, long: int | None) -> None:
+    if short is None and long is None:
+        raise ValueError("short=null and long=null: give the size images are resized to, e.g. long=416")
+    if short is not None and long is not None and short > long:
+        raise ValueError(f"short={short} is above long={long}: the short side cannot be the longer one; swap them")
+
+
 def _check_score(score: str, categories: Sequence[str] | None, validate_on: str) -> None:
-    if score not in SCORES:
-        raise ValueError(f"data.score={score} must be one of {', '.join(SCORES)}")
     if score == "unseen" and categories is None:
         raise ValueError(
             "data.score=unseen needs data.categories: list the categories to train on; all others are scored"

@@ -16,12 +16,13 @@ from defusedxml.common import DefusedXmlException
 from anchorlab.data.checks import Checker, RawBox, Size
 from anchorlab.data.layout import list_images
 from anchorlab.data.sample import DataError, Problem, Record
+from anchorlab.signatures import checked
 
-DIFFICULT = ("ignore", "keep", "drop")
 LISTS = "ImageSets/Main"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
+@checked
 class VocReader:
     """Reads a folder laid out as VOC2007 is.
 
@@ -49,8 +50,6 @@ class VocReader:
         *,
         root: str | Path,
     ):
-        if difficult not in DIFFICULT:
-            raise ValueError(f"data.reader.difficult={difficult!r} must be one of {', '.join(DIFFICULT)}")
         self.root = Path(root).expanduser()
         self.images = self.root / images
         self.annotations = self.root / annotations

@@ -130,8 +130,8 @@ class Describer:
 
         backbone, truth = self._backbone(config), self._ground_truth(config)
         with user_errors():
-            anchors = build(config["anchor"], strides=backbone.strides)
-            head = build(config["head"], in_channels=backbone.channels, num_anchors=anchors.num_anchors)
+            anchors = build(config["anchor"], "anchor", strides=backbone.strides)
+            head = build(config["head"], "head", in_channels=backbone.channels, num_anchors=anchors.num_anchors)
         cells = truth.grids[0].prod(1).tolist()  # of each level, on the first training image
         facts = Facts(
             key=experiment_key(config, [shapes.tolist() for shapes in anchors.shapes]),
@@ -156,7 +156,7 @@ class Describer:
         for indices in together.values():
             config = self.settled[indices[0]]
             of_all = cover_many(
-                self._ground_truth(config), [grids[index] for index in indices], build(config["assigner"])
+                self._ground_truth(config), [grids[index] for index in indices], build(config["assigner"], "assigner")
             )
             figures |= dict(zip(indices, of_all, strict=True))
         return figures
@@ -168,7 +168,7 @@ class Describer:
         key = _text(config["backbone"])
         if key not in self._backbones:
             group = dict(config["backbone"])
-            self._backbones[key] = build({**group, "weights": "none"} if "weights" in group else group)
+            self._backbones[key] = build({**group, "weights": "none"} if "weights" in group else group, "backbone")
         return self._backbones[key]
 
     def _ground_truth(self, config: Config) -> "GroundTruth":
