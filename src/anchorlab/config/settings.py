@@ -158,8 +158,9 @@ def _located(target: str, key: str) -> Any:
         return get_object(current)
     except Exception as error:  # whatever the import of a module from outside raises
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        place = f"{key}._target_" if key else "_target_"
         raise SettingError(
-            f"{key + '.' if key else ''}_target_={target} cannot be imported ({reason}): give the dotted name of a class"
+            f"{place}={target} cannot be imported ({reason}): give the dotted name of a class"
         ) from error
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from anchorlab.signatures import Positive, checked
 
+LARGEST = math.log(1000 / 16)
+"""The largest t_w and t_h that is decoded by default: sixteen pixels become 1,000."""
 FourWeights = Annotated[
     Sequence[Positive], Len(4, 4), doc("a list of four positive numbers, for x, y, w and h, such as [10,10,5,5]")
 ]
@@ -34,7 +36,7 @@ class DeltaCoder:
     not hidden. All arithmetic is float32 or better, whatever the precision of the network.
     """
 
-    def __init__(self, weights: FourWeights = (1.0, 1.0, 1.0, 1.0), clip: Positive | None = math.log(1000 / 16)):
+    def __init__(self, weights: FourWeights = (1.0, 1.0, 1.0, 1.0), clip: Positive | None = LARGEST):
         self.weights = tuple(float(weight) for weight in weights)
         self.clip = clip
 

@@ -6,7 +6,6 @@ sentence that names the setting, its value and the fix.
 k: anchors per location. Sizes are square roots of areas in pixels; a ratio is height / width.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,13 +18,12 @@ def level_sizes(sizes: Sequence[Any] | None, scale: float | None, strides: Seque
     if sizes is not None and scale is not None:
         raise ValueError(f"sizes={list(sizes)} and scale={scale} are both given: set one of them to null.")
     if scale is not None:
-        (scale,) = positive("scale", [scale])
         return [[scale * stride] for stride in strides]
     if sizes is None:
         raise ValueError("sizes=null, scale=null and shapes=null: give one of them.")
     if is_nested(sizes):
         return _one_list_per_level("sizes", sizes, len(strides))
-    flat = positive("sizes", sizes)
+    flat = [float(size) for size in sizes]
     if len(strides) == 1:
         return [flat]
     if len(flat) != len(strides):
@@ -40,7 +38,7 @@ def level_ratios(ratios: Sequence[Any], num_levels: int) -> list[list[float]]:
     """The ratios of each level; a flat list is the same on every level."""
     if is_nested(ratios):
         return _one_list_per_level("ratios", ratios, num_levels)
-    return [positive("ratios", ratios)] * num_levels
+    return [[float(ratio) for ratio in ratios]] * num_levels
 
 
 def with_octaves(
@@ -75,7 +73,7 @@ def explicit_shapes(shapes: Sequence[Any], num_levels: int) -> list[Tensor]:
         raise ValueError(
             f"shapes={shapes} must hold a list of [width, height] pairs for each of the levels ({num_levels})."
         )
-    pairs = [[positive("shapes", pair) for pair in level] for level in shapes]
+    pairs = [[[float(side) for side in pair] for pair in level] for level in shapes]
     if wrong := [pair for level in pairs for pair in level if len(pair) != 2]:
         raise ValueError(f"shapes has the entry {wrong[0]}: write each shape as [width, height].")
     return [torch.tensor(level, dtype=torch.float32) for level in pairs]
@@ -106,17 +104,6 @@ def check_k(k: int | None, shapes: list[Tensor], source: str) -> None:
             )
 
 
-def positive(key: str, values: Sequence[Any]) -> list[float]:
-    """The values as floats; ValueError unless there is at least one and all are finite numbers above 0."""
-    if not _is_list(values) or len(values) == 0:
-        raise ValueError(f"{key}={values} must be a list of at least one number above 0.")
-    for value in values:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value <= 0:
-            raise ValueError(f"{key} contains {value!r}: every entry must be a finite number above 0.")
-    return [float(value) for value in values]
-
-
 def is_nested(values: Any) -> bool:
     """Whether `values` is a list of lists."""
     return _is_list(values) and len(values) > 0 and _is_list(values[0])
@@ -131,7 +118,7 @@ def _one_list_per_level(key: str, values: Sequence[Any], num_levels: int) -> lis
         raise ValueError(
             f"{key}={list(values)} has {len(values)} lists for {num_levels} levels: give one list per level."
         )
-    return [positive(key, level) for level in values]
+    return [[float(value) for value in level] for level in values]
 
 
 def _divide(k: int, ratios: list[float]) -> int:

@@ -72,8 +72,8 @@ class MaxIoUAssigner:
     ) -> None:
         if background_iou > foreground_iou:
             raise ValueError(
-                f"background_iou={background_iou:g} is above foreground_iou={foreground_iou:g}: an anchor would be both; "
-                "lower the first or raise the second."
+                f"background_iou={background_iou:g} is above foreground_iou={foreground_iou:g}: an anchor would be "
+                "both; lower the first or raise the second."
             )
         self.foreground_iou = foreground_iou
         self.background_iou = background_iou
