@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, MinLen
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
-from anchorlab.signatures import AUTO, Count, NotNegative, Positive, checked
+from anchorlab.signatures import AUTO, Count, CountOrZero, NotNegative, Positive, checked
 from anchorlab.training.callbacks.checkpoints import WholeFiles
 from anchorlab.training.hardware import keep_freed_memory
 
@@ -37,7 +37,7 @@ class TrainerSettings:
     epochs: Count
     max_steps: Count | None
     accelerator: Literal["auto", "cpu", "gpu"]
-    devices: int | list[int]
+    devices: Annotated[int, Ge(-1)] | Annotated[list[CountOrZero], MinLen(1)] | Literal["auto"]
     num_nodes: Count
     strategy: str
     precision: Literal["auto", 32, "bf16", 16]
