@@ -34,6 +34,8 @@ class AnchorOutcome(Callback):
         budget: proposals per image that count.
     """
 
+    only_watches = True
+
     def __init__(self, images: CountOrZero, budget: Count) -> None:
         self.images, self.budget = images, budget
 

@@ -35,6 +35,8 @@ class Pictures(Callback):
         every: epochs between pictures.
     """
 
+    only_watches = True
+
     def __init__(self, images: CountOrZero, top: Count, every: Count) -> None:
         self.images, self.top, self.every = images, top, every
         self._batch: Batch | None = None

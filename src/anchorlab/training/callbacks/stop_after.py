@@ -18,6 +18,8 @@ class StopAfter(Callback):
         epochs: null: no stop.
     """
 
+    only_watches = True
+
     def __init__(self, epochs: Count | None = None) -> None:
         self.epochs = epochs
         self.stopped = False
