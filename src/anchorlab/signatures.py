@@ -234,4 +234,6 @@ def _strict(annotation: Any) -> Any:
         from pydantic import Strict
 
         return Annotated[annotation, Strict(False)]
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return origin[tuple(_strict(part) for part in args)]
     return annotation
