@@ -198,7 +198,7 @@ def test_axes_are_plain_numbers():
         ({"sizes": FPN_SIZES, "shapes": [[[8, 8]]] * 5}, ["sizes", "shapes"]),
         ({"scale": 8, "shapes": [[[8, 8]]] * 5}, ["scale=8", "shapes"]),
         ({"scales_per_octave": 3, "shapes": [[[8, 8]]] * 5}, ["scales_per_octave=3", "shapes"]),
-        ({"shapes": [[8, 8]]}, ["shapes=[[8,8]]", "a list per level"]),
+        ({"shapes": [[8, 8]]}, ["shapes=[[8, 8]]", "5"]),
         ({"shapes": [[[8, 8, 8]]], "strides": [8]}, ["shapes", "[8.0, 8.0, 8.0]", "[width, height]"]),
         ({"shapes": [[[8, 0]]], "strides": [8]}, ["shapes", "0"]),
         ({"scale": 8, "offset": 1.5}, ["offset=1.5"]),

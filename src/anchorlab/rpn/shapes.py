@@ -75,7 +75,7 @@ def explicit_shapes(shapes: Sequence[Any], num_levels: int) -> list[Tensor]:
         )
     pairs = [[[float(side) for side in pair] for pair in level] for level in shapes]
     if wrong := [pair for level in pairs for pair in level if len(pair) != 2]:
-        raise ValueError(f"shapes has the entry {wrong[0]}: write each shape as [width, height].")
+        raise ValueError(f"shapes={shapes} has the entry {wrong[0]}: write each shape as [width, height].")
     return [torch.tensor(level, dtype=torch.float32) for level in pairs]
 
 
