@@ -316,4 +316,4 @@ def _write_jpeg(path: Path, image: np.ndarray) -> None:
 
 def _require(met: object, key: str, value: object, fix: str) -> None:
     if not met:
-        raise ValueError(f"{key}={value} cannot be drawn: {fix}.")
+        raise ValueError(f"data.reader.{key}={value} cannot be drawn: {fix}.")
