@@ -72,9 +72,7 @@ def test_a_division_is_complete_and_stable(count, fraction, seed):
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
 def test_an_impossible_share(make_data, fraction):
-    with pytest.raises(
-        ValueError, match=f"^val_fraction={fraction} is not possible: it must be a number above 0 and below 1"
-    ):
+    with pytest.raises(ValueError, match=f"^val_fraction={fraction} .* above 0 and below 1$"):
         make_data(val_fraction=fraction).setup()
 
 
@@ -98,7 +96,7 @@ def test_a_holdout_is_scored_in_place_of_the_split_of_its_own(make_data, val):
 
 @pytest.mark.parametrize("share", [0, 1, -0.5])
 def test_an_impossible_holdout(make_data, share):
-    with pytest.raises(ValueError, match=f"^holdout={share} is not possible: it must be a number above 0 and below 1"):
+    with pytest.raises(ValueError, match=f"^holdout={share} .* above 0 and below 1"):
         make_data(val=2, holdout=share).setup()
 
 

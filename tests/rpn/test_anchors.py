@@ -170,7 +170,7 @@ def test_axes_are_plain_numbers():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"sizes": FPN_SIZES, "k": 7}, ["k=7", "3 ratios [0.5, 1.0, 2.0]"]),
+        ({"sizes": FPN_SIZES, "k": 7}, ["k=7", "3 of ratios=[0.5, 1.0, 2.0]"]),
         ({"sizes": FPN_SIZES, "k": 0}, ["k=0", "at least 1"]),
         ({"sizes": [8, 16], "k": 7, "strides": [8]}, ["k=7", "6 anchors per location"]),
         ({"sizes": FPN_SIZES, "k": 9, "scales_per_octave": 2}, ["k=9", "6 anchors per location"]),

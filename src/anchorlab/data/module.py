@@ -19,7 +19,7 @@ from anchorlab.data.cache import PixelCache, open_cache
 from anchorlab.data.dataset import EpochSampler, ImageDataset
 from anchorlab.data.loader import Loader
 from anchorlab.data.sample import Augment, DataError, Problem, Reader, Record
-from anchorlab.signatures import Count, CountOrZero, Positive, PositiveShare, checked
+from anchorlab.signatures import Count, CountOrZero, InnerShare, Positive, checked
 
 
 @checked
@@ -70,7 +70,7 @@ class DataModule(lightning.LightningDataModule):
         long: Count | None = 416,
         pad_to: Count = 32,
         categories: Sequence[str] | None = None,
-        val_fraction: PositiveShare = 0.2,
+        val_fraction: InnerShare = 0.2,
         split_seed: CountOrZero = 0,
         on_error: Literal["raise", "skip"] = "raise",
         limit_train: Count | None = None,
@@ -81,7 +81,7 @@ class DataModule(lightning.LightningDataModule):
         cache: Literal["disk"] | None = None,
         cache_limit: Positive = 20,
         cache_folder: str = "~/.cache/anchorlab/images",
-        holdout: PositiveShare | None = None,
+        holdout: InnerShare | None = None,
         score: Literal["kept", "unseen"] = "kept",
         *,
         augment: Augment | None = None,
@@ -191,7 +191,7 @@ class DataModule(lightning.LightningDataModule):
         if source == "train" and "val" not in existing:
             divided["train"], divided["val"] = divide(records, self.val_fraction, self.split_seed)
         if source == "train" and self.holdout is not None:
-            divided["train"], divided["val"] = divide(divided["train"], self.holdout, self.split_seed, "holdout")
+            divided["train"], divided["val"] = divide(divided["train"], self.holdout, self.split_seed)
         for name, part in divided.items():
             if not part:
                 raise DataError(f"data.root={self.root} has no usable image for the split {name!r}", problems)
@@ -295,16 +295,11 @@ class DataModule(lightning.LightningDataModule):
         return size // world
 
 
-def divide(
-    records: Sequence[Record], fraction: float, seed: int, key: str = "val_fraction"
-) -> tuple[list[Record], list[Record]]:
+def divide(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
     """(training, validation): the `fraction` of images with the smallest hashes validate; at least one each.
 
-    Both keep the order of `records`. An image that joins or leaves the data set moves at most one other. `key` is
-    the setting the fraction comes from.
+    Both keep the order of `records`. An image that joins or leaves the data set moves at most one other.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"data.{key}={fraction} must lie between 0 and 1: that share of the images validates")
     count = min(max(1, round(fraction * len(records))), len(records) - 1)
     chosen = {record.image_id for record in first_by_hash(records, count, seed)}
     return (

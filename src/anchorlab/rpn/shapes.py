@@ -124,7 +124,7 @@ def _one_list_per_level(key: str, values: Sequence[Any], num_levels: int) -> lis
 def _divide(k: int, ratios: list[float]) -> int:
     if k < 1 or k % len(ratios):
         raise ValueError(
-            f"k={k} cannot be divided evenly among the {len(ratios)} ratios {ratios}: "
+            f"k={k} cannot be divided evenly among the {len(ratios)} of ratios={ratios}: "
             f"make k a multiple of {len(ratios)}, or change the number of ratios."
         )
     return k // len(ratios)
