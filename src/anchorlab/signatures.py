@@ -72,13 +72,13 @@ def checked(target: Target) -> Target:
         ArgumentError: for the first argument that its annotation refuses.
     """
     if not isinstance(target, type):
-        return _checking(target, target)
+        return _checking(target)
     cls: Any = target
-    cls.__init__ = _checking(cls.__init__, cls)
-    return target
+    cls.__init__ = _checking(cls.__init__)
+    return cls
 
 
-def _checking(function: Any, owner: Any) -> Any:
+def _checking(function: Any) -> Any:
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -235,5 +235,6 @@ def _strict(annotation: Any) -> Any:
 
         return Annotated[annotation, Strict(False)]
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        return origin[tuple(_strict(part) for part in args)]
+        kind: Any = origin
+        return kind[tuple(_strict(part) for part in args)]
     return annotation

@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Union, get_args
 
 from annotated_types import Ge, Le, MinLen, doc
 from hydra.utils import get_object
@@ -42,38 +42,43 @@ def words_of(choices: Any, example: str) -> Any:
     return Annotated[choices | several, doc(f"one of {known}, or a list such as {example}")]
 
 
+def or_null(*annotations: Any) -> Any:
+    """Any of these annotations, or None."""
+    return Union[(*annotations, None)]
+
+
 COMMAND_SETTINGS: dict[str, Any] = {
     # train.py
     "seed": Seed,
-    "start": Text | None,
+    "start": or_null(Text),
     "preflight": Literal["warn", "refuse", "none"],
     "preflight_least": Share,
     "debug.look": CountOrZero,
     # study.py
     "split": Literal["train", "val", "test"],
-    "ks": Counts | None,
+    "ks": or_null(Counts),
     "worst": CountOrZero,
     # compare.py
     "runs": Texts,
-    "baseline": Text | None,
+    "baseline": or_null(Text),
     "images": Literal["same", "common"],
     "rows": Count,
     "gallery": CountOrZero,
-    "output": Text | None,
+    "output": or_null(Text),
     "bootstrap.resamples": Annotated[int, Ge(100), Le(1_000_000)],
     "bootstrap.confidence": Annotated[float, Ge(0.5), Le(0.9999)],
     "bootstrap.seed": CountOrZero,
-    "wandb.entity": Text | None,
-    "wandb.url": Text | None,
+    "wandb.entity": or_null(Text),
+    "wandb.url": or_null(Text),
     # evaluate.py
     "run": Texts,
     "checkpoint": Literal["last", "best"],
-    "root": Text | None,
+    "root": or_null(Text),
     "eval.split": Literal["train", "val", "test"] | None,
-    "eval.size": Count | Counts | None,
-    "eval.limit": Count | None,
-    "eval.batch_size": Count | None,
-    "eval.workers": CountOrZero | None,
+    "eval.size": or_null(Count, Counts),
+    "eval.limit": or_null(Count),
+    "eval.batch_size": or_null(Count),
+    "eval.workers": or_null(CountOrZero),
     "pictures": CountOrZero,
     "top": Count,
     "outcome": CountOrZero,
@@ -81,23 +86,23 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "precision": Literal[32, "bf16", 16] | None,
     # propose.py
     "source": Texts,
-    "folder": Text | None,
+    "folder": or_null(Text),
     "format": words_of(Literal["coco", "npz", "detectron2"], "[coco,npz]"),
-    "limit": Count | None,
-    "size": Count | None,
+    "limit": or_null(Count),
+    "size": or_null(Count),
     "batch_size": Count,
     "workers": CountOrZero,
     "chunk": Count,
     # export.py
     "formats": words_of(Literal["safetensors", "torch", "onnx"], "[safetensors,torch]"),
-    "photos": Texts | None,
-    "sizes": Counts | None,
+    "photos": or_null(Texts),
+    "sizes": or_null(Counts),
     "repeats": Count,
-    "threads": Count | None,
+    "threads": or_null(Count),
     # explain.py
     "image": Text,
-    "at": Numbers | None,
-    "level": CountOrZero | None,
+    "at": or_null(Numbers),
+    "level": or_null(CountOrZero),
 }
 """What the commands' own settings may hold; those of a group are said by the signature of the group's class."""
 
@@ -167,7 +172,7 @@ def _located(target: str, key: str) -> Any:
 def _check_anchor_sizes(anchor: Mapping[str, Any], long: Any) -> None:
     """Twice the longest image side: a box inside the image then covers at most a quarter of such an anchor."""
     sizes = anchor.get("sizes")
-    if not argument(Levels).accepts(sizes) or not argument(Count).accepts(long):
+    if sizes is None or not argument(Levels).accepts(sizes) or not argument(Count).accepts(long):
         return
     largest = max(size for level in sizes for size in (level if isinstance(level, Sequence) else [level]))
     if largest > 2 * long:
