@@ -6,7 +6,7 @@ from pathlib import Path
 
 SRC = Path(__file__).parents[1] / "src"
 FLOORS = (
-    {"errors", "console", "version"},
+    {"errors", "console", "version", "signatures"},
     {"config"},
     {"rpn", "metrics", "runs", "data"},
     {"analysis"},

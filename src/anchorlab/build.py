@@ -4,7 +4,8 @@ Strides and channels go from the backbone to the anchors and the head, k from th
 typed twice. What a constructor refuses becomes a SettingError, so that a person reads one sentence.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 
 from anchorlab.config.moved import with_current_names
+from anchorlab.config.settings import check_signatures
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, UserError
 from anchorlab.rpn.network import RegionProposalNetwork
@@ -31,21 +33,21 @@ def build_network(config: Config) -> RegionProposalNetwork:
     Raises:
         SettingError: anchors, levels or weights that cannot be had.
     """
-    backbone = build(config["backbone"])
-    anchors = build(config["anchor"], strides=backbone.strides)
+    backbone = build(config["backbone"], "backbone")
+    anchors = build(config["anchor"], "anchor", strides=backbone.strides)
     derived = {"in_channels": backbone.channels, "num_anchors": anchors.num_anchors}
-    quality = build_optional(config.get("quality"))
-    cascade = build_optional(config.get("cascade"), **derived, strides=backbone.strides)
+    quality = build_optional(config.get("quality"), "quality")
+    cascade = build_optional(config.get("cascade"), "cascade", **derived, strides=backbone.strides)
     with user_errors():
         return variant(
             backbone=backbone,
             anchors=anchors,
-            head=build(config["head"], **derived, quality=quality is not None),
-            coder=build(config["coder"]),
-            assigner=build(config["assigner"]),
-            sampler=build(config["sampler"]),
-            loss=build(config["loss"], objectness=build_optional(config.get("objectness"))),
-            proposals=build(config["proposals"]),
+            head=build(config["head"], "head", **derived, quality=quality is not None),
+            coder=build(config["coder"], "coder"),
+            assigner=build(config["assigner"], "assigner"),
+            sampler=build(config["sampler"], "sampler"),
+            loss=build(config["loss"], "loss", objectness=build_optional(config.get("objectness"), "objectness")),
+            proposals=build(config["proposals"], "proposals"),
             quality=quality,
             cascade=cascade,
         )
@@ -53,42 +55,69 @@ def build_network(config: Config) -> RegionProposalNetwork:
 
 def build_data(config: Config) -> DataModule:
     """The data module of the groups data and augment; files are not read yet."""
-    return build(config["data"], augment=build(config["augment"]), seed=config["seed"])
+    return build(config["data"], "data", augment=build(config["augment"], "augment"), seed=config["seed"])
 
 
 def build_validation_data(group: Config, seed: int = 0) -> DataModule:
     """The data module of the group data alone, without augmentation; the images that are scored have been read."""
-    data: DataModule = build(group, augment=None, seed=seed)
+    data: DataModule = build(group, "data", augment=None, seed=seed)
     with user_errors():
         data.setup("validate")
     return data
 
 
 def build_callbacks(config: Config) -> list[Callback]:
-    return [build(callback) for callback in config["callbacks"].values()]
+    return [build(callback, f"callbacks.{name}") for name, callback in config["callbacks"].items()]
 
 
-def build_optional(group: Config | None, **derived: Any) -> Any:
+def build_optional(group: Config | None, key: str = "", /, **derived: Any) -> Any:
     """None for a group's choice `none`, and where there is no such group."""
-    return None if group is None or group["_target_"] is None else build(group, **derived)
+    return None if group is None or group["_target_"] is None else build(group, key, **derived)
 
 
-def build(group: Config, **derived: Any) -> Any:
-    """Instantiate a group with plain containers, so that no ListConfig is mistaken for a list."""
-    with user_errors():
-        return instantiate(with_current_names(group), **derived, _convert_="all")
+def build(group: Config, key: str = "", /, **derived: Any) -> Any:
+    """Instantiate a group with plain containers, so that no ListConfig is mistaken for a list.
+
+    Args:
+        key: of the group in the config, put before the names of arguments in what its constructor refuses.
+
+    Raises:
+        SettingError: a value that the signature of its class refuses, or what a constructor refuses.
+    """
+    current = with_current_names(group)
+    check_signatures(current, key)
+    with user_errors(key, _names(current)):
+        return instantiate(current, **derived, _convert_="all")
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn what a constructor, or Lightning's Trainer, refuses into a SettingError with the same sentence."""
+def user_errors(key: str = "", names: Iterable[str] = ()) -> Iterator[None]:
+    """Turn what a constructor, or Lightning's Trainer, refuses into a SettingError with the same sentence.
+
+    Args:
+        key: of the config group, put before each of `names` that the sentence gives a value: `assigner.border=-1`.
+    """
     try:
         yield
     except UserError:
         raise
     except InstantiationException as error:
         if isinstance(error.__cause__, ValueError):
-            raise SettingError(str(error.__cause__)) from error
+            part = re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
+            inner = f"{key}.{part[1]}" if key and part else key
+            raise SettingError(_with_keys(str(error.__cause__), inner, names)) from error
         raise
     except (ValueError, MisconfigurationException) as error:
-        raise SettingError(str(error)) from error
+        raise SettingError(_with_keys(str(error), key, names)) from error
+
+
+def _names(group: Config) -> list[str]:
+    """The arguments of a group, and of the parts in it."""
+    inner = [name for child in group.values() if isinstance(child, Mapping) for name in _names(child)]
+    return [name for name in group if not name.startswith("_")] + inner
+
+
+def _with_keys(sentence: str, key: str, names: Iterable[str]) -> str:
+    """`border=-1 ...` -> `assigner.border=-1 ...`, wherever the sentence gives an argument's value."""
+    known = "|".join(map(re.escape, names))
+    return re.sub(rf"(?<![\w.])({known})(?==)", rf"{key}.\1", sentence) if key and known else sentence

@@ -62,9 +62,3 @@ def exit_with(error: Exception | str, code: int = USAGE_ERROR) -> NoReturn:
     if isinstance(error, UserError) and (appendix := error.appendix()):
         print(appendix, file=sys.stderr)
     raise SystemExit(code)
-
-
-def check_range(key: str, value: float, holds: bool, wanted: str) -> None:
-    """Raise ValueError unless the setting holds; `key` as in a config: "assigner.border"."""
-    if not holds:
-        raise ValueError(f"{key}={value} is out of range: it must be {wanted}.")

@@ -89,10 +89,10 @@ def test_one_box_is_enough_and_none_is_too_few():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"k": 0}, "anchor.k=0"),
-        ({"k": None}, "anchor.k=None"),
-        ({"form": "round"}, "anchor.form=round"),
-        ({"size_range": [8, 2]}, r"anchor.size_range=\[8, 2\]"),
+        ({"k": 0}, "k=0"),
+        ({"k": None}, "k=null"),
+        ({"form": "round"}, "form=round"),
+        ({"size_range": [8, 2]}, r"size_range=\[8, 2\]"),
     ],
 )
 def test_settings_that_make_no_anchors_are_named(settings, words):

@@ -15,7 +15,8 @@ from torch import nn
 
 from anchorlab.build import build
 from anchorlab.cli.overrides import check_overrides
-from anchorlab.config.settings import RULES, leaf_keys
+from anchorlab.config.settings import COMMAND_SETTINGS, leaf_keys
+from anchorlab.signatures import arguments_of
 
 CONFIGS = Path(__file__).parents[2] / "conf"
 GROUPS = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir())
@@ -102,18 +103,29 @@ def test_every_key_is_an_argument_of_its_constructor(group, choice):
         assert given <= accepted, f"{node['_target_']} takes no {given - accepted}"
 
 
-def test_every_choice_is_reachable_and_every_rule_has_a_key():
-    known = set()
-    for group, choice in ALL:
-        known |= {f"{group}.{key}" for key in leaf_keys(composed(group, choice))}
-    known |= {"seed", "start", "debug.look", "preflight", "preflight_least"}
+@pytest.mark.parametrize(("group", "choice"), ALL)
+def test_every_number_has_a_range_in_its_constructors_signature(group, choice):
+    for node in targets(composed(group, choice)):
+        rules = arguments_of(get_object(node["_target_"]))
+        for key, value in node.items():
+            if isinstance(value, (bool, str, dict)) or value is None:
+                continue
+            assert key in rules, f"{node['_target_']} says nothing about {key}"
+            assert rules[key].accepts(value), f"{key}={value} is no {rules[key].wanted}"
+            outside = [-2] if isinstance(value, list) else -2
+            assert not rules[key].accepts(outside), f"{node['_target_']}: {key}={outside} passes"
+            assert not rules[key].accepts(float("nan")), key
+
+
+def test_every_choice_is_reachable_and_every_command_setting_has_a_key():
+    known = {"seed", "start", "debug.look", "preflight", "preflight_least"}
     known |= set(leaf_keys(check_overrides("study", CONFIGS, [])))
     known |= set(leaf_keys(check_overrides("compare", CONFIGS, ["runs=multirun"])))
     known |= set(leaf_keys(check_overrides("evaluate", CONFIGS, ["run=outputs"])))
     known |= set(leaf_keys(check_overrides("propose", CONFIGS, ["run=outputs", "source=photos"])))
     known |= set(leaf_keys(check_overrides("export", CONFIGS, ["run=outputs"])))
     known |= set(leaf_keys(check_overrides("explain", CONFIGS, ["run=outputs", "image=photo.jpg"])))
-    assert set(RULES) <= known, set(RULES) - known
+    assert set(COMMAND_SETTINGS) <= known, set(COMMAND_SETTINGS) - known
 
 
 def other_value(key: str, value: Any) -> Any:

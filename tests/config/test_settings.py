@@ -2,52 +2,87 @@
 
 import pytest
 
-from anchorlab.config.settings import Choice, Number, Numbers, check, check_keys, check_kinds, nearest_word, unknown_key
+from anchorlab.build import build
+from anchorlab.config.settings import (
+    COMMAND_SETTINGS,
+    check,
+    check_keys,
+    check_kinds,
+    check_signatures,
+    check_signatures_apart,
+    nearest_word,
+    unknown_key,
+)
 from anchorlab.errors import SettingError
 
-
-@pytest.mark.parametrize(
-    ("rule", "good", "bad"),
-    [
-        (Number(0, 1), [0, 1, 0.5], [-0.001, 1.001, True, "0.5", None, float("nan")]),
-        (Number(0, above=True), [1e-9, 3], [0, -1, float("inf")]),
-        (Number(1, whole=True), [1, 10**6], [0, 1.5, 1.0, True]),
-        (Number(1, whole=True, null=True), [None, 1], [0]),
-        (Number(1, whole=True, auto=True), ["auto", 2], [0, None, "all"]),
-        (Choice(("a", 32, None)), ["a", 32, None], ["b", "32", True]),
-        (Numbers(), [[1, 2.5], [[1], [2, 3]], None], [[], [0], [-1], [1, [2]], 3, "1", [[[1]]]]),
-        (Numbers(depth=(3,)), [[[[16, 32]]], None], [[16, 32], [[16, 32]]]),
-    ],
-)
-def test_rule_accepts_and_refuses(rule, good, bad):
-    assert [value for value in good if not rule.accepts(value)] == []
-    assert [value for value in bad if rule.accepts(value)] == []
+MAX_IOU = {"_target_": "anchorlab.rpn.assigners.max_iou.MaxIoUAssigner"}
+GRID = {"_target_": "anchorlab.rpn.anchors.AnchorGrid"}
+DATA = {
+    "_target_": "anchorlab.data.module.DataModule",
+    "root": "/nowhere",
+    "reader": {"_target_": "anchorlab.data.voc.VocReader", "_partial_": True},
+}
 
 
 def test_zero_is_a_value():
-    check({"seed": 0, "augment": {"flip": 0}, "assigner": {"low_quality_floor": 0, "border": 0}})
+    config = {"seed": 0, "assigner": {**MAX_IOU, "low_quality_floor": 0, "border": 0, "background_iou": 0}}
+    check(config)
+    check_signatures(config)
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"anchor": {"k": 0}}, ["anchor.k=0", "at least 1 or null"]),
-        ({"anchor": {"ratios": [0.5, -1]}}, ["anchor.ratios=[0.5,-1]", "positive numbers"]),
-        ({"assigner": {"background_iou": 0.8, "foreground_iou": 0.7}}, ["0.8", "0.7", "lower the first"]),
-        ({"data": {"short": None, "long": None}}, ["data.short", "data.long", "416"]),
-        ({"data": {"short": 800, "long": 600}}, ["data.short=800", "data.long=600"]),
-        (
-            {"anchor": {"sizes": [32, [1024]][:1]}, "data": {"long": 15, "short": None}},
-            ["32", "data.long=15"],
-        ),
-        ({"anchor": {"sizes": [[32], [2048]]}, "data": {"long": 416}}, ["2048", "416"]),
+        ({"anchor": {**GRID, "k": 0}}, ["anchor.k=0", "at least 1 or null"]),
+        ({"anchor": {**GRID, "ratios": [0.5, -1]}}, ["anchor.ratios=[0.5,-1]", "positive numbers"]),
+        ({"assigner": {**MAX_IOU, "foreground_iou": 1.5}}, ["assigner.foreground_iou=1.5", "above 0 and up to 1"]),
+        ({"cascade": {"_target_": None, "assigner": {**MAX_IOU, "border": -1}}}, ["cascade.assigner.border=-1"]),
+        ({"assigner": {"_target_": "anchorlab.rpn.nothing.There"}}, ["assigner._target_", "cannot be imported"]),
+        ({"data": {**DATA, "reader": {**DATA["reader"], "difficult": "kep"}}}, ["data.reader.difficult=kep"]),
     ],
 )
-def test_wrong_setting_is_one_sentence(config, words):
+def test_value_that_the_signature_refuses_is_one_sentence(config, words):
     with pytest.raises(SettingError) as error:
-        check(config)
+        check_signatures(config)
     assert all(word in str(error.value) for word in words), str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_process_apart_names_the_wrong_value_of_any_config():
+    check_signatures_apart([{"anchor": GRID}])
+    with pytest.raises(SettingError, match=r"^anchor\.k=0 is not possible"):
+        check_signatures_apart([{}, {"anchor": {**GRID, "k": 0}}])
+
+
+@pytest.mark.parametrize(
+    ("key", "group", "derived", "words"),
+    [
+        ("assigner", {**MAX_IOU, "background_iou": 0.8}, {}, ["assigner.background_iou=0.8", "lower the first"]),
+        ("data", {**DATA, "short": None, "long": None}, {}, ["data.short", "data.long", "416"]),
+        ("data", {**DATA, "short": 800, "long": 600}, {}, ["data.short=800", "data.long=600"]),
+        ("anchor", {**GRID, "scale": 4, "k": 7}, {"strides": (8,)}, ["anchor.k=7", "anchor.ratios"]),
+    ],
+)
+def test_arguments_at_odds_are_one_sentence_with_their_keys(key, group, derived, words):
+    with pytest.raises(SettingError) as error:
+        build(group, key, **derived)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "long", "words"), [([32], 15, ["32", "data.long=15"]), ([[32], [2048]], 416, ["2048", "416"])]
+)
+def test_anchors_beyond_the_image_are_one_sentence(sizes, long, words):
+    with pytest.raises(SettingError) as error:
+        check({"anchor": {"sizes": sizes}, "data": {"long": long, "short": None}})
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_command_settings_are_no_groups_keys():
+    assert all(
+        "." not in key or key.split(".")[0] in ("debug", "bootstrap", "wandb", "eval") for key in COMMAND_SETTINGS
+    )
 
 
 def test_anchors_of_twice_the_image_pass_and_larger_do_not():

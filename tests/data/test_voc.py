@@ -65,7 +65,7 @@ def test_difficult_boxes(tmp_path, write_voc, difficult, count, ignored):
 
 
 def test_a_wrong_word_for_difficult(tmp_path):
-    with pytest.raises(ValueError, match=r"data\.reader\.difficult='ignored' must be one of ignore, keep, drop"):
+    with pytest.raises(ValueError, match="difficult=ignored is not possible: it must be one of ignore, keep, drop"):
         VocReader(difficult="ignored", root=tmp_path)  # type: ignore[arg-type]
 
 

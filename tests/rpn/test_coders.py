@@ -89,9 +89,9 @@ def test_a_box_without_area_is_not_hidden() -> None:
 @pytest.mark.parametrize(
     ("arguments", "key"),
     [
-        ({"weights": [1, 1, 1]}, "coder.weights"),
-        ({"weights": [1, 1, 0, 1]}, "coder.weights"),
-        ({"clip": 0}, "coder.clip"),
+        ({"weights": [1, 1, 1]}, "weights"),
+        ({"weights": [1, 1, 0, 1]}, "weights"),
+        ({"clip": 0}, "clip"),
     ],
 )
 def test_wrong_settings_are_named(arguments: dict, key: str) -> None:

@@ -109,11 +109,11 @@ def test_no_images() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"objectness": "tanh"}, "head.objectness=tanh"),
-        ({"channels": 0}, "head.channels=0"),
-        ({"convs": -1}, "head.convs=-1"),
-        ({"delta_std": -0.01}, "head.delta_std=-0.01"),
-        ({"convs": 0, "channels": 8}, "head.convs=0.* head.channels must be null"),
+        ({"objectness": "tanh"}, "objectness=tanh"),
+        ({"channels": 0}, "channels=0"),
+        ({"convs": -1}, "convs=-1"),
+        ({"delta_std": -0.01}, "delta_std=-0.01"),
+        ({"convs": 0, "channels": 8}, "convs=0 .*channels=8"),
         ({"num_anchors": (3, 0)}, r"k=\[3, 0\]"),
         ({"num_anchors": ()}, r"k=\[\]"),
     ],

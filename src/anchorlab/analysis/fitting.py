@@ -10,10 +10,11 @@ G: boxes, L: levels, k: shapes per level, S = L k: shapes of all levels, P: cand
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Len
 from torch import Tensor
 
 from anchorlab.analysis.baselines import iou_kmeans, split_by_area
@@ -21,8 +22,7 @@ from anchorlab.analysis.closed_form import LevelShape, PlacedBoxes
 from anchorlab.analysis.ground_truth import GroundTruth
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
-
-FORMS = ("free", "grid")
+from anchorlab.signatures import Count, Positive, Seed, Share, checked
 
 # A box counts once it has an anchor of foreground_iou, half as much once it has one halfway up from background_iou (a
 # box below is trained on its low-quality match alone); the mean best IoU leads to both where neither is near.
@@ -78,6 +78,7 @@ class Fitted:
         return AnchorGrid(**group, strides=strides)
 
 
+@checked
 class AnchorFit:
     """Fits anchors to boxes; the choice `anchor=fit` of a training, which then runs with what was found.
 
@@ -96,23 +97,17 @@ class AnchorFit:
 
     def __init__(
         self,
-        k: int = 3,
-        form: str = "free",
-        size_range: Sequence[float] = (2.0, 16.0),
-        offset: float = 0.0,
-        boxes: int = 5_000,
-        seed: int = 0,
+        k: Count = 3,
+        form: Literal["free", "grid"] = "free",
+        size_range: Annotated[Sequence[Positive], Len(2, 2)] = (2.0, 16.0),
+        offset: Share = 0.0,
+        boxes: Count = 5_000,
+        seed: Seed = 0,
         *,
         strides: Sequence[int],
     ) -> None:
-        if k is None or k < 1:
-            raise ValueError(f"anchor.k={k} says how many anchors per location are fitted: give a whole number from 1.")
-        if form not in FORMS:
-            raise ValueError(f"anchor.form={form} is unknown: choose {' or '.join(FORMS)}.")
-        if len(size_range) != 2 or not 0 < size_range[0] < size_range[1]:
-            raise ValueError(
-                f"anchor.size_range={list(size_range)}: give the smallest and the largest size, in strides."
-            )
+        if size_range[0] >= size_range[1]:
+            raise ValueError(f"size_range={list(size_range)}: give the smallest and the largest size, in strides.")
         self.k, self.form, self.offset, self.seed = k, form, offset, seed
         self.size_range = tuple(size_range)
         self.boxes = boxes

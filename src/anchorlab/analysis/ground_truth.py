@@ -165,5 +165,9 @@ def input_size(data: DataModule) -> tuple[int, int]:
 def scalar_axes(network: RegionProposalNetwork, size: tuple[int, int]) -> dict[str, Any]:
     """What runs are sorted and plotted by: the anchors' scalars, and their number on an image of `size`."""
     grids = feature_grids(network, size)
-    count = sum(k * rows * columns for k, (rows, columns) in zip(network.anchors.num_anchors, grids, strict=True))
-    return network.anchors.axes() | {"anchors_per_image": count}
+    return network.anchors.axes() | {"anchors_per_image": anchors_per_image(network.anchors.num_anchors, grids)}
+
+
+def anchors_per_image(num_anchors: Sequence[int], grids: Sequence[tuple[int, int]]) -> int:
+    """Anchors on maps of these (height, width), with so many per location of each; everywhere on `input_size`'s."""
+    return sum(k * rows * columns for k, (rows, columns) in zip(num_anchors, grids, strict=True))

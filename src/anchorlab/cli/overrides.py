@@ -23,7 +23,15 @@ from anchorlab.cli.help import print_usage
 from anchorlab.cli.quoting import in_quotes, quoted
 from anchorlab.cli.sweep_arguments import check_sweep
 from anchorlab.config.composition import composed, to_plain, with_values
-from anchorlab.config.settings import check, check_keys, check_kinds, leaf_keys, unknown_key
+from anchorlab.config.settings import (
+    check,
+    check_keys,
+    check_kinds,
+    check_signatures,
+    check_signatures_apart,
+    leaf_keys,
+    unknown_key,
+)
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.runs.files import new_folder
 from anchorlab.sweeps.folder import claim, find
@@ -59,7 +67,7 @@ def check_command_line(
         if _reads_a_folder(config_name, config_dir, arguments.overrides, arguments.config_dir):
             sys.argv.append(FOUND_DATA)
             arguments.overrides.append(FOUND_DATA)
-        config = check_overrides(config_name, config_dir, arguments.overrides, arguments.config_dir)
+        config = check_overrides(config_name, config_dir, arguments.overrides, arguments.config_dir, arguments.multirun)
         if "sweep" in config:
             check_sweep(config, arguments.overrides, arguments.multirun or arguments.cfg is not None)
         if arguments.multirun and not own_folder:
@@ -85,24 +93,37 @@ def _reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str]
 
 
 def check_overrides(
-    config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None = None
+    config_name: str,
+    config_dir: Path,
+    overrides: Sequence[str],
+    more_configs: str | None = None,
+    sweep: bool = False,
 ) -> dict[str, Any]:
     """The plain config that `overrides` compose to; of a sweep, the one with every first value.
 
     Each value of a sweep is checked too, beside the first values of the others: jobs must not fail one by one
     for a word that was wrong at the start.
 
+    Args:
+        more_configs: a further folder of groups.
+        sweep: look at the classes in a process of its own.
+
     Raises:
         SettingError: an override that cannot be read, a key or a choice that does not exist, a wrong value.
     """
     parsed = _parse(overrides)
     values = [_sweep_values(override, config_dir) for override in parsed]
-    first = _check_composed(config_name, config_dir, [options[0] for options in values], more_configs)
+    configs = [_check_composed(config_name, config_dir, [options[0] for options in values], more_configs)]
     for at, options in enumerate(values):
         for option in options[1:]:
             job = [option if i == at else others[0] for i, others in enumerate(values)]
-            _check_composed(config_name, config_dir, job, more_configs)
-    return first
+            configs.append(_check_composed(config_name, config_dir, job, more_configs))
+    if sweep:
+        check_signatures_apart(configs)
+    else:
+        for config in configs:
+            check_signatures(config)
+    return configs[0]
 
 
 def _check_composed(

@@ -85,8 +85,8 @@ class _Scene:
 def _scene(config: Mapping[str, Any]) -> _Scene:
     started = time.perf_counter()
     group = config["backbone"]
-    backbone = build({**group, "weights": "none"} if "weights" in group else group)
-    data = build(config["data"], augment=None, seed=0)
+    backbone = build({**group, "weights": "none"} if "weights" in group else group, "backbone")
+    data = build(config["data"], "data", augment=None, seed=0)
     with console().status("reading boxes"), user_errors():
         grids = BackboneGrids(backbone)
         truth = truth_of(data, config["split"], grids)
@@ -94,7 +94,7 @@ def _scene(config: Mapping[str, Any]) -> _Scene:
         raise SettingError(
             f"data.root={data.root} has no boxes in its split {config['split']}: there is nothing to study"
         )
-    assigner = yardstick(build(config["assigner"]))
+    assigner = yardstick(build(config["assigner"], "assigner"))
     seconds = round(time.perf_counter() - started, 2)
     return _Scene(data, config["split"], grids.strides, assigner, truth, grids, seconds)
 
@@ -125,7 +125,7 @@ def _border(assigner: MaxIoUAssigner) -> str:
 
 def _cover(scene: _Scene, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The coverage of one anchor configuration: tables, the map, the worst boxes."""
-    anchors: AnchorGrid = build(config["anchor"], strides=scene.strides)
+    anchors: AnchorGrid = build(config["anchor"], "anchor", strides=scene.strides)
     started = time.perf_counter()
     coverage = cover(scene.truth, anchors, scene.assigner)
     seconds = time.perf_counter() - started
@@ -211,7 +211,7 @@ def _scored(
                 progress.advance(task)
             for form, method in OUR_FORMS.items():
                 progress.update(task, description=f"k = {k}: {method}")
-                fit: AnchorFit = build({**settings, "k": k, "form": form}, strides=scene.strides)
+                fit: AnchorFit = build({**settings, "k": k, "form": form}, "anchor", strides=scene.strides)
                 with user_errors():
                     fitted = fit(scene.truth, scene.assigner)
                 score(method, k, fitted.grid(scene.strides), fitted)

@@ -130,7 +130,7 @@ def _train(
         look(data, config["debug"]["look"], record.folder)
         return {}
     config = {**config, "trainer": decide(config["trainer"], network)}
-    settings: TrainerSettings = build(config["trainer"])
+    settings: TrainerSettings = build(config["trainer"], "trainer")
     settings.prepare_process()
     module = build_module(config, network, settings)
     notices = _start(record, config, data, network, overrides, command)
@@ -199,7 +199,7 @@ def build_loggers(group: Mapping[str, Any], record: RunRecord) -> list[Logger]:
     if group["_target_"].endswith("CSVLogger"):
         return [csv]
     best = record.content["figures"]["best"].get(MONITORED)
-    return [csv, build(group, save_dir=record.folder, run_id=record.id, best=best, monitor=MONITORED)]
+    return [csv, build(group, "logger", save_dir=record.folder, run_id=record.id, best=best, monitor=MONITORED)]
 
 
 def close(loggers: list[Logger]) -> None:

@@ -6,11 +6,14 @@ Not a fingerprint of the code: the commit is recorded beside them.
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anchorlab.config.moved import with_old_names
+from anchorlab.config import declared
+from anchorlab.config.moved import with_current_names, with_old_names
 
 # Settings that change no figure, or only by chance (the seed), or how far a sweep lets a run go (its rungs).
 # Each covers everything below it. This is their one home.
@@ -33,7 +36,6 @@ IGNORED_KEYS = (
     "trainer.keep_memory",
     "trainer.log_every",
     "trainer.checkpoint_every",
-    "callbacks",
     "debug",
     "hydra",
     "logger",
@@ -43,9 +45,6 @@ IGNORED_KEYS = (
     "sweep",
 )
 
-# What changes figures inside an ignored group after all.
-COUNTED_KEYS = ("callbacks.ema",)
-
 # Folders: the same data set lies elsewhere on another machine, so only the folder's own name counts.
 FOLDER_KEYS = ("data.root",)
 
@@ -54,17 +53,19 @@ def config_hash(config: dict[str, Any]) -> str:
     """Identity of an experiment: 12 hex digits of all in its resolved config that changes the result.
 
     `IGNORED_KEYS` are left out, `FOLDER_KEYS` count by their last component, 1 equals 1.0, and the order of
-    keys does not matter. Classes (`_target_`) count, and so does the number of epochs.
+    keys does not matter. Classes (`_target_`) count, and so does the number of epochs. Callbacks count unless their
+    class says `only_watches = True`.
     """
-    return _digest(settings_that_count(with_old_names(config)))
+    return _digest(settings_that_count(config))
 
 
 def settings_that_count(config: dict[str, Any]) -> dict[str, Any]:
     """The leaves of a resolved config that change the result, by dotted key, as `config_hash` compares them."""
+    watching, new = _watching(config), _new_defaults(config)
     return {
         key: _folder_name(value) if _within(key, FOLDER_KEYS) else _plain_number(value)
-        for key, value in _leaves(config)
-        if changes_result(key)
+        for key, value in _leaves(with_old_names(config))
+        if changes_result(key) and not _within(key, watching) and key not in new
     }
 
 
@@ -74,8 +75,49 @@ def all_settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def changes_result(key: str) -> bool:
-    """Whether a setting (its dotted key) belongs to the experiment's identity."""
-    return _within(key, COUNTED_KEYS) or not _within(key, IGNORED_KEYS)
+    """Whether a setting (its dotted key) belongs to the experiment's identity, unless it is of a watching callback."""
+    return not _within(key, IGNORED_KEYS)
+
+
+def _watching(config: dict[str, Any]) -> list[str]:
+    """Keys of the callbacks whose classes declare that they only watch; and the empty group, where there is none."""
+    callbacks = with_current_names(config.get("callbacks") or {})
+    if not callbacks:
+        return ["callbacks"]
+    return [
+        f"callbacks.{name}"
+        for name, node in callbacks.items()
+        if isinstance(node, dict) and declared.attribute(str(node.get("_target_")), "only_watches") is True
+    ]
+
+
+def _new_defaults(config: dict[str, Any]) -> set[str]:
+    """Settings of our own classes that came after the first hashes and do what was done before: null or default."""
+    return {
+        f"{place}.{name}"
+        for place, node in _built(with_current_names(config))
+        for name, value in node.items()
+        if f"{place}.{name}" not in _first_keys() and _says_nothing(node["_target_"], name, value)
+    }
+
+
+def _built(node: dict[str, Any], place: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """The groups, and parts of groups, that name a class of ours."""
+    own = [(place, node)] if str(node.get("_target_")).startswith("anchorlab.") else []
+    children = [(f"{place}.{name}" if place else name, child) for name, child in node.items()]
+    return own + [found for name, child in children if isinstance(child, dict) for found in _built(child, name)]
+
+
+def _says_nothing(target: str, name: str, value: Any) -> bool:
+    known = declared.defaults(target)
+    default = _plain_number(known[name]) if name in known else None
+    return not name.startswith("_") and (value is None or (name in known and _plain_number(value) == default))
+
+
+@cache
+def _first_keys() -> frozenset[str]:
+    """The keys that all hashes count, whatever their values. The file is never added to: new keys are not in it."""
+    return frozenset(Path(__file__).with_name("first_keys.txt").read_text(encoding="utf-8").split())
 
 
 def anchor_hash(shapes: Sequence[Any]) -> str:

@@ -28,8 +28,13 @@ MOVED_CLASSES = {
     "anchorlab.runs.loggers.CSVLogger": "anchorlab.training.loggers.csv.CSVLogger",
     "anchorlab.runs.loggers.WandbLogger": "anchorlab.training.loggers.wandb.WandbLogger",
 }
+# Wrapped since: older configs still name torch's own class and get it, and the hash counts both as the same.
+WRAPPED = {
+    "anchorlab.training.optimizers.adamw": "torch.optim.AdamW",
+    "anchorlab.training.optimizers.sgd": "torch.optim.SGD",
+}
 OLD_MODULES = {new: old for old, new in MOVED_MODULES.items()}
-OLD_CLASSES = {new: old for old, new in MOVED_CLASSES.items()}
+OLD_CLASSES = {new: old for old, new in MOVED_CLASSES.items()} | WRAPPED
 
 
 def with_current_names(config: Any) -> Any:

@@ -1,371 +1,184 @@
 """The settings of a run: which keys exist, what they may hold, and one sentence for each that is wrong.
 
-The composed YAML is the list of keys and their defaults. This module adds what YAML cannot say: kinds, ranges
-and relations between keys. It imports no torch, so that a wrong key is answered at once.
+The composed YAML is the list of keys and their defaults; what a group's settings may hold is said by the signature of
+its class. This module puts both to a config, and has the commands' own settings. It imports no torch by itself, so that
+a wrong key is answered at once.
 """
 
+import contextlib
 import difflib
-import itertools
-import math
+import json
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, Union, get_args
 
+from annotated_types import Ge, Le, MinLen, doc
+from hydra.utils import get_object
+
+from anchorlab.config.moved import with_current_names
 from anchorlab.errors import SettingError
+from anchorlab.signatures import (
+    ArgumentError,
+    Count,
+    CountOrZero,
+    Counts,
+    Levels,
+    Numbers,
+    Seed,
+    Share,
+    Text,
+    Texts,
+    argument,
+    check_arguments,
+    shown,
+)
 
 
-@dataclass(frozen=True)
-class Number:
-    """A finite number in [low, high]; `whole`: an integer, `above`: not low itself, `null`, `auto`: also these."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    whole: bool = False
-    null: bool = False
-    above: bool = False
-    auto: bool = False
-
-    def accepts(self, value: Any) -> bool:
-        if value is None:
-            return self.null
-        if value == "auto":
-            return self.auto
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
-            return False
-        return self.low <= value <= self.high and math.isfinite(value) and not (self.above and value == self.low)
-
-    def __str__(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
-        if self.high < math.inf:
-            span = f" {'above' if self.above else 'from'} {self.low:g} {'up ' if self.above else ''}to {self.high:g}"
-        elif self.low > -math.inf:
-            span = f" above {self.low:g}" if self.above else f" of at least {self.low:g}"
-        else:
-            span = ""
-        return kind + span + (" or null" if self.null else "") + (" or auto" if self.auto else "")
+def words_of(choices: Any, example: str) -> Any:
+    """One of a few words (a Literal), or a list of them."""
+    known = ", ".join(get_args(choices))
+    several = Annotated[Sequence[choices], MinLen(1)]
+    return Annotated[choices | several, doc(f"one of {known}, or a list such as {example}")]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One of a few words."""
-
-    words: tuple[Any, ...]
-
-    def accepts(self, value: Any) -> bool:
-        return any(value is word or (type(value) is type(word) and value == word) for word in self.words)
-
-    def __str__(self) -> str:
-        return "one of " + ", ".join(_shown(word) for word in self.words)
+def or_null(*annotations: Any) -> Any:
+    """Any of these annotations, or None."""
+    return Union[(*annotations, None)]
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """A list of positive numbers, or one such list per level (`depth` 1 and 2; shapes go one deeper; 0: a number)."""
-
-    depth: tuple[int, ...] = (1, 2)
-    null: bool = True
-    whole: bool = False
-
-    def accepts(self, value: Any) -> bool:
-        if value is None:
-            return self.null
-        return any(self._is_list(value, depth) for depth in self.depth)
-
-    def _is_list(self, value: Any, depth: int) -> bool:
-        if depth == 0:
-            return Number(0, above=True, whole=self.whole).accepts(value)
-        return isinstance(value, list) and bool(value) and all(self._is_list(item, depth - 1) for item in value)
-
-    def __str__(self) -> str:
-        lists = "[[[16, 32], [24, 24]]] (width, height; a list per level)" if 3 in self.depth else "[0.5,1,2]"
-        lists = "[3,6,9]" if self.whole else lists
-        kind = "whole" if self.whole else "positive"
-        one = f"a {kind} number or " if 0 in self.depth else ""
-        return f"{one}a list of {kind} numbers such as {lists}" + (" or null" if self.null else "")
-
-
-@dataclass(frozen=True)
-class Texts:
-    """One text or, where `several`, a list of texts."""
-
-    several: bool = False
-    null: bool = False
-
-    def accepts(self, value: Any) -> bool:
-        if value is None:
-            return self.null
-        if self.several and isinstance(value, list):
-            return bool(value) and all(isinstance(item, str) and item for item in value)
-        return isinstance(value, (str, int)) and not isinstance(value, bool) and value != ""
-
-    def __str__(self) -> str:
-        return "text" + (" or a list such as [a,b]" if self.several else "") + (" or null" if self.null else "")
-
-
-@dataclass(frozen=True)
-class Words:
-    """One of a few words, or a list of them."""
-
-    words: tuple[str, ...]
-
-    def accepts(self, value: Any) -> bool:
-        given = value if isinstance(value, list) else [value]
-        return bool(given) and all(isinstance(word, str) and word in self.words for word in given)
-
-    def __str__(self) -> str:
-        return "one of " + ", ".join(self.words) + f", or a list such as [{','.join(self.words[:2])}]"
-
-
-@dataclass(frozen=True)
-class PerLevel:
-    """One number, or a list with one for each level."""
-
-    each: Number
-
-    def accepts(self, value: Any) -> bool:
-        return (
-            all(map(self.each.accepts, value)) and len(value) > 0
-            if isinstance(value, list)
-            else self.each.accepts(value)
-        )
-
-    def __str__(self) -> str:
-        return f"{self.each}, or a list with one for each level"
-
-
-@dataclass(frozen=True)
-class Tiers:
-    """Pairs of a number of proposals, ascending, and an IoU."""
-
-    def accepts(self, value: Any) -> bool:
-        if not isinstance(value, list) or not value:
-            return False
-        if not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-            return False
-        counts = [count for count, _ in value]
-        ascending = all(map(COUNT.accepts, counts)) and all(a < b for a, b in itertools.pairwise(counts))
-        return ascending and all(SHARE.accepts(iou) for _, iou in value)
-
-    def __str__(self) -> str:
-        return "a list of pairs, a number of proposals (ascending) and an IoU, such as [[100,0.7],[1000,0.85]]"
-
-
-Rule = Number | Choice | Numbers | Texts | Words | PerLevel | Tiers
-
-SHARE = Number(0, 1)
-COUNT = Number(1, whole=True)
-COUNT_OR_NULL = Number(1, whole=True, null=True)
-POSITIVE = Number(0, above=True)
-POSITIVE_OR_NULL = Number(0, above=True, null=True)
-PIXELS_OR_NULL = Number(1, whole=True, null=True)
-
-RULES: dict[str, Rule] = {
-    "seed": Number(0, 2**31 - 1, whole=True),
-    "start": Texts(null=True),
-    "preflight": Choice(("warn", "refuse", "none")),
-    "preflight_least": SHARE,
-    "split": Choice(("train", "val", "test")),
-    "ks": Numbers(depth=(1,), whole=True),
-    "worst": Number(0, whole=True),
-    "debug.look": Number(0, whole=True),
-    "anchor.sizes": Numbers(),
-    "anchor.ratios": Numbers(),
-    "anchor.scale": Number(0, above=True, null=True),
-    "anchor.scales_per_octave": COUNT_OR_NULL,
-    "anchor.shapes": Numbers(depth=(3,)),
-    "anchor.k": COUNT_OR_NULL,
-    "anchor.form": Choice(("free", "grid")),
-    "anchor.size_range": Numbers(depth=(1,), null=False),
-    "anchor.boxes": COUNT,
-    "anchor.seed": Number(0, 2**31 - 1, whole=True),
-    "anchor.offset": SHARE,
-    "anchor.order": Choice(("size", "ratio")),
-    "anchor.stride": Choice(("declared", "inferred")),
-    "assigner.foreground_iou": Number(0, 1, above=True),
-    "assigner.background_iou": SHARE,
-    "assigner.low_quality_floor": Number(0, 1, null=True),
-    "assigner.ignore_iof": Number(0, 1, above=True, null=True),
-    "assigner.border": Number(0, null=True),
-    "assigner.candidates": COUNT,
-    "assigner.centre": Number(0, 1, above=True),
-    "assigner.ignored": Number(0, 1, above=True),
-    "sampler.num": COUNT,
-    "sampler.positive_fraction": SHARE,
-    "sampler.edges": Numbers(depth=(1,), null=False),
-    "head.objectness": Choice(("softmax", "sigmoid")),
-    "head.channels": COUNT_OR_NULL,
-    "head.convs": Number(0, whole=True),
-    "cascade.weight": Number(0),
-    "cascade.dilation": COUNT,
-    "coder.clip": Number(0, above=True, null=True),
-    "loss.beta": POSITIVE,
-    "head.prior": Number(0, 1, above=True),
-    "head.delta_std": Number(0),
-    "loss.divisor": Choice(("sampled", "budget", "locations", "positives")),
-    "loss.box_weight": Number(0),
-    "loss.objectness_weight": Number(0),
-    "loss.delta_weight": Number(0),
-    "objectness.alpha": SHARE,
-    "objectness.gamma": Number(0),
-    "objectness.beta": Number(0),
-    "quality.num": COUNT,
-    "quality.least_iou": Number(0, 1, above=True),
-    "quality.background": Number(0, whole=True),
-    "quality.weight": Number(0),
-    "quality.score": Choice(("both", "quality", "objectness")),
-    "proposals.pre_nms_top_n": PerLevel(COUNT),
-    "proposals.post_nms_top_n": COUNT,
-    "proposals.nms_iou": PerLevel(SHARE),
-    "proposals.tiers": Tiers(),
-    "proposals.sigma": PerLevel(POSITIVE),
-    "proposals.min_size": Number(0),
-    "proposals.score_threshold": SHARE,
-    "proposals.vote_sigma": POSITIVE_OR_NULL,
-    "backbone.frozen_stages": Number(0, 5, whole=True),
-    "backbone.batch_norm": Choice(("frozen", "affine", "trainable")),
-    "backbone.fpn_channels": COUNT,
-    "backbone.channels": COUNT,
-    "data.batch_size": COUNT,
-    "data.val_batch_size": COUNT_OR_NULL,
-    "data.workers": Number(0, whole=True),
-    "data.short": PIXELS_OR_NULL,
-    "data.long": PIXELS_OR_NULL,
-    "data.pad_to": COUNT,
-    "data.val_fraction": Number(0, 1, above=True),
-    "data.split_seed": Number(0, whole=True),
-    "data.score": Choice(("kept", "unseen")),
-    "data.holdout": Number(0, 1, above=True, null=True),
-    "data.validate_on": Choice(("train", "val", "test")),
-    "data.on_error": Choice(("raise", "skip")),
-    "data.exif": Choice(("auto", "apply", "ignore")),
-    "data.megapixels": POSITIVE,
-    "data.timeout": Number(0, above=True, null=True),
-    "data.cache": Choice((None, "disk")),
-    "data.cache_limit": POSITIVE,
-    "data.limit_train": COUNT_OR_NULL,
-    "data.limit_val": COUNT_OR_NULL,
-    "data.reader.difficult": Choice(("ignore", "keep", "drop")),
-    "optimizer.lr": POSITIVE,
-    "optimizer.weight_decay": Number(0),
-    "optimizer.momentum": SHARE,
-    "scheduler.warmup": SHARE,
-    "scheduler.gamma": POSITIVE,
-    "trainer.epochs": COUNT,
-    "trainer.max_steps": COUNT_OR_NULL,
-    "trainer.num_nodes": COUNT,
-    "trainer.accumulate": COUNT,
-    "trainer.gradient_clip": Number(0, above=True, null=True),
-    "trainer.val_every": COUNT,
-    "trainer.limit_val_batches": COUNT_OR_NULL,
-    "trainer.accelerator": Choice(("auto", "cpu", "gpu")),
-    "trainer.precision": Choice(("auto", 32, "bf16", 16)),
-    "trainer.channels_last": Choice(("auto", True, False)),
-    "trainer.sampled_only": Choice(("auto", True, False)),
-    "trainer.keep_memory": Choice(("auto", True, False)),
-    "trainer.threads": Number(1, whole=True, auto=True),
-    "trainer.log_every": COUNT,
-    "callbacks.outcome.images": Number(0, whole=True),
-    "callbacks.outcome.budget": COUNT,
-    "trainer.checkpoint_every": Number(0, null=True),
-    "callbacks.stop_after.epochs": COUNT_OR_NULL,
-    "sweep.min_coverage": Number(0, 1, null=True),
-    "sweep.at_once": COUNT_OR_NULL,
-    "sweep.factor": Number(2, whole=True),
-    "sweep.trials": COUNT,
-    "sweep.startup": COUNT,
-    "sweep.seed": Number(0, whole=True),
-    "sweep.sampler": Choice(("tpe", "random")),
+COMMAND_SETTINGS: dict[str, Any] = {
+    # train.py
+    "seed": Seed,
+    "start": or_null(Text),
+    "preflight": Literal["warn", "refuse", "none"],
+    "preflight_least": Share,
+    "debug.look": CountOrZero,
+    # study.py
+    "split": Literal["train", "val", "test"],
+    "ks": or_null(Counts),
+    "worst": CountOrZero,
     # compare.py
-    "runs": Texts(several=True),
-    "baseline": Texts(null=True),
-    "images": Choice(("same", "common")),
-    "rows": COUNT,
-    "gallery": Number(0, whole=True),
-    "output": Texts(null=True),
-    "bootstrap.resamples": Number(100, 1_000_000, whole=True),
-    "bootstrap.confidence": Number(0.5, 0.9999),
-    "bootstrap.seed": Number(0, whole=True),
-    "wandb.entity": Texts(null=True),
-    "wandb.url": Texts(null=True),
+    "runs": Texts,
+    "baseline": or_null(Text),
+    "images": Literal["same", "common"],
+    "rows": Count,
+    "gallery": CountOrZero,
+    "output": or_null(Text),
+    "bootstrap.resamples": Annotated[int, Ge(100), Le(1_000_000)],
+    "bootstrap.confidence": Annotated[float, Ge(0.5), Le(0.9999)],
+    "bootstrap.seed": CountOrZero,
+    "wandb.entity": or_null(Text),
+    "wandb.url": or_null(Text),
     # evaluate.py
-    "run": Texts(several=True),
-    "checkpoint": Choice(("last", "best")),
-    "root": Texts(null=True),
-    "eval.split": Choice((None, "train", "val", "test")),
-    "eval.size": Numbers(depth=(0, 1), whole=True),
-    "eval.limit": COUNT_OR_NULL,
-    "eval.batch_size": COUNT_OR_NULL,
-    "eval.workers": Number(0, whole=True, null=True),
-    "pictures": Number(0, whole=True),
-    "top": COUNT,
-    "outcome": Number(0, whole=True),
-    "device": Choice((None, "cpu", "gpu")),
-    "precision": Choice((None, 32, "bf16", 16)),
+    "run": Texts,
+    "checkpoint": Literal["last", "best"],
+    "root": or_null(Text),
+    "eval.split": Literal["train", "val", "test"] | None,
+    "eval.size": or_null(Count, Counts),
+    "eval.limit": or_null(Count),
+    "eval.batch_size": or_null(Count),
+    "eval.workers": or_null(CountOrZero),
+    "pictures": CountOrZero,
+    "top": Count,
+    "outcome": CountOrZero,
+    "device": Literal["cpu", "gpu"] | None,
+    "precision": Literal[32, "bf16", 16] | None,
     # propose.py
-    "source": Texts(several=True),
-    "folder": Texts(null=True),
-    "format": Words(("coco", "npz", "detectron2", "pictures", "html")),  # narrowed by _check_format
-    "limit": COUNT_OR_NULL,
-    "size": COUNT_OR_NULL,
-    "batch_size": COUNT,
-    "workers": Number(0, whole=True),
-    "chunk": COUNT,
+    "source": Texts,
+    "folder": or_null(Text),
+    "format": words_of(Literal["coco", "npz", "detectron2"], "[coco,npz]"),
+    "limit": or_null(Count),
+    "size": or_null(Count),
+    "batch_size": Count,
+    "workers": CountOrZero,
+    "chunk": Count,
     # export.py
-    "formats": Words(("safetensors", "torch", "onnx")),
-    "photos": Texts(several=True, null=True),
-    "sizes": Numbers(depth=(1,), whole=True),
-    "repeats": COUNT,
-    "threads": COUNT_OR_NULL,
+    "formats": words_of(Literal["safetensors", "torch", "onnx"], "[safetensors,torch]"),
+    "photos": or_null(Texts),
+    "sizes": or_null(Counts),
+    "repeats": Count,
+    "threads": or_null(Count),
     # explain.py
-    "image": Texts(),
-    "at": Numbers(depth=(1,)),
-    "level": Number(0, whole=True, null=True),
+    "image": Text,
+    "at": or_null(Numbers),
+    "level": or_null(CountOrZero),
 }
+"""What the commands' own settings may hold; those of a group are said by the signature of the group's class."""
+
+EXPLAIN_SETTINGS: dict[str, Any] = {"format": Literal["pictures", "html"]}
+"""What means something else in explain.py than in propose.py."""
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Raise SettingError for the first setting out of its range or at odds with another one."""
-    _check_format(config)
-    for key, rule in RULES.items():
+    """Raise SettingError for the first of a command's own settings out of its range, or for groups at odds.
+
+    Imports no torch; what a group's class takes is `check_signatures`' to say.
+    """
+    explains = EXPLAIN_SETTINGS if "image" in config else {}
+    for key, annotation in (COMMAND_SETTINGS | explains).items():
         value, present = _look_up(config, key)
-        if present and not rule.accepts(value):
-            raise SettingError(f"{key}={_shown(value)} is not possible: it must be {rule}")
-    _check_relations(config)
+        if present and not argument(annotation).accepts(value):
+            raise SettingError(str(ArgumentError(key, value, argument(annotation).wanted)))
+    _check_anchor_sizes(config.get("anchor") or {}, (config.get("data") or {}).get("long"))
 
 
-def _check_relations(config: Mapping[str, Any]) -> None:
-    assigner, data = config.get("assigner") or {}, config.get("data") or {}
-    low, high = assigner.get("background_iou", 0), assigner.get("foreground_iou", 1)
-    if low > high:
+def check_signatures(config: Mapping[str, Any], key: str = "") -> None:
+    """Raise SettingError for the first value that the signature of its class refuses, in the whole of a config.
+
+    Imports the classes that the config names, and with most of them torch; builds none.
+    """
+    target = config.get("_target_")
+    if isinstance(target, str):
+        given = {name: value for name, value in config.items() if not name.startswith("_")}
+        try:
+            check_arguments(_located(target, key), given)
+        except ArgumentError as error:
+            raise SettingError(f"{key}.{error}" if key else str(error)) from error
+    for name, child in config.items():
+        if isinstance(child, Mapping):
+            check_signatures(child, f"{key}.{name}" if key else name)
+
+
+def check_signatures_apart(configs: Sequence[Mapping[str, Any]]) -> None:
+    """`check_signatures` of many configs in a process of its own: that of a sweep stays small, without torch."""
+    command = [sys.executable, "-m", "anchorlab.config.settings"]
+    done = subprocess.run(command, input=json.dumps(configs), stdout=subprocess.PIPE, text=True, check=True)
+    if sentence := json.loads(done.stdout):
+        raise SettingError(sentence)
+
+
+def main() -> None:
+    """Of the program: JSON list of configs on standard input -> the sentence for the first wrong value, or null."""
+    sentence = None
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            for config in json.load(sys.stdin):
+                check_signatures(config)
+        except SettingError as error:
+            sentence = str(error)
+    print(json.dumps(sentence))
+
+
+def _located(target: str, key: str) -> Any:
+    """The class or function that `_target_` names, under the name that it has today."""
+    current = with_current_names({"_target_": target})["_target_"]
+    try:
+        return get_object(current)
+    except Exception as error:  # whatever the import of a module from outside raises
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        place = f"{key}._target_" if key else "_target_"
         raise SettingError(
-            f"assigner.background_iou={low:g} is above assigner.foreground_iou={high:g}: an anchor would be both; "
-            f"lower the first or raise the second"
-        )
-    short, long = data.get("short"), data.get("long")
-    if short is None and long is None and "short" in data:
-        raise SettingError(
-            "data.short and data.long are both null: give the size images are resized to, e.g. data.long=416"
-        )
-    if short is not None and long is not None and short > long:
-        raise SettingError(
-            f"data.short={short} is above data.long={long}: the short side cannot be the longer one; swap them"
-        )
-    _check_anchor_sizes(config.get("anchor") or {}, long)
+            f"{place}={target} cannot be imported ({reason}): give the dotted name of a class"
+        ) from error
 
 
-def _check_format(config: Mapping[str, Any]) -> None:
-    """propose.py and explain.py have a key of this name, and other words for it."""
-    rule: Rule = Choice(("pictures", "html")) if "image" in config else Words(("coco", "npz", "detectron2"))
-    if "format" in config and not rule.accepts(config["format"]):
-        raise SettingError(f"format={_shown(config['format'])} is not possible: it must be {rule}")
-
-
-def _check_anchor_sizes(anchor: Mapping[str, Any], long: int | None) -> None:
+def _check_anchor_sizes(anchor: Mapping[str, Any], long: Any) -> None:
     """Twice the longest image side: a box inside the image then covers at most a quarter of such an anchor."""
     sizes = anchor.get("sizes")
-    if sizes is None or long is None:
+    if sizes is None or not argument(Levels).accepts(sizes) or not argument(Count).accepts(long):
         return
-    largest = max(size for level in sizes for size in (level if isinstance(level, list) else [level]))
+    largest = max(size for level in sizes for size in (level if isinstance(level, Sequence) else [level]))
     if largest > 2 * long:
         raise SettingError(
             f"anchor.sizes holds {largest:g}, more than twice the longest image side (data.long={long}): no box inside "
@@ -382,14 +195,16 @@ def check_keys(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
 
 
 def check_kinds(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
-    """Refuse a value of another kind than its default, where no rule says what the key may hold."""
+    """Refuse a value of another kind than its default, where nothing else says what the key may hold."""
     known = dict(_leaves(reference))
+    built = _built_nodes(reference)
     for key, value in _leaves(config):
         default = known.get(key)
-        if key in RULES or default is None or _same_kind(value, default):
+        inside = any(key.startswith(node + ".") for node in built)
+        if key in COMMAND_SETTINGS or inside or default is None or _same_kind(value, default):
             continue
         raise SettingError(
-            f"{key}={_shown(value)} is not possible: it must be {_kind(default)} such as {_shown(default)}"
+            f"{key}={shown(value)} is not possible: it must be {_kind(default)} such as {shown(default)}"
         )
 
 
@@ -427,6 +242,13 @@ def _free_nodes(known: Mapping[str, Any]) -> list[str]:
     return [key for key, value in known.items() if isinstance(value, Mapping)]
 
 
+def _built_nodes(config: Mapping[str, Any], key: str = "") -> list[str]:
+    """Keys of the nodes that name a class, whose signature says what their settings may hold."""
+    own = [key] if isinstance(config.get("_target_"), str) else []
+    children = [(f"{key}.{name}" if key else name, child) for name, child in config.items()]
+    return own + [node for name, child in children if isinstance(child, Mapping) for node in _built_nodes(child, name)]
+
+
 def _look_up(config: Mapping[str, Any], key: str) -> tuple[Any, bool]:
     node: Any = config
     for part in key.split("."):
@@ -453,11 +275,5 @@ def _kind(default: Any) -> str:
     return kinds.get(type(default), "a group of keys")
 
 
-def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ",".join(_shown(item) for item in value) + "]"
-    return str(value)
+if __name__ == "__main__":
+    main()

@@ -12,9 +12,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Len
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else every import asks the registry for a newer version
 # Imported here, not on first use: W&B hooks into imports, and refuses to work in a forked worker process.
@@ -22,6 +23,7 @@ import albumentations as A
 
 from anchorlab.data.resize import resize_sample
 from anchorlab.data.sample import Sample
+from anchorlab.signatures import Positive, Share, checked
 
 Generator = np.random.Generator
 
@@ -29,6 +31,7 @@ PADDING = 114  # grey level beyond an image: near the mean of photographs, so th
 PIXEL_CENTRE = 0.5  # key points count from the centre of the first pixel, boxes from its edge
 
 
+@checked
 class Augmentation:
     """(sample, generator, draw) -> sample, changed as these numbers say; a step at 0 (or null) is left out.
 
@@ -51,15 +54,15 @@ class Augmentation:
 
     def __init__(
         self,
-        mosaic: float = 0.0,
-        crop: float = 0.0,
-        flip: float = 0.0,
-        scale: Sequence[float] | None = None,
-        shift: float = 0.0,
-        colour: float = 0.0,
-        blur: float = 0.0,
-        noise: float = 0.0,
-        min_visibility: float = 0.3,
+        mosaic: Share = 0.0,
+        crop: Share = 0.0,
+        flip: Share = 0.0,
+        scale: Annotated[Sequence[Positive], Len(2, 2)] | None = None,
+        shift: Share = 0.0,
+        colour: Share = 0.0,
+        blur: Share = 0.0,
+        noise: Share = 0.0,
+        min_visibility: Share = 0.3,
     ):
         self.mosaic = mosaic
         self.crop = crop
@@ -126,8 +129,6 @@ class Augmentation:
             yield A.GaussNoise(std_range=(0.01, 0.05), p=self.noise)
 
     def _check(self) -> None:
-        for key in ("mosaic", "crop", "flip", "blur", "noise", "min_visibility", "shift", "colour"):
-            _require(0 <= getattr(self, key) <= 1, key, getattr(self, key), "give a number from 0 to 1")
         if self.scale is not None:
             ordered = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
             _require(ordered, "scale", self.scale, "give [smallest, largest] factor, both above 0, or null")
@@ -206,4 +207,4 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 def _require(met: bool, key: str, value: object, fix: str) -> None:
     if not met:
-        raise ValueError(f"augment.{key}={value} is no augmentation: {fix}.")
+        raise ValueError(f"{key}={value} is no augmentation: {fix}.")

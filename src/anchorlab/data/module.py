@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import lightning
 import numpy as np
@@ -21,12 +22,13 @@ from anchorlab.data.cache import PixelCache, open_cache
 from anchorlab.data.dataset import EpochSampler, ImageDataset
 from anchorlab.data.headers import Exif, ImageRules
 from anchorlab.data.loader import Loader
-from anchorlab.data.sample import SPLITS, Augment, DataError, Problem, Reader, Record, summary
+from anchorlab.data.sample import Augment, DataError, Problem, Reader, Record, summary
+from anchorlab.signatures import Count, CountOrZero, InnerShare, Positive, checked
 
-SCORES = ("kept", "unseen")
 COPY = ".rf."
 
 
+@checked
 class DataModule(lightning.LightningDataModule):
     """Training, validation and test batches of one data set.
 
@@ -71,36 +73,33 @@ class DataModule(lightning.LightningDataModule):
         self,
         reader: Callable[..., Reader],
         root: str,
-        batch_size: int = 8,
-        workers: int = 2,
-        short: int | None = None,
-        long: int | None = 416,
-        pad_to: int = 32,
+        batch_size: Count = 8,
+        workers: CountOrZero = 2,
+        short: Count | None = None,
+        long: Count | None = 416,
+        pad_to: Count = 32,
         categories: Sequence[str] | None = None,
-        val_fraction: float = 0.2,
-        split_seed: int = 0,
-        on_error: str = "raise",
-        limit_train: int | None = None,
-        limit_val: int | None = None,
-        val_batch_size: int | None = None,
-        validate_on: str = "val",
-        timeout: float | None = 300,
-        cache: str | None = None,
-        cache_limit: float = 20,
+        val_fraction: InnerShare = 0.2,
+        split_seed: CountOrZero = 0,
+        on_error: Literal["raise", "skip"] = "raise",
+        limit_train: Count | None = None,
+        limit_val: Count | None = None,
+        val_batch_size: Count | None = None,
+        validate_on: Literal["train", "val", "test"] = "val",
+        timeout: Positive | None = 300,
+        cache: Literal["disk"] | None = None,
+        cache_limit: Positive = 20,
         cache_folder: str = "~/.cache/anchorlab/images",
-        holdout: float | None = None,
-        score: str = "kept",
+        holdout: InnerShare | None = None,
+        score: Literal["kept", "unseen"] = "kept",
         exif: Exif = "auto",
-        megapixels: float = 180,
+        megapixels: Positive = 180,
         *,
         augment: Augment | None = None,
         seed: int = 0,
     ):
         super().__init__()
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"data.on_error={on_error!r} must be raise or skip")
-        if validate_on not in SPLITS:
-            raise ValueError(f"data.validate_on={validate_on!r} must be one of {', '.join(SPLITS)}")
+        _check_sides(short, long)
         _check_score(score, categories, validate_on)
         self.reader = reader(root=root)
         self.reader.image_rules = ImageRules(exif, megapixels)
@@ -237,7 +236,7 @@ class DataModule(lightning.LightningDataModule):
         if source == "train" and "val" not in existing:
             divided["train"], divided["val"] = divide(records, self.val_fraction, self.split_seed)
         if source == "train" and self.holdout is not None:
-            divided["train"], divided["val"] = divide(divided["train"], self.holdout, self.split_seed, "holdout")
+            divided["train"], divided["val"] = divide(divided["train"], self.holdout, self.split_seed)
         for name, part in divided.items():
             if not part:
                 faults = [problem for problem in problems if not problem.harmless]
@@ -342,17 +341,12 @@ class DataModule(lightning.LightningDataModule):
         return size // world
 
 
-def divide(
-    records: Sequence[Record], fraction: float, seed: int, key: str = "val_fraction"
-) -> tuple[list[Record], list[Record]]:
+def divide(records: Sequence[Record], fraction: float, seed: int) -> tuple[list[Record], list[Record]]:
     """(training, validation): the `fraction` of images with the smallest hashes validate; at least one each.
 
     Both keep the order of `records`. An image that joins or leaves the data set moves at most one other. Augmented
     copies of one image, as Roboflow names them, stay together. Validation gets more images where it would have no box.
-    `key` is the setting the fraction comes from.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"data.{key}={fraction} must lie between 0 and 1: that share of the images validates")
     count = min(max(1, round(fraction * len(records))), len(records) - 1)
     copies = Counter(map(_source, records))
     with_boxes = {_source(record) for record in records if len(record.boxes)}
@@ -415,9 +409,14 @@ def _check_boxes(records: Sequence[Record], split: str, root: Path) -> None:
     )
 
 
+def _check_sides(short: int | None, long: int | None) -> None:
+    if short is None and long is None:
+        raise ValueError("short=null and long=null: give the size images are resized to, e.g. long=416")
+    if short is not None and long is not None and short > long:
+        raise ValueError(f"short={short} is above long={long}: the short side cannot be the longer one; swap them")
+
+
 def _check_score(score: str, categories: Sequence[str] | None, validate_on: str) -> None:
-    if score not in SCORES:
-        raise ValueError(f"data.score={score} must be one of {', '.join(SCORES)}")
     if score == "unseen" and categories is None:
         raise ValueError(
             "data.score=unseen needs data.categories: list the categories to train on; all others are scored"

@@ -17,10 +17,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
+from annotated_types import Ge, Len, Lt, MinLen
 from rich.console import Console
 from rich.progress import track
 
@@ -29,6 +30,7 @@ from anchorlab.data.coco import CocoReader
 from anchorlab.data.headers import ImageRules
 from anchorlab.data.painting import Field, Generator
 from anchorlab.data.sample import DataError, Problem, Record
+from anchorlab.signatures import Count, CountOrZero, NotNegative, Numbers, Positive, checked
 
 VERSION = 1
 """Part of the cache key: raise it whenever the same settings draw other images."""
@@ -58,15 +60,9 @@ class Recipe:
         smallest, largest = self.sizes
         known = set(self.kinds) <= set(painting.SHAPES)
         for met, key, fix in (
-            (min(self.image_size) >= 16, "image_size", "give [height, width], both at least 16 pixels"),
-            (0 <= fewest <= most, "boxes_per_image", "give [fewest, most] with 0 <= fewest <= most"),
+            (fewest <= most, "boxes_per_image", "give [fewest, most]"),
             (smallest <= largest, "sizes", "give [smallest, largest] in pixels"),
-            (self.ratios and min(self.ratios) > 0, "ratios", "give positive height / width"),
-            (self.ratio_jitter >= 0, "ratio_jitter", "give 0 (exact ratios) or more"),
-            (self.kinds and known, "kinds", f"choose from {', '.join(painting.SHAPES)}"),
-            (0 <= self.occlusion < 1, "occlusion", "give a share of at least 0 and below 1"),
-            (self.clutter >= 0, "clutter", "give a number of marks, 0 for none"),
-            (self.noise >= 0, "noise", "give grey levels, 0 for none"),
+            (known, "kinds", f"choose from {', '.join(painting.SHAPES)}"),
         ):
             _require(met, key, getattr(self, key), fix)
         self._check_extremes()
@@ -88,6 +84,7 @@ class Recipe:
         return min(height / ratio**0.5, width * ratio**0.5)
 
 
+@checked
 class SyntheticReader:
     """Reads the data set of these settings, drawing it first if this machine has not seen it yet.
 
@@ -112,28 +109,26 @@ class SyntheticReader:
 
     def __init__(
         self,
-        num_train: int = 480,
-        num_val: int = 120,
-        image_size: Sequence[int] = (192, 256),
-        boxes_per_image: Sequence[int] = (1, 8),
-        sizes: Sequence[float] = (12, 112),
-        ratios: Sequence[float] = (0.5, 1.0, 2.0),
-        ratio_jitter: float = 0.2,
-        kinds: Sequence[str] = tuple(painting.SHAPES),
-        occlusion: float = 0.4,
-        clutter: int = 12,
-        noise: float = 6.0,
-        seed: int = 0,
+        num_train: Count = 480,
+        num_val: CountOrZero = 120,
+        image_size: Annotated[Sequence[Annotated[int, Ge(16)]], Len(2, 2)] = (192, 256),
+        boxes_per_image: Annotated[Sequence[CountOrZero], Len(2, 2)] = (1, 8),
+        sizes: Annotated[Sequence[Positive], Len(2, 2)] = (12, 112),
+        ratios: Numbers = (0.5, 1.0, 2.0),
+        ratio_jitter: NotNegative = 0.2,
+        kinds: Annotated[Sequence[str], MinLen(1)] = tuple(painting.SHAPES),
+        occlusion: Annotated[float, Ge(0), Lt(1)] = 0.4,
+        clutter: CountOrZero = 12,
+        noise: NotNegative = 6.0,
+        seed: CountOrZero = 0,
         *,
         root: str | Path,
     ):
-        for key, value, least in (("num_train", num_train, 1), ("num_val", num_val, 0), ("seed", seed, 0)):
-            _require(value >= least, key, value, f"give at least {least}")
         self.num_images = {"train": num_train, "val": num_val}
         self.recipe = Recipe(
-            image_size=_pair(image_size, "image_size"),
-            boxes_per_image=_pair(boxes_per_image, "boxes_per_image"),
-            sizes=_pair(sizes, "sizes"),
+            image_size=(image_size[0], image_size[1]),
+            boxes_per_image=(boxes_per_image[0], boxes_per_image[1]),
+            sizes=(sizes[0], sizes[1]),
             ratios=tuple(ratios),
             ratio_jitter=ratio_jitter,
             kinds=tuple(kinds),
@@ -340,11 +335,6 @@ def _write_jpeg(path: Path, image: np.ndarray) -> None:
 
 
 # --------------------------------------------------------------------------------------------------- settings
-
-
-def _pair(values: Sequence, key: str) -> tuple:
-    _require(len(values) == 2, key, values, "give exactly two numbers")
-    return tuple(values)
 
 
 def _require(met: object, key: str, value: object, fix: str) -> None:

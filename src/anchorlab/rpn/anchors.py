@@ -10,7 +10,7 @@ square roots of areas in pixels of the network's input; a ratio is height / widt
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from anchorlab.rpn.shapes import (
     level_sizes,
     with_octaves,
 )
+from anchorlab.signatures import Count, Levels, LevelShapes, Positive, Share, checked
 
 # A run that pads freely meets hundreds of sizes, and 800,000 anchors are 13 MB.
 MAX_CACHED_SIZES = 8
@@ -49,6 +50,7 @@ class Anchors:
         return Lattice(self.levels)
 
 
+@checked
 class AnchorGrid:
     """Anchor settings -> shapes per level -> anchors of every level.
 
@@ -73,20 +75,19 @@ class AnchorGrid:
 
     def __init__(
         self,
-        sizes: Sequence[Any] | None = None,
-        ratios: Sequence[Any] = (0.5, 1.0, 2.0),
-        scale: float | None = None,
-        scales_per_octave: int | None = None,
-        shapes: Sequence[Any] | None = None,
-        k: int | None = None,
+        sizes: Levels | None = None,
+        ratios: Levels = (0.5, 1.0, 2.0),
+        scale: Positive | None = None,
+        scales_per_octave: Count | None = None,
+        shapes: LevelShapes | None = None,
+        k: Count | None = None,
         rounded: bool = False,
-        offset: float = 0.0,
-        order: str = "size",
-        stride: str = "declared",
+        offset: Share = 0.0,
+        order: Literal["size", "ratio"] = "size",
+        stride: Literal["declared", "inferred"] = "declared",
         *,
         strides: Sequence[int],
     ) -> None:
-        _check_placement(offset, order, stride)
         self.strides = tuple(strides)
         self.offset = offset
         self.stride = stride
@@ -97,11 +98,11 @@ class AnchorGrid:
             size_is_single = scale is not None or (num_levels > 1 and not is_nested(sizes))
             size = with_octaves(size, ratio, scales_per_octave, k if size_is_single else None)
             self._nominal = [grid_shapes(s, r, order) for s, r in zip(size, ratio, strict=True)]
-            check_k(k, self._nominal, f"anchor.sizes={size} with anchor.ratios={ratio}")
+            check_k(k, self._nominal, f"sizes={size} with ratios={ratio}")
         else:
             _refuse_beside_shapes(sizes=sizes, scale=scale, scales_per_octave=scales_per_octave)
             self._nominal = explicit_shapes(shapes, num_levels)
-            check_k(k, self._nominal, "anchor.shapes")
+            check_k(k, self._nominal, "shapes")
         self._half = [half_extents(shape, rounded) for shape in self._nominal]
         self._cache: dict[Any, Anchors] = {}
 
@@ -175,18 +176,7 @@ def centres(count: int, offset: float, step: float, device: torch.device | str) 
     return (cells + offset) * step
 
 
-def _check_placement(offset: float, order: str, stride: str) -> None:
-    if not 0 <= offset < 1:
-        raise ValueError(f"anchor.offset={offset} is counted in strides: choose it in [0, 1).")
-    for key, value, choices in (
-        ("anchor.order", order, ("size", "ratio")),
-        ("anchor.stride", stride, ("declared", "inferred")),
-    ):
-        if value not in choices:
-            raise ValueError(f"{key}={value} is unknown: choose {' or '.join(choices)}.")
-
-
 def _refuse_beside_shapes(**settings: Any) -> None:
     for name, value in settings.items():
         if value is not None:
-            raise ValueError(f"anchor.{name}={value} has no meaning beside anchor.shapes: set one of them to null.")
+            raise ValueError(f"{name}={value} has no meaning beside shapes: set one of them to null.")

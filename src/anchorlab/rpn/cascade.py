@@ -24,6 +24,7 @@ from anchorlab.rpn.assigners.max_iou import OBJECT, Assigner
 from anchorlab.rpn.boxes import paired_iou
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import flatten
+from anchorlab.signatures import Count, NotNegative, checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,7 @@ class Moves(NamedTuple):
     boxes: Tensor
 
 
+@checked
 class AnchorRefinement(nn.Module):
     """The first stage, and the convolution that aligns features for the second.
 
@@ -80,15 +82,15 @@ class AnchorRefinement(nn.Module):
         self,
         assigner: Assigner,
         coder: DeltaCoder,
-        weight: float = 1.0,
-        dilation: int = 3,
+        weight: NotNegative = 1.0,
+        dilation: Count = 3,
         *,
         in_channels: int,
         num_anchors: Sequence[int],
         strides: Sequence[int],
     ):
         super().__init__()
-        _check(weight, dilation, num_anchors)
+        _check(num_anchors)
         self.assigner = assigner
         self.coder = coder
         self.weight = weight
@@ -133,11 +135,7 @@ class AnchorRefinement(nn.Module):
         return self.weight * (1 - paired_iou(self.coder.decode(start, deltas), boxes)).sum() / count
 
 
-def _check(weight: float, dilation: int, num_anchors: Sequence[int]) -> None:
-    if not weight >= 0:
-        raise ValueError(f"cascade.weight={weight}: give a number that is not negative.")
-    if dilation < 1:
-        raise ValueError(f"cascade.dilation={dilation}: give a whole number of at least 1.")
+def _check(num_anchors: Sequence[int]) -> None:
     if set(num_anchors) != {1}:
         raise ValueError(
             f"cascade moves one anchor per location, and anchor gives k={list(num_anchors)}: "

@@ -5,11 +5,22 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Len, doc
 from torch import Tensor
 
+from anchorlab.signatures import Positive, checked
 
+LARGEST = math.log(1000 / 16)
+"""The largest t_w and t_h that is decoded by default: sixteen pixels become 1,000."""
+FourWeights = Annotated[
+    Sequence[Positive], Len(4, 4), doc("a list of four positive numbers, for x, y, w and h, such as [10,10,5,5]")
+]
+
+
+@checked
 class DeltaCoder:
     """Faster R-CNN's parametrisation (3.1.2, equation 2): x, y centre, w, h size, _a those of the anchor.
 
@@ -25,11 +36,7 @@ class DeltaCoder:
     not hidden. All arithmetic is float32 or better, whatever the precision of the network.
     """
 
-    def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0), clip: float | None = math.log(1000 / 16)):
-        if len(weights) != 4 or not all(weight > 0 and math.isfinite(weight) for weight in weights):
-            raise ValueError(f"coder.weights={list(weights)}: give four positive numbers, for x, y, w and h.")
-        if clip is not None and not clip > 0:
-            raise ValueError(f"coder.clip={clip}: give a positive number, or null for no limit.")
+    def __init__(self, weights: FourWeights = (1.0, 1.0, 1.0, 1.0), clip: Positive | None = LARGEST):
         self.weights = tuple(float(weight) for weight in weights)
         self.clip = clip
 

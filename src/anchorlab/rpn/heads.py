@@ -5,16 +5,15 @@ B images | k anchors per location | H, W the level's grid | level = index of a f
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from anchorlab.errors import check_range
 from anchorlab.rpn.adaptive_conv import AlignedMap
 from anchorlab.rpn.sampled_conv import PendingMap, linear
+from anchorlab.signatures import Count, CountOrZero, InnerShare, NotNegative, checked
 
-OBJECTNESS = ("softmax", "sigmoid")
 PAPER_STD = 0.01
 """Of the weights that the head starts with (Faster R-CNN, section 3.1.3)."""
 
@@ -27,6 +26,7 @@ class HeadOutput(NamedTuple):
     quality: Tensor | None  # k channels; at locations (n, k); None: the head has no such output
 
 
+@checked
 class RPNHead(nn.Module):
     """3x3 convolutions with ReLU, then two sibling 1x1 convolutions (Faster R-CNN, section 3.1).
 
@@ -54,19 +54,18 @@ class RPNHead(nn.Module):
 
     def __init__(
         self,
-        objectness: str = "softmax",
-        channels: int | None = None,
-        convs: int = 1,
-        prior: float = 0.5,
-        delta_std: float = PAPER_STD,
+        objectness: Literal["softmax", "sigmoid"] = "softmax",
+        channels: Count | None = None,
+        convs: CountOrZero = 1,
+        prior: InnerShare = 0.5,
+        delta_std: NotNegative = PAPER_STD,
         *,
         in_channels: int,
         num_anchors: Sequence[int],
         quality: bool = False,
     ):
         super().__init__()
-        _check(objectness, channels, convs, prior, num_anchors)
-        check_range("head.delta_std", delta_std, 0 <= delta_std < math.inf, "not negative")
+        _check(channels, convs, num_anchors)
         self.objectness = objectness
         self.prior = prior
         self.in_channels = in_channels
@@ -145,15 +144,9 @@ def flatten(maps: Tensor, per_anchor: int) -> Tensor:
     return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, per_anchor).float()
 
 
-def _check(objectness: str, channels: int | None, convs: int, prior: float, num_anchors: Sequence[int]) -> None:
-    if objectness not in OBJECTNESS:
-        raise ValueError(f"head.objectness={objectness}: choose one of {', '.join(OBJECTNESS)}.")
-    if channels is not None and channels < 1:
-        raise ValueError(f"head.channels={channels}: give a positive number, or null for the backbone's channels.")
-    if convs < 0 or (convs == 0 and channels is not None):
-        raise ValueError(f"head.convs={convs}: give a number of 3x3 convolutions; with 0, head.channels must be null.")
-    if not 0 < prior < 1:
-        raise ValueError(f"head.prior={prior}: give a probability between 0 and 1, without either.")
+def _check(channels: int | None, convs: int, num_anchors: Sequence[int]) -> None:
+    if convs == 0 and channels is not None:
+        raise ValueError(f"convs=0 leaves nothing that channels={channels} could be of: set one of them otherwise.")
     if not num_anchors or min(num_anchors) < 1:
         raise ValueError(f"anchor gives k={list(num_anchors)} anchors per location: every level needs at least one.")
 

@@ -4,12 +4,14 @@ A: anchors of one image, p, n: sampled positives and negatives.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor
 
 from anchorlab.rpn.assigners.max_iou import BACKGROUND, OBJECT
+from anchorlab.signatures import Count, InnerShare, Share, checked
 
 
 class Sampled(NamedTuple):
@@ -36,6 +38,7 @@ class Sampler(Protocol):
         ...
 
 
+@checked
 class BalancedSampler:
     """Draws `num` anchors, of which at most the share `positive_fraction` are positive (Faster R-CNN, section
     3.1.3).
@@ -44,11 +47,7 @@ class BalancedSampler:
     Raises ValueError for settings out of range.
     """
 
-    def __init__(self, num: int = 256, positive_fraction: float = 0.5) -> None:
-        if num < 1:
-            raise ValueError(f"sampler.num={num} must be at least 1 anchor per image.")
-        if not 0 < positive_fraction <= 1:
-            raise ValueError(f"sampler.positive_fraction={positive_fraction} must be in (0, 1].")
+    def __init__(self, num: Count = 256, positive_fraction: Share = 0.5) -> None:
         self.num = num
         self.positive_fraction = positive_fraction
 
@@ -64,6 +63,7 @@ class BalancedSampler:
         return Sampled(positive, choose(negative, self.num - len(positive), generator))
 
 
+@checked
 class IoUBalancedSampler:
     """As the balanced sampler, but hard negatives come as often as easy ones (Libra R-CNN, Pang et al. 2019, 3.1).
 
@@ -75,10 +75,15 @@ class IoUBalancedSampler:
     Raises ValueError for settings out of range.
     """
 
-    def __init__(self, num: int = 256, positive_fraction: float = 0.5, edges: Sequence[float] = (0.1, 0.2)) -> None:
+    def __init__(
+        self,
+        num: Count = 256,
+        positive_fraction: Share = 0.5,
+        edges: Annotated[Sequence[InnerShare], MinLen(1)] = (0.1, 0.2),
+    ) -> None:
         self._objects = BalancedSampler(num, positive_fraction)
-        if not edges or min(edges) <= 0 or max(edges) >= 1 or list(edges) != sorted(set(edges)):
-            raise ValueError(f"sampler.edges={list(edges)} must be ascending IoUs between 0 and 1, such as [0.1,0.2].")
+        if list(edges) != sorted(set(edges)):
+            raise ValueError(f"edges={list(edges)} must be ascending IoUs between 0 and 1, such as [0.1,0.2].")
         self.num = num
         self.edges = tuple(edges)
 

@@ -6,7 +6,6 @@ sentence that names the setting, its value and the fix.
 k: anchors per location. Sizes are square roots of areas in pixels; a ratio is height / width.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,22 +16,19 @@ from torch import Tensor
 def level_sizes(sizes: Sequence[Any] | None, scale: float | None, strides: Sequence[float]) -> list[list[float]]:
     """The sizes of each level: as given, or `scale` times the level's stride."""
     if sizes is not None and scale is not None:
-        raise ValueError(
-            f"anchor.sizes={list(sizes)} and anchor.scale={scale} are both given: set one of them to null."
-        )
+        raise ValueError(f"sizes={list(sizes)} and scale={scale} are both given: set one of them to null.")
     if scale is not None:
-        (scale,) = positive("anchor.scale", [scale])
         return [[scale * stride] for stride in strides]
     if sizes is None:
-        raise ValueError("anchor.sizes, anchor.scale and anchor.shapes are all null: give one of them.")
+        raise ValueError("sizes=null, scale=null and shapes=null: give one of them.")
     if is_nested(sizes):
-        return _one_list_per_level("anchor.sizes", sizes, len(strides))
-    flat = positive("anchor.sizes", sizes)
+        return _one_list_per_level("sizes", sizes, len(strides))
+    flat = [float(size) for size in sizes]
     if len(strides) == 1:
         return [flat]
     if len(flat) != len(strides):
         raise ValueError(
-            f"anchor.sizes={flat} has {len(flat)} sizes for {len(strides)} levels: "
+            f"sizes={flat} has {len(flat)} sizes for {len(strides)} levels: "
             "give one size per level, or one list of sizes per level."
         )
     return [[size] for size in flat]
@@ -41,16 +37,14 @@ def level_sizes(sizes: Sequence[Any] | None, scale: float | None, strides: Seque
 def level_ratios(ratios: Sequence[Any], num_levels: int) -> list[list[float]]:
     """The ratios of each level; a flat list is the same on every level."""
     if is_nested(ratios):
-        return _one_list_per_level("anchor.ratios", ratios, num_levels)
-    return [positive("anchor.ratios", ratios)] * num_levels
+        return _one_list_per_level("ratios", ratios, num_levels)
+    return [[float(ratio) for ratio in ratios]] * num_levels
 
 
 def with_octaves(
     sizes: list[list[float]], ratios: list[list[float]], per_octave: int | None, k: int | None
 ) -> list[list[float]]:
     """Each size s as s * 2^(i / n), i < n: n is `per_octave`, else k / len(ratios) if k is given, else 1."""
-    if per_octave is not None and (per_octave != int(per_octave) or per_octave < 1):
-        raise ValueError(f"anchor.scales_per_octave={per_octave} must be a whole number from 1 on, or null.")
     result = []
     for level, level_ratio in zip(sizes, ratios, strict=True):
         count = per_octave
@@ -77,11 +71,11 @@ def explicit_shapes(shapes: Sequence[Any], num_levels: int) -> list[Tensor]:
         shapes = [shapes]
     if not is_nested(shapes) or not all(is_nested(level) for level in shapes) or len(shapes) != num_levels:
         raise ValueError(
-            f"anchor.shapes={shapes} must hold a list of [width, height] pairs for each of the levels ({num_levels})."
+            f"shapes={shapes} must hold a list of [width, height] pairs for each of the levels ({num_levels})."
         )
-    pairs = [[positive("anchor.shapes", pair) for pair in level] for level in shapes]
+    pairs = [[[float(side) for side in pair] for pair in level] for level in shapes]
     if wrong := [pair for level in pairs for pair in level if len(pair) != 2]:
-        raise ValueError(f"anchor.shapes has the entry {wrong[0]}: write each shape as [width, height].")
+        raise ValueError(f"shapes={shapes} has the entry {wrong[0]}: write each shape as [width, height].")
     return [torch.tensor(level, dtype=torch.float32) for level in pairs]
 
 
@@ -94,8 +88,8 @@ def half_extents(shapes: Tensor, rounded: bool) -> Tensor:
     if (half == 0).any():
         width, height = shapes[(half == 0).any(dim=1)][0].tolist()
         raise ValueError(
-            f"anchor.rounded=true leaves no area of an anchor of {width:.3g} x {height:.3g} pixels: "
-            "use larger anchor.sizes, milder anchor.ratios, or anchor.rounded=false."
+            f"rounded=true leaves no area of an anchor of {width:.3g} x {height:.3g} pixels: "
+            "use larger sizes, milder ratios, or rounded=false."
         )
     return half
 
@@ -105,20 +99,9 @@ def check_k(k: int | None, shapes: list[Tensor], source: str) -> None:
     for level, shape in enumerate(shapes):
         if k is not None and k != len(shape):
             raise ValueError(
-                f"anchor.k={k}, but {source} make {len(shape)} anchors per location on level {level}: "
-                "set anchor.k to null or change one of them."
+                f"k={k}, but {source} make {len(shape)} anchors per location on level {level}: "
+                "set k to null or change one of them."
             )
-
-
-def positive(key: str, values: Sequence[Any]) -> list[float]:
-    """The values as floats; ValueError unless there is at least one and all are finite numbers above 0."""
-    if not _is_list(values) or len(values) == 0:
-        raise ValueError(f"{key}={values} must be a list of at least one number above 0.")
-    for value in values:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value <= 0:
-            raise ValueError(f"{key} contains {value!r}: every entry must be a finite number above 0.")
-    return [float(value) for value in values]
 
 
 def is_nested(values: Any) -> bool:
@@ -135,13 +118,13 @@ def _one_list_per_level(key: str, values: Sequence[Any], num_levels: int) -> lis
         raise ValueError(
             f"{key}={list(values)} has {len(values)} lists for {num_levels} levels: give one list per level."
         )
-    return [positive(key, level) for level in values]
+    return [[float(value) for value in level] for level in values]
 
 
 def _divide(k: int, ratios: list[float]) -> int:
     if k < 1 or k % len(ratios):
         raise ValueError(
-            f"anchor.k={k} cannot be divided evenly among the {len(ratios)} anchor.ratios {ratios}: "
-            f"make anchor.k a multiple of {len(ratios)}, or change the number of ratios."
+            f"k={k} cannot be divided evenly among the {len(ratios)} of ratios={ratios}: "
+            f"make k a multiple of {len(ratios)}, or change the number of ratios."
         )
     return k // len(ratios)

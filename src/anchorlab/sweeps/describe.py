@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from anchorlab.config.identity import anchor_hash, config_hash
+from anchorlab.config.settings import check_signatures
 from anchorlab.errors import SettingError
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class Describer:
         grids: dict[int, AnchorGrid] = {}
         for index, config in enumerate(configs):
             try:
+                check_signatures(config)
                 settled = with_fitted_anchors(config, self._data_of(config))
                 facts, grids[index] = self._facts(settled)
             except (SettingError, DataError) as error:
@@ -126,17 +128,24 @@ class Describer:
 
     def _facts(self, config: Config) -> tuple[Facts, "AnchorGrid"]:
         """All but the coverage, and the anchors to find it from."""
-        from anchorlab.build import build, user_errors
+        import torch
 
-        backbone, truth = self._backbone(config), self._ground_truth(config)
+        from anchorlab.analysis.ground_truth import BackboneGrids, anchors_per_image, input_size
+        from anchorlab.build import build, build_optional, user_errors
+
+        backbone = self._backbone(config)
+        for group in ("assigner", "coder", "sampler", "proposals", "augment"):
+            build(config[group], group)  # for what their arguments may be at odds about
+        build_optional(config.get("objectness"), "objectness")
         with user_errors():
-            anchors = build(config["anchor"], strides=backbone.strides)
-            head = build(config["head"], in_channels=backbone.channels, num_anchors=anchors.num_anchors)
-        cells = truth.grids[0].prod(1).tolist()  # of each level, on the first training image
+            anchors = build(config["anchor"], "anchor", strides=backbone.strides)
+            head = build(config["head"], "head", in_channels=backbone.channels, num_anchors=anchors.num_anchors)
+        height, width = input_size(self._data_of(config))
+        rows_and_columns = BackboneGrids(backbone)(torch.tensor([[height, width]]))[0].tolist()
         facts = Facts(
             key=experiment_key(config, [shapes.tolist() for shapes in anchors.shapes]),
             k=max(anchors.num_anchors),
-            anchors_per_image=sum(k * count for k, count in zip(anchors.num_anchors, cells, strict=True)),
+            anchors_per_image=anchors_per_image(anchors.num_anchors, rows_and_columns),
             head_parameters=sum(parameter.numel() for parameter in head.parameters()),
             coverage=float("nan"),
             mean_best_iou=float("nan"),
@@ -156,7 +165,7 @@ class Describer:
         for indices in together.values():
             config = self.settled[indices[0]]
             of_all = cover_many(
-                self._ground_truth(config), [grids[index] for index in indices], build(config["assigner"])
+                self._ground_truth(config), [grids[index] for index in indices], build(config["assigner"], "assigner")
             )
             figures |= dict(zip(indices, of_all, strict=True))
         return figures
@@ -168,7 +177,7 @@ class Describer:
         key = _text(config["backbone"])
         if key not in self._backbones:
             group = dict(config["backbone"])
-            self._backbones[key] = build({**group, "weights": "none"} if "weights" in group else group)
+            self._backbones[key] = build({**group, "weights": "none"} if "weights" in group else group, "backbone")
         return self._backbones[key]
 
     def _ground_truth(self, config: Config) -> "GroundTruth":

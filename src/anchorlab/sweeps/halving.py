@@ -7,12 +7,17 @@ among the best: the last one standing has trained exactly as it would have alone
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, MinLen
 
 from anchorlab.errors import SettingError
+from anchorlab.signatures import Count, checked
 from anchorlab.sweeps.jobs import Job
 from anchorlab.sweeps.strategy import Strategy, Sweep
 
 
+@checked
 @dataclass
 class Halving(Strategy):
     """The combinations of a grid, of which one in `factor` goes on at each rung.
@@ -24,8 +29,8 @@ class Halving(Strategy):
         rungs: epochs after which jobs are compared; null: total / factor^2 and total / factor.
     """
 
-    factor: int = 3
-    rungs: Sequence[int] | None = None
+    factor: Annotated[int, Ge(2)] = 3
+    rungs: Annotated[Sequence[Count], MinLen(1)] | None = None
 
     def run(self, sweep: Sweep) -> None:
         stops = self.stops(sweep.total_epochs)

@@ -7,10 +7,11 @@ there joins in. Needs the extra `optuna`.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from anchorlab.console import console
 from anchorlab.errors import SettingError
+from anchorlab.signatures import Count, CountOrZero, checked
 from anchorlab.sweeps.folder import identity
 from anchorlab.sweeps.jobs import Job
 from anchorlab.sweeps.space import Axis, Point
@@ -26,6 +27,7 @@ REPEATS = 20
 """Proposals in a row that were tried before, after which an untried one is drawn."""
 
 
+@checked
 @dataclass
 class Search(Strategy):
     """Trains `trials` configurations that Optuna proposes, each proposal in the light of those before.
@@ -41,10 +43,10 @@ class Search(Strategy):
         study: its name in the storage; null: one that the same command has on every machine.
     """
 
-    sampler: str = "tpe"
-    trials: int = 20
-    startup: int = 8
-    seed: int = 0
+    sampler: Literal["tpe", "random"] = "tpe"
+    trials: Count = 20
+    startup: Count = 8
+    seed: CountOrZero = 0
     storage: str | None = None
     study: str | None = None
 

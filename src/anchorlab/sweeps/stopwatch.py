@@ -76,7 +76,7 @@ def pace_of(config: Mapping[str, Any], started: float) -> Pace | None:
         network, data = build_network(config), build_data(config)
         with user_errors():
             data.setup()
-        settings: TrainerSettings = build(decide(config["trainer"], network))
+        settings: TrainerSettings = build(decide(config["trainer"], network), "trainer")
         settings.prepare_process()
         module = build_module(config, network, settings)
         before = time.perf_counter()

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from anchorlab.signatures import Count, Share, checked
 from anchorlab.sweeps.folder import SweepFolder
 from anchorlab.sweeps.jobs import Job, Outcome
 from anchorlab.sweeps.space import Point, Space
@@ -57,8 +58,8 @@ class Strategy:
 
     params: Mapping[str, Any] = field(default_factory=dict)
     monitor: str = "AR_100"
-    min_coverage: float | None = None
-    at_once: int | None = None
+    min_coverage: Share | None = None
+    at_once: Count | None = None
     probe: bool = True
     dry_run: bool = False
     again: bool = False
@@ -72,6 +73,7 @@ class Strategy:
         return []
 
 
+@checked
 @dataclass
 class Grid(Strategy):
     """Every combination of the values, once."""

@@ -51,7 +51,7 @@ def settings_for(
         chosen = {**dict.fromkeys(DECIDED, "auto"), "accelerator": device or "auto"}
     if precision is not None:
         chosen["precision"] = precision
-    return build(decide({**ONE_PROCESS, **chosen, "limit_val_batches": limit_batches}, network))
+    return build(decide({**ONE_PROCESS, **chosen, "limit_val_batches": limit_batches}, network), "trainer")
 
 
 def torch_device(settings: TrainerSettings) -> torch.device:

@@ -223,8 +223,8 @@ def _shown(figures: dict[str, float]) -> str:
 def build_module(config: Config, network: RegionProposalNetwork, trainer: TrainerSettings) -> RPNModule:
     return RPNModule(
         network,
-        optimizer=build(config["optimizer"]),
-        scheduler=build(config["scheduler"]),
+        optimizer=build(config["optimizer"], "optimizer"),
+        scheduler=build(config["scheduler"], "scheduler"),
         seed=config["seed"],
         channels_last=trainer.channels_last,
         sampled_only=trainer.sampled_only,

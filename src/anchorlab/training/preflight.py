@@ -52,11 +52,11 @@ def with_fitted_anchors(config: Mapping[str, Any], data: DataModule) -> dict[str
     if not fits_anchors(config):
         return dict(config)
     group = config["backbone"]
-    backbone = build({**group, "weights": "none"} if "weights" in group else group)
-    fit: AnchorFit = build(config["anchor"], strides=backbone.strides)
+    backbone = build({**group, "weights": "none"} if "weights" in group else group, "backbone")
+    fit: AnchorFit = build(config["anchor"], "anchor", strides=backbone.strides)
     with user_errors():
         data.setup()
-        found = fit(truth_of(data, "train", BackboneGrids(backbone)), yardstick(build(config["assigner"])))
+        found = fit(truth_of(data, "train", BackboneGrids(backbone)), yardstick(build(config["assigner"], "assigner")))
     return {**config, "anchor": found.group}
 
 

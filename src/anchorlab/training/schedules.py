@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from anchorlab.signatures import Positive, Share, checked
 
-def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float) -> LRScheduler:
+
+@checked
+def one_cycle(optimizer: Optimizer, total_steps: int, warmup: Share) -> LRScheduler:
     """Up to each group's learning rate over the first `warmup` share of the steps, then down along a cosine.
 
     torch's OneCycleLR (Smith and Topin 2017); momentum (Adam's beta1) moves the other way, as it does by default.
@@ -17,8 +20,9 @@ def one_cycle(optimizer: Optimizer, total_steps: int, warmup: float) -> LRSchedu
     return OneCycleLR(optimizer, max_lr=peaks, total_steps=total, pct_start=max(warmup, 2 / total))
 
 
+@checked
 def steps(
-    optimizer: Optimizer, total_steps: int, warmup: float, milestones: Sequence[float], gamma: float
+    optimizer: Optimizer, total_steps: int, warmup: Share, milestones: Sequence[Share], gamma: Positive
 ) -> LRScheduler:
     """Linear warm-up over a share of the steps, then x `gamma` at each milestone, given as shares too."""
     return LambdaLR(
@@ -30,7 +34,8 @@ def steps(
     )
 
 
-def constant(optimizer: Optimizer, total_steps: int, warmup: float) -> LRScheduler:
+@checked
+def constant(optimizer: Optimizer, total_steps: int, warmup: Share) -> LRScheduler:
     """The optimizer's learning rate throughout, after a linear warm-up over a share of the steps."""
     return LambdaLR(optimizer, lambda step: _ramp(step, warmup * total_steps))
 

@@ -4,12 +4,14 @@ import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, MinLen
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
+from anchorlab.signatures import AUTO, Count, CountOrZero, NotNegative, Positive, checked
 from anchorlab.training.callbacks.checkpoints import WholeFiles
 from anchorlab.training.hardware import keep_freed_memory
 
@@ -27,27 +29,28 @@ QUIET = (
 PRECISIONS = {32: "32-true", 16: "16-mixed", "bf16": "bf16-mixed"}
 
 
+@checked
 @dataclass(frozen=True)
 class TrainerSettings:
     """The group's keys, with every "auto" already decided (see `hardware.decide`)."""
 
-    epochs: int
-    max_steps: int | None
-    accelerator: str
-    devices: int | list[int]
-    num_nodes: int
+    epochs: Count
+    max_steps: Count | None
+    accelerator: Literal["auto", "cpu", "gpu"]
+    devices: Annotated[int, Ge(-1)] | Annotated[list[CountOrZero], MinLen(1)] | Literal["auto"]
+    num_nodes: Count
     strategy: str
-    precision: int | str
-    channels_last: bool
-    sampled_only: bool
-    keep_memory: bool
-    threads: int
-    gradient_clip: float | None
-    accumulate: int
-    val_every: int
-    limit_val_batches: int | None
-    log_every: int
-    checkpoint_every: float | None
+    precision: Literal["auto", 32, "bf16", 16]
+    channels_last: Annotated[bool, AUTO]
+    sampled_only: Annotated[bool, AUTO]
+    keep_memory: Annotated[bool, AUTO]
+    threads: Annotated[int, Ge(1), AUTO]
+    gradient_clip: Positive | None
+    accumulate: Count
+    val_every: Count
+    limit_val_batches: Count | None
+    log_every: Count
+    checkpoint_every: NotNegative | None
 
     def prepare_process(self) -> None:
         """Set what belongs to the process: memory, threads, and the silence of libraries that advertise."""

@@ -111,5 +111,5 @@ def test_no_boxes():
     ("settings", "key"), [({"candidates": 0}, "candidates=0"), ({"ignore_iof": 0}, "ignore_iof=0")]
 )
 def test_settings_out_of_range(settings, key):
-    with pytest.raises(ValueError, match=rf"assigner\.{key} is out of range"):
+    with pytest.raises(ValueError, match=f"^{key} is "):
         ATSSAssigner(**settings)

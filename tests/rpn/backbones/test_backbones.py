@@ -289,14 +289,14 @@ def test_timm_levels_can_be_chosen() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TimmFPN("resnet10x"), r"backbone\.name=resnet10x.* nearest is resnet10t"),
-        (lambda: ResNetFPN("resnet19", "none"), r"backbone\.name=resnet19.* nearest is resnet18"),
+        (lambda: TimmFPN("resnet10x"), r"name=resnet10x.* nearest is resnet10t"),
+        (lambda: ResNetFPN("resnet19", "none"), r"name=resnet19.* nearest is resnet18"),
         (lambda: TimmFPN("vit_tiny_patch16_224", "none"), "images of one size only"),
         (lambda: TimmFPN("resnet10t", "none", out_indices=(1, 3)), r"strides \[4, 16\]"),
-        (lambda: TimmFPN("resnet10t", "none", out_indices=(7,)), r"backbone\.out_indices=\[7\]"),
-        (lambda: ResNetFPN("resnet18", "none", frozen_stages=6), r"backbone\.frozen_stages=6.* 5 \(all\)"),
-        (lambda: ResNetFPN("resnet18", "none", batch_norm="sync"), r"backbone\.batch_norm=sync"),
-        (lambda: Tiny(channels=40), r"backbone\.channels=40"),
+        (lambda: TimmFPN("resnet10t", "none", out_indices=(7,)), r"out_indices=\[7\]"),
+        (lambda: ResNetFPN("resnet18", "none", frozen_stages=6), r"frozen_stages=6.* 5 \(all\)"),
+        (lambda: ResNetFPN("resnet18", "none", batch_norm="sync"), r"batch_norm=sync"),
+        (lambda: Tiny(channels=40), r"channels=40"),
     ],
 )
 def test_wrong_settings_are_named(make: Callable[[], Backbone], message: str) -> None:

@@ -91,11 +91,11 @@ def test_logit_descends_to_the_iou(loss):
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        (lambda: FocalLoss(alpha=1.5), "objectness.alpha=1.5"),
-        (lambda: FocalLoss(gamma=-1), "objectness.gamma=-1"),
-        (lambda: QualityFocalLoss(beta=-0.1), "objectness.beta=-0.1"),
-        (lambda: VarifocalLoss(alpha=-1), "objectness.alpha=-1"),
-        (lambda: VarifocalLoss(gamma=-1), "objectness.gamma=-1"),
+        (lambda: FocalLoss(alpha=1.5), "alpha=1.5"),
+        (lambda: FocalLoss(gamma=-1), "gamma=-1"),
+        (lambda: QualityFocalLoss(beta=-0.1), "beta=-0.1"),
+        (lambda: VarifocalLoss(alpha=-1), "alpha=-1"),
+        (lambda: VarifocalLoss(gamma=-1), "gamma=-1"),
     ],
 )
 def test_settings_out_of_range(make, key):

@@ -221,7 +221,7 @@ def test_soft_nms_is_the_paper_s_loop(seed: int, count: int, second: int, sigma:
 
 
 def test_sigma_must_be_positive() -> None:
-    with pytest.raises(ValueError, match=r"proposals\.sigma=0"):
+    with pytest.raises(ValueError, match=r"sigma=0"):
         SoftNMSSelector(sigma=0)
 
 
@@ -236,5 +236,5 @@ def test_sigma_must_be_positive() -> None:
     ],
 )
 def test_wrong_settings_are_named(arguments: dict) -> None:
-    with pytest.raises(ValueError, match=f"proposals.{next(iter(arguments))}="):
+    with pytest.raises(ValueError, match=f"^{next(iter(arguments))}="):
         ProposalSelector(**arguments)

@@ -106,5 +106,5 @@ def test_scores_descend_and_change_where_they_must(values: list[float]) -> None:
 
 @pytest.mark.parametrize("tiers", [[], [[100]], [[100, 0.7], [100, 0.8]], [[0, 0.7]], [[10, 1.5]], [[10, math.nan]]])
 def test_tiers_that_are_none(tiers: Any) -> None:
-    with pytest.raises(ValueError, match=r"proposals\.tiers=\["):
+    with pytest.raises(ValueError, match=r"tiers=\["):
         TieredNMSSelector(tiers)

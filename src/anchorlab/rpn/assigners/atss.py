@@ -14,13 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anchorlab.errors import check_range
 from anchorlab.rpn.anchor_iou import LevelGrid
 from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.assigners.max_iou import OBJECT, Assignment, all_background, check_ignore_iof, leave_out
+from anchorlab.rpn.assigners.max_iou import OBJECT, Assignment, all_background, leave_out
 from anchorlab.rpn.boxes import paired_iou
+from anchorlab.signatures import Count, PositiveShare, checked
 
 
+@checked
 class ATSSAssigner:
     """An anchor is OBJECT if it is a candidate, its IoU reaches the box's threshold, and its centre lies in the box.
 
@@ -35,9 +36,7 @@ class ATSSAssigner:
 
     needs_grid = True
 
-    def __init__(self, candidates: int = 9, ignore_iof: float | None = 0.5) -> None:
-        check_range("assigner.candidates", candidates, candidates >= 1, "at least 1")
-        check_ignore_iof(ignore_iof)
+    def __init__(self, candidates: Count = 9, ignore_iof: PositiveShare | None = 0.5) -> None:
         self.candidates = candidates
         self.ignore_iof = ignore_iof
 

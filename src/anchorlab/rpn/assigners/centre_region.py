@@ -12,13 +12,14 @@ import math
 import torch
 from torch import Tensor
 
-from anchorlab.errors import check_range
 from anchorlab.rpn.anchor_iou import LevelGrid
 from anchorlab.rpn.anchors import Anchors
-from anchorlab.rpn.assigners.max_iou import IGNORE, OBJECT, Assignment, all_background, check_ignore_iof, leave_out
+from anchorlab.rpn.assigners.max_iou import IGNORE, OBJECT, Assignment, all_background, leave_out
 from anchorlab.rpn.boxes import area
+from anchorlab.signatures import PositiveShare, checked
 
 
+@checked
 class CentreRegionAssigner:
     """An anchor is OBJECT if it is centred in the middle of a box that belongs to its level.
 
@@ -35,10 +36,11 @@ class CentreRegionAssigner:
 
     needs_grid = True
 
-    def __init__(self, centre: float = 0.2, ignored: float = 0.5, ignore_iof: float | None = 0.5) -> None:
-        check_range("assigner.centre", centre, 0 < centre <= 1, "above 0 and at most 1")
-        check_range("assigner.ignored", ignored, centre <= ignored <= 1, f"from assigner.centre={centre} up to 1")
-        check_ignore_iof(ignore_iof)
+    def __init__(
+        self, centre: PositiveShare = 0.2, ignored: PositiveShare = 0.5, ignore_iof: PositiveShare | None = 0.5
+    ) -> None:
+        if ignored < centre:
+            raise ValueError(f"ignored={ignored} is below centre={centre}: raise the first or lower the second.")
         self.centre = centre
         self.ignored = ignored
         self.ignore_iof = ignore_iof

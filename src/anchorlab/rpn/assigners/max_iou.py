@@ -12,10 +12,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from anchorlab.errors import check_range
 from anchorlab.rpn.anchor_iou import Pairs
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import Region, inside, pairwise_iou
+from anchorlab.signatures import NotNegative, PositiveShare, Share, checked
 
 OBJECT, BACKGROUND, IGNORE = 1, 0, -1
 
@@ -42,10 +42,11 @@ class Assigner(Protocol):
         ...
 
 
+@checked
 class MaxIoUAssigner:
     """Assigns by IoU, found through the anchors' lattice instead of an (A, G) matrix.
 
-    foreground_iou, background_iou: the thresholds above, 0 < background_iou <= foreground_iou <= 1.
+    foreground_iou, background_iou: the thresholds above, background_iou <= foreground_iou.
     low_quality: anchors tied for a box's best IoU become OBJECT however low it is. Each regresses its *own*
         best box, which may be another one, as in torchvision and Detectron2.
     low_quality_floor: only where that best IoU is above this number. null is torchvision's rule, without a
@@ -62,27 +63,18 @@ class MaxIoUAssigner:
 
     def __init__(
         self,
-        foreground_iou: float = 0.7,
-        background_iou: float = 0.3,
+        foreground_iou: PositiveShare = 0.7,
+        background_iou: Share = 0.3,
         low_quality: bool = True,
-        low_quality_floor: float | None = 0.0,
-        ignore_iof: float | None = 0.5,
-        border: float | None = None,
+        low_quality_floor: Share | None = 0.0,
+        ignore_iof: PositiveShare | None = 0.5,
+        border: NotNegative | None = None,
     ) -> None:
-        check_range("assigner.foreground_iou", foreground_iou, 0 < foreground_iou <= 1, "above 0 and at most 1")
-        check_range(
-            "assigner.background_iou",
-            background_iou,
-            0 < background_iou <= foreground_iou,
-            f"above 0 and at most assigner.foreground_iou={foreground_iou}",
-        )
-        if low_quality_floor is not None:
-            check_range(
-                "assigner.low_quality_floor", low_quality_floor, 0 <= low_quality_floor < 1, "in [0, 1), or null"
+        if background_iou > foreground_iou:
+            raise ValueError(
+                f"background_iou={background_iou:g} is above foreground_iou={foreground_iou:g}: an anchor would be "
+                "both; lower the first or raise the second."
             )
-        check_ignore_iof(ignore_iof)
-        if border is not None:
-            check_range("assigner.border", border, border >= 0, "a number of pixels from 0 on, or null")
         self.foreground_iou = foreground_iou
         self.background_iou = background_iou
         self.low_quality = low_quality
@@ -162,12 +154,6 @@ def leave_out(label: Tensor, anchors: Anchors, boxes: Tensor, ignore: Tensor, io
     if iof is not None and bool(ignore.any()):
         anchor = anchors.lattice.pairs_inside(boxes[ignore], iof).anchor
         label[anchor] = label[anchor].where(label[anchor] == OBJECT, IGNORE)
-
-
-def check_ignore_iof(ignore_iof: float | None) -> None:
-    """Raise ValueError for a share that is none; the setting means the same for every assigner."""
-    if ignore_iof is not None:
-        check_range("assigner.ignore_iof", ignore_iof, 0 < ignore_iof <= 1, "above 0 and at most 1, or null")
 
 
 def best_boxes(anchors: Anchors, boxes: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:

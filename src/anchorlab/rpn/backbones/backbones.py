@@ -6,11 +6,12 @@ B images | H, W height and width of the network's input | level = index of a fea
 import difflib
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import timm
 import torch.nn.functional as F
 import torchvision
+from annotated_types import Ge, MultipleOf, doc
 from timm.layers.format import Format
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -20,10 +21,11 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from anchorlab.rpn.backbones import fold_batch_norm
 from anchorlab.rpn.backbones import weights as sources
 from anchorlab.rpn.sampled_conv import PendingMap
+from anchorlab.signatures import Count, CountOrZero, checked
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-BATCH_NORM = ("frozen", "affine", "trainable")
+BatchNorm = Literal["frozen", "affine", "trainable"]
 
 
 class Backbone(nn.Module):
@@ -49,7 +51,7 @@ class Backbone(nn.Module):
     strides: tuple[int, ...]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    batch_norm: str = "frozen"
+    batch_norm: BatchNorm = "frozen"
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) -> one map (B, channels, ~H / stride, ~W / stride) per level."""
@@ -72,6 +74,7 @@ class Backbone(nn.Module):
         return self
 
 
+@checked
 class VGG16(Backbone):
     """VGG-16 up to conv5_3 and its ReLU, the paper's backbone: one level, 14x14x512 for an image of 224x224.
 
@@ -83,7 +86,7 @@ class VGG16(Backbone):
     channels = 512
     strides = (16,)
 
-    def __init__(self, weights: str = "imagenet", frozen_stages: int = 2):
+    def __init__(self, weights: str = "imagenet", frozen_stages: CountOrZero = 2):
         super().__init__()
         model = _torchvision_model("vgg16", weights, classifier="classifier")
         self.body = model.features[:-1]  # without pool5
@@ -95,6 +98,7 @@ class VGG16(Backbone):
         return [self.body(images)]
 
 
+@checked
 class ResNetFPN(Backbone):
     """A torchvision ResNet with a feature pyramid on C2 to C5 and a max-pooled P6 (FPN, section 4.1).
 
@@ -112,15 +116,15 @@ class ResNetFPN(Backbone):
         self,
         name: str = "resnet50",
         weights: str = "imagenet",
-        frozen_stages: int = 2,
-        batch_norm: str = "frozen",
-        fpn_channels: int = 256,
+        frozen_stages: CountOrZero = 2,
+        batch_norm: BatchNorm = "frozen",
+        fpn_channels: Count = 256,
     ):
         super().__init__()
         self.channels = fpn_channels
         known = [model for model in torchvision.models.list_models(torchvision.models) if "resne" in model]
         if name not in known:
-            raise ValueError(f"backbone.name={name}: torchvision has no such ResNet; {_suggest(name, known)}.")
+            raise ValueError(f"name={name}: torchvision has no such ResNet; {_suggest(name, known)}.")
         model = _torchvision_model(name, weights, classifier="fc")
         layers = [f"layer{i}" for i in range(1, 5)]
         widths = [model.inplanes // 8, model.inplanes // 4, model.inplanes // 2, model.inplanes]
@@ -138,6 +142,7 @@ class ResNetFPN(Backbone):
         return _pending_pyramid(self.body.fpn, list(stages.values()))
 
 
+@checked
 class TimmFPN(Backbone):
     """Any timm model that gives a pyramid of features, with an FPN on strides 4 and more and a max-pooled P6.
 
@@ -160,10 +165,10 @@ class TimmFPN(Backbone):
         self,
         name: str,
         weights: str = "imagenet",
-        frozen_stages: int = 0,
-        batch_norm: str = "frozen",
-        fpn_channels: int = 256,
-        out_indices: Sequence[int] | None = None,
+        frozen_stages: CountOrZero = 0,
+        batch_norm: BatchNorm = "frozen",
+        fpn_channels: Count = 256,
+        out_indices: Sequence[CountOrZero] | None = None,
     ):
         super().__init__()
         _check_timm_name(name)
@@ -203,6 +208,7 @@ class TimmFPN(Backbone):
             return timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay)
 
 
+@checked
 class EfficientNetLite0FPN(TimmFPN):
     """TimmFPN on EfficientNet-Lite0, whose ImageNet weights come from a pip package and need no weight hub.
 
@@ -212,9 +218,9 @@ class EfficientNetLite0FPN(TimmFPN):
     def __init__(
         self,
         weights: str = "imagenet",
-        frozen_stages: int = 0,
-        batch_norm: str = "frozen",
-        fpn_channels: int = 256,
+        frozen_stages: CountOrZero = 0,
+        batch_norm: BatchNorm = "frozen",
+        fpn_channels: Count = 256,
     ):
         super().__init__("tf_efficientnet_lite0", weights, frozen_stages, batch_norm, fpn_channels)
 
@@ -228,6 +234,7 @@ class EfficientNetLite0FPN(TimmFPN):
         return body
 
 
+@checked
 class Tiny(Backbone):
     """A few convolutions and a small pyramid: trains from random weights in minutes, on the built-in data.
 
@@ -237,10 +244,8 @@ class Tiny(Backbone):
 
     strides = (8, 16, 32)
 
-    def __init__(self, channels: int = 64):
+    def __init__(self, channels: Annotated[int, Ge(32), MultipleOf(32), doc("a positive multiple of 32")] = 64):
         super().__init__()
-        if channels < 32 or channels % 32:
-            raise ValueError(f"backbone.channels={channels}: give a positive multiple of 32.")
         self.channels = channels
         widths = [channels // 4, channels // 2, channels, 3 * channels // 2, 2 * channels]
         self.stages = nn.ModuleList(
@@ -318,16 +323,16 @@ def _joined(name: str) -> str:
     return name.removeprefix("model.").removeprefix("body.").replace(".", "_")
 
 
-def _pyramid(name: str, strides: list[int], out_indices: Sequence[int] | None) -> list[int]:
+def _pyramid(name: str, strides: list[int], out_indices: Sequence[CountOrZero] | None) -> list[int]:
     """The feature maps to use, of a timm model whose maps have these strides."""
     if out_indices is None:
         out_indices = [index for index, stride in enumerate(strides) if stride >= 4]
     if not out_indices or not all(0 <= index < len(strides) for index in out_indices):
-        raise ValueError(f"backbone.out_indices={list(out_indices)}: {name} has feature maps 0 to {len(strides) - 1}.")
+        raise ValueError(f"out_indices={list(out_indices)}: {name} has feature maps 0 to {len(strides) - 1}.")
     chosen = [strides[index] for index in out_indices]
     if any(coarse != 2 * fine for fine, coarse in pairwise(chosen)):
         raise ValueError(
-            f"backbone.name={name} gives feature maps of strides {chosen}, and an FPN needs each to be twice "
+            f"name={name} gives feature maps of strides {chosen}, and an FPN needs each to be twice "
             f"the one before: choose a convolutional model, or other backbone.out_indices."
         )
     return list(out_indices)
@@ -335,10 +340,10 @@ def _pyramid(name: str, strides: list[int], out_indices: Sequence[int] | None) -
 
 def _check_timm_name(name: str) -> None:
     if not timm.is_model(name):
-        raise ValueError(f"backbone.name={name}: timm has no such model; {_suggest(name, timm.list_models())}.")
+        raise ValueError(f"name={name}: timm has no such model; {_suggest(name, timm.list_models())}.")
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
-        raise ValueError(f"backbone.name={name} takes images of one size only: choose a convolutional model.")
+        raise ValueError(f"name={name} takes images of one size only: choose a convolutional model.")
 
 
 def _suggest(name: str, known: list[str]) -> str:
@@ -353,15 +358,15 @@ def _is_frozen(module: nn.Module) -> bool:
 
 def _freeze_stages(body: nn.Module, ends: Sequence[str], frozen_stages: int) -> None:
     """Freezes all from the input to the end of a stage; `ends` names the last module of each stage."""
-    if not 0 <= frozen_stages <= len(ends):
-        raise ValueError(f"backbone.frozen_stages={frozen_stages}: give a number from 0 (none) to {len(ends)} (all).")
+    if frozen_stages > len(ends):
+        raise ValueError(f"frozen_stages={frozen_stages}: give a number from 0 (none) to {len(ends)} (all).")
     if not frozen_stages:
         return
     end = _joined(ends[frozen_stages - 1] + ".")
     modules = list(body.named_modules())  # in the order of the forward pass, a container before its parts
     inside = [i for i, (name, _) in enumerate(modules) if _joined(name + ".").startswith(end)]
     if not inside:
-        raise ValueError(f"backbone.frozen_stages={frozen_stages}: this model does not name its stages, use 0.")
+        raise ValueError(f"frozen_stages={frozen_stages}: this model does not name its stages, use 0.")
     for _, module in modules[: inside[-1] + 1]:
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
@@ -369,8 +374,6 @@ def _freeze_stages(body: nn.Module, ends: Sequence[str], frozen_stages: int) -> 
 
 def _fix_batch_norm(body: nn.Module, batch_norm: str) -> dict[str, str]:
     """Freezes what `batch_norm` says, and folds norms of fixed statistics: convolution -> norm, for `run` there."""
-    if batch_norm not in BATCH_NORM:
-        raise ValueError(f"backbone.batch_norm={batch_norm}: choose one of {', '.join(BATCH_NORM)}.")
     if batch_norm == "trainable":
         return {}
     if batch_norm == "frozen":

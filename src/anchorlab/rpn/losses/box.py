@@ -3,22 +3,21 @@
 S sampled anchors of the batch | P sampled positives among them
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-from anchorlab.errors import check_range
 from anchorlab.rpn.boxes import paired_iou
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.losses.objectness import BinaryCrossEntropy, ObjectnessLoss
+from anchorlab.signatures import NotNegative, checked
 
-DIVISORS = ("sampled", "budget", "locations", "positives")
+Divisor = Literal["sampled", "budget", "locations", "positives"]
 
 Count = float | Tensor
 
@@ -63,6 +62,7 @@ class Regression:
         return paired_iou(self.anchors, self.boxes)
 
 
+@checked
 class RPNLoss:
     """A loss for objectness, plus a box loss that the subclass defines.
 
@@ -82,17 +82,12 @@ class RPNLoss:
 
     def __init__(
         self,
-        divisor: str = "sampled",
-        box_weight: float = 1.0,
-        objectness_weight: float = 1.0,
+        divisor: Divisor = "sampled",
+        box_weight: NotNegative = 1.0,
+        objectness_weight: NotNegative = 1.0,
         *,
         objectness: ObjectnessLoss | None = None,
     ):
-        if divisor not in DIVISORS:
-            raise ValueError(f"loss.divisor={divisor}: choose one of {', '.join(DIVISORS)}.")
-        for key, weight in (("box_weight", box_weight), ("objectness_weight", objectness_weight)):
-            if not weight >= 0:
-                raise ValueError(f"loss.{key}={weight}: give a number that is not negative.")
         self.divisor = divisor
         self.box_weight = box_weight
         self.objectness_weight = objectness_weight
@@ -130,21 +125,20 @@ class RPNLoss:
         return sampled, counts.locations if self.divisor == "locations" else sampled
 
 
+@checked
 class SmoothL1Loss(RPNLoss):
     """Box loss quadratic for errors below `beta` and linear above (Fast R-CNN, equation 3, with beta 1)."""
 
     def __init__(
         self,
-        beta: float = 1 / 9,
-        divisor: str = "sampled",
-        box_weight: float = 1.0,
-        objectness_weight: float = 1.0,
+        beta: NotNegative = 1 / 9,
+        divisor: Divisor = "sampled",
+        box_weight: NotNegative = 1.0,
+        objectness_weight: NotNegative = 1.0,
         *,
         objectness: ObjectnessLoss | None = None,
     ):
         super().__init__(divisor, box_weight, objectness_weight, objectness=objectness)
-        if not beta >= 0:
-            raise ValueError(f"loss.beta={beta}: give a number that is not negative (0 is the L1 loss).")
         self.beta = beta
 
     def box_sum(self, regression: Regression) -> Tensor:
@@ -159,6 +153,7 @@ class L1Loss(RPNLoss):
         return F.l1_loss(regression.deltas.float(), regression.wanted.float(), reduction="sum")
 
 
+@checked
 class DecodedBoxLoss(RPNLoss):
     """A box loss that the subclass takes of decoded boxes, plus `delta_weight` times smooth L1 (beta 1) of the deltas.
 
@@ -174,15 +169,14 @@ class DecodedBoxLoss(RPNLoss):
 
     def __init__(
         self,
-        divisor: str = "sampled",
-        box_weight: float = 1.0,
-        objectness_weight: float = 1.0,
-        delta_weight: float = 0.0,
+        divisor: Divisor = "sampled",
+        box_weight: NotNegative = 1.0,
+        objectness_weight: NotNegative = 1.0,
+        delta_weight: NotNegative = 0.0,
         *,
         objectness: ObjectnessLoss | None = None,
     ):
         super().__init__(divisor, box_weight, objectness_weight, objectness=objectness)
-        check_range("loss.delta_weight", delta_weight, 0 <= delta_weight < math.inf, "not negative")
         self.delta_weight = delta_weight
 
     def box_sum(self, regression: Regression) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from anchorlab.errors import check_range
+from anchorlab.signatures import NotNegative, Share, checked
 
 
 class ObjectnessLoss(Protocol):
@@ -39,6 +39,7 @@ class BinaryCrossEntropy:
         return F.binary_cross_entropy_with_logits(logits, is_object.float(), reduction="sum")
 
 
+@checked
 class FocalLoss:
     """Cross-entropy that forgets what is easy (Lin et al. 2017, equation 5): meant for all anchors, without a sampler.
 
@@ -50,15 +51,14 @@ class FocalLoss:
 
     wants_iou = False
 
-    def __init__(self, alpha: float = 0.25, gamma: float = 2.0):
-        check_range("objectness.alpha", alpha, 0 <= alpha <= 1, "between 0 and 1")
-        check_range("objectness.gamma", gamma, gamma >= 0, "not negative")
+    def __init__(self, alpha: Share = 0.25, gamma: NotNegative = 2.0):
         self.alpha, self.gamma = alpha, gamma
 
     def __call__(self, logits: Tensor, is_object: Tensor, iou: Tensor) -> Tensor:
         return sigmoid_focal_loss(logits, is_object.float(), self.alpha, self.gamma, reduction="sum")
 
 
+@checked
 class QualityFocalLoss:
     """The logit learns the IoU of its box instead of "object" (Li et al. 2020, Generalized Focal Loss, equation 2).
 
@@ -69,8 +69,7 @@ class QualityFocalLoss:
 
     wants_iou = True
 
-    def __init__(self, beta: float = 2.0):
-        check_range("objectness.beta", beta, beta >= 0, "not negative")
+    def __init__(self, beta: NotNegative = 2.0):
         self.beta = beta
 
     def __call__(self, logits: Tensor, is_object: Tensor, iou: Tensor) -> Tensor:
@@ -78,6 +77,7 @@ class QualityFocalLoss:
         return ((iou - logits.sigmoid()).abs().pow(self.beta) * entropy).sum()
 
 
+@checked
 class VarifocalLoss:
     """As the quality focal loss, but objects count by their IoU, and only background is forgotten when easy.
 
@@ -89,9 +89,7 @@ class VarifocalLoss:
 
     wants_iou = True
 
-    def __init__(self, alpha: float = 0.75, gamma: float = 2.0):
-        check_range("objectness.alpha", alpha, alpha >= 0, "not negative")
-        check_range("objectness.gamma", gamma, gamma >= 0, "not negative")
+    def __init__(self, alpha: NotNegative = 0.75, gamma: NotNegative = 2.0):
         self.alpha, self.gamma = alpha, gamma
 
     def __call__(self, logits: Tensor, is_object: Tensor, iou: Tensor) -> Tensor:

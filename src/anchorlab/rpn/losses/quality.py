@@ -8,19 +8,17 @@ never that the rest is background, also ranks objects nobody annotated.
 A: anchors of one image | G: boxes of one image | Q: anchors that teach the output
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anchorlab.errors import check_range
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners.max_iou import best_boxes
 from anchorlab.rpn.boxes import paired_iou
 from anchorlab.rpn.samplers import choose
-
-SCORES = ("both", "quality", "objectness")
+from anchorlab.signatures import Count, CountOrZero, NotNegative, PositiveShare, checked
 
 
 class Near(NamedTuple):
@@ -31,6 +29,7 @@ class Near(NamedTuple):
     is_near: Tensor  # (Q,) bool, False for background
 
 
+@checked
 class Quality:
     """A number between 0 and 1 for each anchor, learnt by binary cross-entropy; what it is, the subclass defines.
 
@@ -47,14 +46,13 @@ class Quality:
     """
 
     def __init__(
-        self, num: int = 256, least_iou: float = 0.3, background: int = 0, weight: float = 1.0, score: str = "both"
+        self,
+        num: Count = 256,
+        least_iou: PositiveShare = 0.3,
+        background: CountOrZero = 0,
+        weight: NotNegative = 1.0,
+        score: Literal["both", "quality", "objectness"] = "both",
     ):
-        check_range("quality.num", num, num >= 1, "at least 1")
-        check_range("quality.least_iou", least_iou, 0 < least_iou <= 1, "above 0 and at most 1")
-        check_range("quality.background", background, background >= 0, "not negative")
-        check_range("quality.weight", weight, weight >= 0, "not negative")
-        if score not in SCORES:
-            raise ValueError(f"quality.score={score}: choose one of {', '.join(SCORES)}.")
         self.num = num
         self.least_iou = least_iou
         self.background = background

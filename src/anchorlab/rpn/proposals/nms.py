@@ -6,9 +6,10 @@ C candidates of one image, L levels among them
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple, Self, TypeVar
+from typing import Annotated, NamedTuple, Self, TypeVar
 
 import torch
+from annotated_types import MinLen
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image, nms
 
@@ -16,6 +17,7 @@ from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.proposals.voting import vote
+from anchorlab.signatures import Count, Counts, NotNegative, Positive, Share, checked
 
 T = TypeVar("T", int, float)
 
@@ -38,6 +40,7 @@ class Candidates(NamedTuple):
     anchor: Tensor  # (B, N) int64
 
 
+@checked
 class ProposalSelector:
     """Faster R-CNN's proposal layer as it is built today: top-k and NMS level by level, then the best of all.
 
@@ -57,17 +60,13 @@ class ProposalSelector:
 
     def __init__(
         self,
-        pre_nms_top_n: int | Sequence[int] = 1000,
-        post_nms_top_n: int = 1000,
-        nms_iou: float | Sequence[float] = 0.7,
-        min_size: float = 0.0,
-        score_threshold: float = 0.0,
-        vote_sigma: float | None = None,
+        pre_nms_top_n: Count | Counts = 1000,
+        post_nms_top_n: Count = 1000,
+        nms_iou: Share | Annotated[Sequence[Share], MinLen(1)] = 0.7,
+        min_size: NotNegative = 0.0,
+        score_threshold: Share = 0.0,
+        vote_sigma: Positive | None = None,
     ):
-        _check_counts(pre_nms_top_n, post_nms_top_n)
-        _check_shares(nms_iou, score_threshold)
-        _check_min_size(min_size)
-        _check_vote_sigma(vote_sigma)
         self.pre_nms_top_n = pre_nms_top_n
         self.post_nms_top_n = post_nms_top_n
         self.nms_iou = nms_iou
@@ -176,6 +175,7 @@ class ProposalSelector:
         return best, scores[best]
 
 
+@checked
 class SoftNMSSelector(ProposalSelector):
     """Proposals lose score by their overlap with better ones instead of being dropped (Bodla et al. 2017, Soft-NMS).
 
@@ -193,19 +193,16 @@ class SoftNMSSelector(ProposalSelector):
 
     def __init__(
         self,
-        pre_nms_top_n: int | Sequence[int] = 1000,
-        post_nms_top_n: int = 1000,
-        sigma: float | Sequence[float] = 0.5,
-        min_size: float = 0.0,
-        score_threshold: float = 0.0,
-        vote_sigma: float | None = None,
+        pre_nms_top_n: Count | Counts = 1000,
+        post_nms_top_n: Count = 1000,
+        sigma: Positive | Annotated[Sequence[Positive], MinLen(1)] = 0.5,
+        min_size: NotNegative = 0.0,
+        score_threshold: Share = 0.0,
+        vote_sigma: Positive | None = None,
     ):
         super().__init__(
             pre_nms_top_n, post_nms_top_n, min_size=min_size, score_threshold=score_threshold, vote_sigma=vote_sigma
         )
-        for value in sigma if isinstance(sigma, Sequence) else [sigma]:
-            if not value > 0:
-                raise ValueError(f"proposals.sigma={sigma}: give positive numbers.")
         self.sigma = sigma
 
     @property
@@ -259,32 +256,6 @@ def _padded(number: Tensor, width: int) -> Tensor:
 
 def _at(value: T | Sequence[T], level: int) -> T:
     return value[level] if isinstance(value, Sequence) else value
-
-
-def _check_counts(pre_nms_top_n: int | Sequence[int], post_nms_top_n: int) -> None:
-    before = pre_nms_top_n if isinstance(pre_nms_top_n, Sequence) else [pre_nms_top_n]
-    if not before or min(before) < 1:
-        raise ValueError(f"proposals.pre_nms_top_n={pre_nms_top_n}: give whole numbers of at least 1.")
-    if post_nms_top_n < 1:
-        raise ValueError(f"proposals.post_nms_top_n={post_nms_top_n}: give a whole number of at least 1.")
-
-
-def _check_shares(nms_iou: float | Sequence[float], score_threshold: float) -> None:
-    thresholds = nms_iou if isinstance(nms_iou, Sequence) else [nms_iou]
-    if not thresholds or not all(0 <= iou <= 1 for iou in thresholds):
-        raise ValueError(f"proposals.nms_iou={nms_iou}: give numbers between 0 and 1.")
-    if not 0 <= score_threshold <= 1:
-        raise ValueError(f"proposals.score_threshold={score_threshold}: give a number between 0 and 1.")
-
-
-def _check_min_size(min_size: float) -> None:
-    if not min_size >= 0:
-        raise ValueError(f"proposals.min_size={min_size}: give a number of pixels that is not negative.")
-
-
-def _check_vote_sigma(vote_sigma: float | None) -> None:
-    if vote_sigma is not None and not vote_sigma > 0:
-        raise ValueError(f"proposals.vote_sigma={vote_sigma}: give a positive number, or null for none.")
 
 
 def _require_finite(level: int, **values: Tensor) -> None:

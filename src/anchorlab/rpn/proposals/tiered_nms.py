@@ -10,17 +10,29 @@ C candidates of one image | P proposals
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated
 
 import torch
+from annotated_types import MinLen, doc
 from torch import Tensor
 from torchvision.ops import batched_nms
 
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.proposals.nms import ProposalSelector
+from anchorlab.signatures import Count, Counts, NotNegative, Positive, Share, checked
 
 LEAST_LOOKED_AT = 64
 
 
+Tiers = Annotated[
+    Sequence[tuple[Count, Share]],
+    MinLen(1),
+    doc("a list of pairs, a number of proposals (ascending) and an IoU, such as [[100,0.7],[1000,0.85]]"),
+]
+
+
+@checked
 class TieredNMSSelector(ProposalSelector):
     """Until there are `count` proposals: the best candidate whose IoU with each one taken so far is at most `iou`.
 
@@ -37,12 +49,12 @@ class TieredNMSSelector(ProposalSelector):
 
     def __init__(
         self,
-        tiers: Sequence[tuple[int, float]],
-        pre_nms_top_n: int | Sequence[int] = 1000,
-        post_nms_top_n: int = 1000,
-        min_size: float = 0.0,
-        score_threshold: float = 0.0,
-        vote_sigma: float | None = None,
+        tiers: Tiers,
+        pre_nms_top_n: Count | Counts = 1000,
+        post_nms_top_n: Count = 1000,
+        min_size: NotNegative = 0.0,
+        score_threshold: Share = 0.0,
+        vote_sigma: Positive | None = None,
     ):
         super().__init__(
             pre_nms_top_n, post_nms_top_n, min_size=min_size, score_threshold=score_threshold, vote_sigma=vote_sigma
@@ -103,10 +115,8 @@ def _best_iou_of_level(boxes: Tensor, levels: Tensor, found: Tensor) -> Tensor:
 
 
 def _check_tiers(tiers: Sequence[tuple[int, float]]) -> None:
-    counts = [tier[0] for tier in tiers if len(tier) == 2]
-    ascending = all(a < b for a, b in zip([0, *counts], counts, strict=False))
-    if not tiers or len(counts) < len(tiers) or not ascending or not all(0 <= iou <= 1 for _, iou in tiers):
+    if any(a >= b for (a, _), (b, _) in pairwise(tiers)):
         raise ValueError(
-            f"proposals.tiers={[list(tier) for tier in tiers]}: give pairs of a number of proposals and an IoU between "
-            "0 and 1, the numbers ascending, as in [[100,0.7],[1000,0.85]]."
+            f"tiers={[list(tier) for tier in tiers]}: give the numbers of proposals in ascending order, as in "
+            "[[100,0.7],[1000,0.85]]."
         )

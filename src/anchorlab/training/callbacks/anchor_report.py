@@ -15,12 +15,14 @@ from anchorlab.data.module import DataModule
 from anchorlab.plots.anchor_report import attribution_figure, funnel_figure, in_words, table_rows
 from anchorlab.plots.coverage import coverage_map, save
 from anchorlab.runs.files import write_whole
+from anchorlab.signatures import Count, CountOrZero, checked
 from anchorlab.training.callbacks.pictures import predict
 from anchorlab.training.callbacks.stop_after import stopped_after
 from anchorlab.training.loggers.wandb import WandbLogger
 from anchorlab.training.module import RPNModule
 
 
+@checked
 class AnchorOutcome(Callback):
     """Writes anchors.json (see `AnchorReport.values`) and figures/{funnel,attribution,coverage}.png; logs to W&B.
 
@@ -32,7 +34,9 @@ class AnchorOutcome(Callback):
         budget: proposals per image that count.
     """
 
-    def __init__(self, images: int, budget: int) -> None:
+    only_watches = True
+
+    def __init__(self, images: CountOrZero, budget: Count) -> None:
         self.images, self.budget = images, budget
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
+from anchorlab.signatures import Share, checked
 
+
+@checked
 class MovingAverage(WeightAveraging):
     """Exponential moving average of weights and statistics, one update per optimizer step.
 
@@ -13,7 +16,7 @@ class MovingAverage(WeightAveraging):
     with `num_updates`: with 0.998 from the start, a run of a few hundred steps would keep much of its first weights.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: Share) -> None:
         def update(averages: Sequence[Tensor], currents: Sequence[Tensor], updates: Tensor) -> None:
             share = 1 - ((1 + updates) / (10 + updates)).clamp(max=decay)  # a tensor: no wait for a GPU
             for average, current in zip(averages, currents, strict=True):

@@ -19,10 +19,12 @@ from anchorlab.metrics.recall import match
 from anchorlab.plots.boxes import Scene, anchors_figure, proposals_figure, save
 from anchorlab.rpn.network import Predictions
 from anchorlab.runs import gallery
+from anchorlab.signatures import Count, CountOrZero, checked
 from anchorlab.training.loggers.wandb import WandbLogger
 from anchorlab.training.module import RPNModule
 
 
+@checked
 class Pictures(Callback):
     """Draws into the run's folder, and into Weights & Biases where that is the logger; keeps in the folder what
     `compare.py` shows beside other runs.
@@ -33,7 +35,9 @@ class Pictures(Callback):
         every: epochs between pictures.
     """
 
-    def __init__(self, images: int, top: int, every: int) -> None:
+    only_watches = True
+
+    def __init__(self, images: CountOrZero, top: Count, every: Count) -> None:
         self.images, self.top, self.every = images, top, every
         self._batch: Batch | None = None
         self._pixels: list[np.ndarray] = []

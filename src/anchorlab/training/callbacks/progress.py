@@ -15,6 +15,8 @@ from anchorlab.console import console
 class ConsoleProgress(ProgressBar):
     """A bar while an epoch runs, where there is a terminal, and one line when it is validated, everywhere."""
 
+    only_watches = True
+
     def __init__(self) -> None:
         super().__init__()
         self._console = console()

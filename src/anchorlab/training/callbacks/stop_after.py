@@ -5,7 +5,10 @@ from collections.abc import Iterable
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from anchorlab.signatures import Count, checked
 
+
+@checked
 class StopAfter(Callback):
     """Ends the fit after so many epochs, counted from the run's beginning; its schedule stays the full-length one.
 
@@ -15,7 +18,9 @@ class StopAfter(Callback):
         epochs: null: no stop.
     """
 
-    def __init__(self, epochs: int | None = None) -> None:
+    only_watches = True
+
+    def __init__(self, epochs: Count | None = None) -> None:
         self.epochs = epochs
         self.stopped = False
 

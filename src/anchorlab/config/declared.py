@@ -1,0 +1,54 @@
+"""What a class declares in its source: read as text, because importing it would import torch.
+
+Only what the class's own body says as a plain value counts; what it inherits does not.
+"""
+
+import ast
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+def attribute(target: str, name: str) -> Any:
+    """The value of an attribute that the class `target` (its dotted name) sets in its body; None where it sets none."""
+    node = _definition(target)
+    for line in node.body if isinstance(node, ast.ClassDef) else []:
+        named = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
+        if isinstance(named, ast.Name) and named.id == name:
+            return _plain(getattr(line, "value", None))
+    return None
+
+
+def defaults(target: str) -> dict[str, Any]:
+    """The defaults of a class's or function's own arguments, where they are plain values."""
+    node = _definition(target)
+    if isinstance(node, ast.ClassDef):
+        node = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if not isinstance(node, ast.FunctionDef):
+        return {}
+    given = node.args
+    positional = [*given.posonlyargs, *given.args]
+    pairs = list(zip(positional[len(positional) - len(given.defaults) :], given.defaults, strict=True))
+    pairs += [(argument, value) for argument, value in zip(given.kwonlyargs, given.kw_defaults, strict=True) if value]
+    return {argument.arg: _plain(value) for argument, value in pairs}
+
+
+@cache
+def _definition(target: str) -> ast.stmt | None:
+    module, _, name = target.rpartition(".")
+    for folder in sys.path:
+        place = Path(folder or ".", *module.split("."))
+        for path in (place.with_suffix(".py"), place / "__init__.py"):
+            if path.is_file():
+                body = ast.parse(path.read_text(encoding="utf-8")).body
+                return next((node for node in body if getattr(node, "name", None) == name), None)
+    return None
+
+
+def _plain(node: ast.expr | None) -> Any:
+    """A literal's value; of anything else an object that equals nothing."""
+    try:
+        return None if node is None else ast.literal_eval(node)
+    except ValueError:
+        return object()
