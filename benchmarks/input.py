@@ -157,7 +157,7 @@ def main(options: Options) -> None:
         backbones = ["resnet18_fpn", "efficientnet_lite0_fpn"]
         if options.quick:
             source = (partial(SyntheticReader, num_train=16, num_val=2, image_size=(60, 80), sizes=(8, 30)), folder)
-            training, backbones = ["debug=one_step", f"data.root={folder / 'drawn'}"], ["tiny"]
+            training, backbones = ["debug=one_step", "data=synthetic", f"data.root={folder / 'drawn'}"], ["tiny"]
         augmentations = list(AUGMENTATIONS)[: 1 if options.quick else None]
         images = 16 if options.quick else 480
         rows = [measure(a, AUGMENTATIONS[a], source, images, folder / "cache", repeats) for a in augmentations]

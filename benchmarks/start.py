@@ -61,7 +61,7 @@ def main(options: Options) -> None:
     repeats = options.num_repeats(5)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        data = [f"data.root={folder / 'drawn'}", *(SMALL if options.quick else ())]
+        data = ["data=synthetic", f"data.root={folder / 'drawn'}", *(SMALL if options.quick else ())]
         train = str(ROOT / "train.py")
         run([train, *data, *RUN_SETTINGS], folder)
         ways: dict[str, Callable[[], str]] = {

@@ -95,6 +95,7 @@ def test_what_is_no_place_is_not_touched(argument: str) -> None:
     [
         (["data.root=my data (1), it's"], "anchorlab.data.auto.AutoReader", "my data (1), it's"),
         (["data.root=x", "data=coco"], "anchorlab.data.coco.CocoReader", "x"),
+        (["data.root=x", "data.reader.num_train=3"], "anchorlab.data.synthetic.SyntheticReader", "x"),
         (["data.root=x", "data=synthetic"], "anchorlab.data.synthetic.SyntheticReader", "x"),
         (["data.root=x", "experiment=real-images"], "anchorlab.data.voc.VocReader", "x"),
         ([], "anchorlab.data.synthetic.SyntheticReader", "~/.cache/anchorlab/synthetic"),

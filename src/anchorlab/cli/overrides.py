@@ -79,7 +79,8 @@ def check_command_line(
 def _reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None) -> bool:
     """Whether a data set's folder is given and nothing says what is in it, so that it has to be found out.
 
-    An experiment that chooses a format has said it; the built-in data, which has no folder of anybody's, has not.
+    An experiment that chooses a format has said it, and so has a setting that the built-in data alone has
+    (`data.reader.num_train`): its images are then drawn into that folder.
     """
     keys = [override.key_or_group for override in _parse(overrides)]
     if "data.root" not in keys or "data" in keys or not (config_dir / "data").is_dir():
@@ -88,8 +89,9 @@ def _reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str]
     path = (f"hydra.searchpath=[file://{Path(more_configs).absolute()}]",) if more_configs else ()
     first = [_sweep_values(override, config_dir)[0] for override in chosen]
     base = to_plain(composed(config_name, config_dir, (*path, *map(_text, first))), complete=False)
-    data = base.get("data") or {}
-    return str(data.get("reader", {}).get("_target_", BUILT_IN)).endswith(BUILT_IN)
+    reader = (base.get("data") or {}).get("reader", {})
+    built_in = str(reader.get("_target_", BUILT_IN)).endswith(BUILT_IN)
+    return built_in and not any(key.startswith("data.reader.") and key.split(".")[2] in reader for key in keys)
 
 
 def check_overrides(

@@ -87,7 +87,7 @@ def next_steps(folder: Path, wandb_notice: str | None) -> list[tuple[str, str]]:
         *rows,
         ("next", f"{train} 'anchor.ratios=[0.33,0.5,1,2,3]'   (other anchors)"),
         ("", f"{train} -m anchor.k=3,6   (a sweep)"),
-        ("", f"{train} data=voc data.root=<folder> backbone=efficientnet_lite0_fpn anchor=fpn   (your data)"),
+        ("", f"{train} data.root=<folder> backbone=efficientnet_lite0_fpn anchor=fpn   (your data)"),
     ]
 
 
