@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from anchorlab.data.batch import Batch, Item, collate, target_of
 from anchorlab.data.checks import image_size
 from anchorlab.data.coco import CocoReader
-from anchorlab.data.decode import read_resized, sample_of
+from anchorlab.data.decode import read_sample
 from anchorlab.data.layout import IMAGE_SUFFIXES
-from anchorlab.data.resize import with_image
 from anchorlab.data.sample import DataError, Problem, Record
 from anchorlab.errors import SettingError
 
@@ -112,8 +111,7 @@ class _Desk(Dataset[Parcel]):
 
     def _item(self, row: int) -> Item:
         record = self.listed.record(row)
-        image = read_resized(record, *self.resize)
-        sample, scale = with_image(sample_of(record, image), image, (record.height, record.width))
+        sample, scale = read_sample(record, *self.resize)
         return Item(sample, scale, row, target_of(record))
 
 
