@@ -243,7 +243,7 @@ def test_other_splits_are_read_on_demand(make_data):
     data.setup("validate")
     assert list(data._records) == ["val"]
     with pytest.raises(DataError, match="has no split 'test', only: train, val"):
-        data.test_dataloader()
+        data.eval_dataloader("test")
 
 
 def test_batches_are_padded_to_a_multiple(make_data):

@@ -16,8 +16,7 @@ from torch import Tensor
 from anchorlab.build import build_validation_data
 from anchorlab.console import console
 from anchorlab.data.batch import Batch, Item, collate, target_of
-from anchorlab.data.decode import decode, read_resized, sample_of
-from anchorlab.data.resize import with_image
+from anchorlab.data.decode import decode, read_sample
 from anchorlab.data.sample import Record
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.plots import explain as explain_pictures
@@ -203,8 +202,7 @@ def _validation_records(trained: Trained, allow: Sequence[str]) -> list[Record]:
 
 def _batch(trained: Trained, record: Record) -> Batch:
     """The image as the network gets it, alone in a batch."""
-    image = read_resized(record, *trained.resize)
-    sample, scale = with_image(sample_of(record, image), image, (record.height, record.width))
+    sample, scale = read_sample(record, *trained.resize)
     return collate([Item(sample, scale, 0, target_of(record))], trained.config["data"].get("pad_to", 1))
 
 

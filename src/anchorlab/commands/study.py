@@ -33,7 +33,6 @@ from anchorlab.runs.files import write_whole
 from anchorlab.training.hardware import keep_freed_memory
 
 OUR_FORMS = {"free": "fitted, free shapes", "grid": "fitted, sizes x ratios"}
-DEFAULT_KS = (3, 6, 9)
 
 
 def run_from_command_line(config: DictConfig) -> None:

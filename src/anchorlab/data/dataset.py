@@ -13,8 +13,8 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from anchorlab.data.batch import Item, target_of
 from anchorlab.data.cache import PixelCache
-from anchorlab.data.decode import read_resized, sample_of
-from anchorlab.data.resize import resize_sample, target_size, with_image
+from anchorlab.data.decode import read_sample, sample_at
+from anchorlab.data.resize import resize_sample, target_size
 from anchorlab.data.sample import Augment, Record, Sample
 
 # Last words of a seed, one per use: no two uses share a stream.
@@ -69,8 +69,9 @@ class ImageDataset(Dataset[Item]):
     def _read(self, row: int) -> tuple[Sample, tuple[float, float]]:
         """The sample at the network's size, and its scale."""
         record = self.records[row]
-        image = read_resized(record, self.short, self.long) if self.cache is None else self.cache[row]
-        return with_image(sample_of(record, image), image, (record.height, record.width))
+        if self.cache is None:
+            return read_sample(record, self.short, self.long)
+        return sample_at(record, self.cache[row])
 
 
 class EpochSampler(DistributedSampler):

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from anchorlab.data.headers import image_size, is_cut_short, pillow_without_limit
-from anchorlab.data.resize import resize_image, target_size
+from anchorlab.data.resize import resize_image, target_size, with_image
 from anchorlab.data.sample import DataError, Problem, Record, Sample
 
 COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -40,6 +40,16 @@ def read_image(record: Record) -> np.ndarray:
 def read_resized(record: Record, short: int | None, long: int | None) -> np.ndarray:
     """The record's pixels at the size of `resize.target_size`."""
     return resize_image(read_image(record), target_size(record.height, record.width, short, long))
+
+
+def read_sample(record: Record, short: int | None, long: int | None) -> tuple[Sample, tuple[float, float]]:
+    """The record at the network's size, and its scale (height, width): new pixels / original pixels."""
+    return sample_at(record, read_resized(record, short, long))
+
+
+def sample_at(record: Record, image: np.ndarray) -> tuple[Sample, tuple[float, float]]:
+    """The same around pixels that `read_resized` gave before."""
+    return with_image(sample_of(record, image), image, (record.height, record.width))
 
 
 def decode(record: Record) -> Sample:

@@ -297,9 +297,6 @@ class DataModule(lightning.LightningDataModule):
     def val_dataloader(self) -> Loader:
         return self.eval_dataloader(self.validate_on)
 
-    def test_dataloader(self) -> Loader:
-        return self.eval_dataloader("test")
-
     def eval_dataloader(self, split: str) -> Loader:
         """Every image in the order of the records; processes get equally many, so some may come twice."""
         dataset = self.dataset(split)

@@ -1,4 +1,4 @@
-"""What follows from match ranks: recall at every N, for any images, without matching anything again.
+"""Metrics from match ranks: recall at every N, for any subset of images; matches nothing again.
 
 `recall.py` finds the ranks and `recall.npz` keeps them; this module is their arithmetic, on numpy alone, so that
 whoever reads a run's folder needs no torch.

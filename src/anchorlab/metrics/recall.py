@@ -1,4 +1,4 @@
-"""How many objects do an image's best N proposals find? COCO's answer, kept as the rank that finds each box.
+"""Proposal recall: matches as COCO does and keeps the rank that finds each box; proposes nothing.
 
 It is not a detection metric: no classes, no precision, and proposals that hit nothing cost nothing.
 

@@ -1,4 +1,4 @@
-"""Features that follow moved anchors: a 3x3 convolution over each anchor, everywhere or where a loss asks.
+"""Adaptive convolution: 3x3, sampled over each moved anchor instead of over its cell; does not move anchors.
 
 The adaptive convolution of Vu et al. 2019, "Cascade RPN", section 3.3: torchvision's `deform_conv2d`. For the few
 anchors that a loss samples, whose inputs are a few thousand places of the map, those are looked up alone; on a CPU that

@@ -1,4 +1,4 @@
-"""IoU of boxes with all anchors of an image, found from their rows and columns; it labels nothing.
+"""IoU between boxes and all anchors of an image, computed from rows and columns of the grid; labels nothing.
 
 For a given shape and box, the width of an intersection depends only on the anchor's column, its height only
 on the row. So the best IoU of a box needs one row of widths and one column of heights, and all anchors with

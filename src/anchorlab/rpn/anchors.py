@@ -1,4 +1,4 @@
-"""Anchors: k boxes of fixed width and height, repeated at every location of every feature map.
+"""Anchors: k boxes of fixed width and height, repeated at every location of every feature map; hold no weights.
 
 An anchor is what an output channel group at (row, column) *means*; this file knows nothing of features,
 labels or training. Settings become shapes once (`AnchorGrid`), shapes become boxes once per feature-map size.

@@ -1,4 +1,4 @@
-"""Geometry of axis-aligned boxes: area, overlap, regions and clipping, and nothing about anchors or images' contents.
+"""Geometry of axis-aligned boxes: area, overlap, regions and clipping; knows no anchors and no images.
 
 A box is (x1, y1, x2, y2) in pixels; right and bottom are exclusive, so a width is x2 - x1 without a +1.
 Everything is computed in float32 or better: half-precision boxes are up to 4 pixels off at x = 1000.

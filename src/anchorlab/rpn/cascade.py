@@ -1,10 +1,9 @@
-"""A first stage that moves the anchors, and features that follow them; what a moved anchor holds it does not judge.
+"""Anchor refinement: a first stage that moves the anchors and aligns features with them; does not score them.
 
 Vu et al. 2019, "Cascade RPN: Delving into High-Quality Region Proposal Network with Adaptive Convolution". From one
 anchor per location a dilated convolution predicts where the object in whose middle the location lies has its sides
 (section 3.2). The second stage must see the anchor it judges: its 3x3 convolution samples the features at a 3x3 grid
-over the moved anchor instead of over its cell (adaptive convolution, section 3.3; `aligned.py`), and the usual head
-follows.
+over the moved anchor instead of over its cell (section 3.3; `adaptive_conv.py`), and the usual head follows.
 
 B images | A anchors of one image, all levels | C channels | H, W a level's grid | P anchors that learn to move
 """

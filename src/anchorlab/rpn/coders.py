@@ -1,4 +1,4 @@
-"""A box written relative to an anchor, so that a convolution can predict it; not clipped to any image.
+"""Box coder: writes a box relative to its anchor, so that a convolution can predict it, and back; clips to no image.
 
 ... any leading axes | the last axis holds x1 y1 x2 y2 of boxes and anchors, or t_x t_y t_w t_h of deltas
 """

@@ -1,4 +1,4 @@
-"""A training that begins with the weights of torchvision's Faster R-CNN, also where its anchors were others.
+"""Start weights from torchvision's Faster R-CNN, copied even where its anchors differ; reads no AnchorLab checkpoint.
 
 The RPN's 1x1 convolutions hold one kernel an anchor: each of ours begins as the one whose anchor overlapped its own
 most, told in its own terms, so that at first it predicts the same boxes. What the second stage had is left out.

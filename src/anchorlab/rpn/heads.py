@@ -1,4 +1,4 @@
-"""The RPN's head: a small network slid over all levels; what its channels mean is the anchors' matter.
+"""RPN head: a small network slid over all levels, giving scores and deltas; does not know which anchors they mean.
 
 B images | k anchors per location | H, W the level's grid | level = index of a feature map, finest first
 """

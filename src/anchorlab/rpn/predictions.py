@@ -1,4 +1,4 @@
-"""What the network says about a batch, on whole maps or where a loss asks; it is neither loss nor proposals yet.
+"""Predictions of a batch: the head's output on whole maps or at sampled anchors; neither a loss nor proposals.
 
 B images | A anchors of one image, all levels | k anchors per location | H, W size of a level's grid
 S: anchors a loss asks about, of all images

@@ -1,4 +1,4 @@
-"""Convolutions evaluated at chosen locations only, with the values they have there in the whole map.
+"""Sampled convolutions: computed at chosen locations only, equal there to the convolution of the whole map.
 
 A plain RPN learns from a few hundred sampled anchors of an image, and its 3x3 convolutions over the finest level of a
 pyramid are most of a training step. What is not sampled has no loss and no gradient; here it has no cost either.

@@ -1,4 +1,4 @@
-"""Which labelled anchors of an image enter the loss; it neither labels them nor weighs them.
+"""Samplers: choose which labelled anchors of an image enter the loss; neither label nor weight them.
 
 A: anchors of one image, p, n: sampled positives and negatives.
 """

@@ -1,4 +1,4 @@
-"""Anchor settings -> widths and heights of the anchors of each level; where the anchors lie is decided elsewhere.
+"""Anchor shapes: turn sizes, ratios and k into widths and heights for each level; place nothing on a grid.
 
 Every setting comes flat or as one list per level; here each becomes one list per level, or a `ValueError` of one
 sentence that names the setting, its value and the fix.

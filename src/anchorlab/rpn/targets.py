@@ -1,4 +1,4 @@
-"""Training targets of one image: the anchors that were sampled, and what each should predict; nothing is computed here.
+"""Training targets of one image: its sampled anchors and what each should predict; computes nothing.
 
 P sampled positives, N sampled negatives
 """

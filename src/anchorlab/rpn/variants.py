@@ -1,4 +1,4 @@
-"""Variants of the Region Proposal Network: quality output, cascade, or both, behind the same calls.
+"""Variants of the Region Proposal Network: add a quality output, a cascade or both; change none of its calls.
 
 Each adds a term to the loss and leaves the others as they are. What is learnt, and how anchors move, is defined in
 `losses/quality.py` and `cascade.py`.

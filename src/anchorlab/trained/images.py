@@ -14,9 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from anchorlab.data.batch import Batch, Item, collate, target_of
 from anchorlab.data.coco import CocoReader
-from anchorlab.data.decode import read_resized, sample_of
+from anchorlab.data.decode import read_sample
 from anchorlab.data.headers import is_image, read_header
-from anchorlab.data.resize import with_image
 from anchorlab.data.sample import DataError, Problem, Record
 from anchorlab.data.text import read_lines
 from anchorlab.errors import SettingError
@@ -120,8 +119,7 @@ class _Desk(Dataset[Parcel]):
 
     def _item(self, row: int) -> Item:
         record = self.listed.record(row)
-        image = read_resized(record, *self.resize)
-        sample, scale = with_image(sample_of(record, image), image, (record.height, record.width))
+        sample, scale = read_sample(record, *self.resize)
         return Item(sample, scale, row, target_of(record))
 
 

@@ -15,7 +15,6 @@ from anchorlab.runs.files import FolderLock
 from anchorlab.runs.record import Run, read_run
 
 LAST = Path("checkpoints", "last.ckpt")
-AUTO = "auto"
 
 
 def latest_unfinished(folders: Iterable[Path], config: Mapping[str, Any], ignore_locks: bool = False) -> Run | None:

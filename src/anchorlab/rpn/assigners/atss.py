@@ -1,4 +1,4 @@
-"""Adaptive training sample selection: each box sets its own IoU threshold; nothing is tuned to a data set.
+"""Adaptive Training Sample Selection: labels anchors by the mean and spread of their IoU with each box; no fixed IoU.
 
 Zhang et al. 2020, "Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive Training Sample
 Selection", algorithm 1. Of every level and shape the few anchors nearest to a box are its candidates. The mean of their

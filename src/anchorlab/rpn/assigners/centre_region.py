@@ -1,4 +1,4 @@
-"""Where a box's middle is, there is the object: assignment by location and level, not by the overlap of anchors.
+"""Centre-region assigner: labels anchors by whether they lie in the middle of a box; ignores their overlap.
 
 Wang et al. 2019, "Region Proposal by Guided Anchoring" (section 3.5) and Vu et al. 2019, "Cascade RPN" (section 3.2,
 the anchor-free metric), whose first stage has one square anchor per location: no overlap of such an anchor says how

@@ -1,4 +1,4 @@
-"""Which anchors should say "object", and which box each of those should regress; nothing is sampled here.
+"""Max-IoU assigner: labels each anchor by its best IoU and matches it to that box; samples nothing.
 
 The rule of Faster R-CNN (section 3.1.2). An anchor is OBJECT if its IoU with some box is at least
 `foreground_iou`, or if it is the best anchor (or tied for best) of some box; BACKGROUND if its IoU with every

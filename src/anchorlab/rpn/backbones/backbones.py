@@ -1,4 +1,4 @@
-"""Backbones: images -> feature maps of known strides and equal channels; anchors and heads follow elsewhere.
+"""Backbones: turn images into feature maps of known strides and equal channels; know no anchors and no head.
 
 B images | H, W height and width of the network's input | level = index of a feature map, finest first
 """

@@ -1,4 +1,4 @@
-"""Batch norm with fixed statistics is a scale and a shift: here the convolution before it does both.
+"""Folding of frozen batch norm: its scale and shift move into the convolution before it; trains no statistics.
 
 Such a norm reads and writes every activation once more in each pass, for numbers that are known beforehand. Folded,
 the convolution runs with its weight times the scale. What is trained, saved and loaded stay the convolution's own

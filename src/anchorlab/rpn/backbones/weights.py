@@ -1,4 +1,4 @@
-"""Weights for backbones: where ImageNet's come from, and one sentence where weights are not to be had."""
+"""Pretrained weights of backbones: finds and loads ImageNet weights, or says in one sentence why it cannot."""
 
 import socket
 import urllib.error

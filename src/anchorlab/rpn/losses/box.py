@@ -1,4 +1,4 @@
-"""What the sampled anchors of a batch cost: objectness and box loss; it neither assigns nor samples.
+"""Losses of the sampled anchors: objectness and box regression; neither assigns nor samples.
 
 S sampled anchors of the batch | P sampled positives among them
 """

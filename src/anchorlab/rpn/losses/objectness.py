@@ -1,4 +1,4 @@
-"""What a logit costs that should say whether its anchor is an object, or how well its box fits; no box is regressed.
+"""Objectness losses: the cost of each sampled logit against object, background or box quality; regress no box.
 
 S: anchors the loss is taken over, of all images of a batch.
 """

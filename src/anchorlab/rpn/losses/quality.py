@@ -1,4 +1,4 @@
-"""How well will this anchor's box fit? A third output beside objectness, what it learns, and how proposals use it.
+"""Quality output: learns how well each box will fit and ranks proposals by it; does not decide what is an object.
 
 Objectness learns which anchors *lie* well; it cannot know whose box will end up well. Ranked by both, NMS keeps the
 better box of two on one object, and a budget of N holds more that pass a high IoU. Kim et al. 2022 (Learning

@@ -1,4 +1,4 @@
-"""From predictions to proposals: the best anchors of each level, decoded, clipped and thinned by NMS.
+"""Proposal selection: takes the best anchors of each level, decodes, clips and thins them by NMS; learns nothing.
 
 B images | A anchors of one image, all levels | n anchors kept of one level | P proposals of one image
 C candidates of one image, L levels among them

@@ -1,4 +1,4 @@
-"""NMS whose threshold follows the budget: proposals that are good for 100 and for 1,000 at once.
+"""Tiered NMS: an IoU threshold for each budget of proposals, to serve 100 and 1,000 at once; rescores nothing.
 
 One threshold has to serve two ends. Below 0.8 or so a second try at an object is dropped, although no score knows which
 of two boxes at IoU 0.75 fits the better, and recall at high IoU ends there. Above, the first hundred proposals are many

@@ -1,4 +1,4 @@
-"""Box voting: a proposal becomes the mean of the candidates around it.
+"""Box voting: replaces a proposal by the mean of the candidates around it; does not change its score.
 
 NMS leaves one of many candidates on an object, the one of the best score, and no score knows which of them fits best.
 Each is a guess with an error of its own, so that their mean is a better guess than most: Gidaris and Komodakis 2015
