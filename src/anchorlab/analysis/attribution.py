@@ -1,4 +1,5 @@
-"""What each anchor shape of a trained network is good for: its share of positives, proposals and objects found.
+"""Attribution of recall to anchor shapes: each shape's share of a trained network's positives, proposals and objects
+found.
 
 And what the network would be without it: its anchors are taken out before the top k and NMS, others move up, and AR is
 counted again. Nothing is retrained, so that this is a lower bound of what a network without the shape reaches.

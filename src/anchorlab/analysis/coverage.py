@@ -1,4 +1,4 @@
-"""How well anchors cover the boxes of a data set, before any training; it says nothing of what a network learns.
+"""Coverage of a data set's boxes by anchors, before any training; it does not predict what a network learns.
 
     coverage = cover(truth, anchors, assigner)              # one configuration, every box
     figures = cover_many(truth, [anchors, ...], assigner)   # many, a few numbers each

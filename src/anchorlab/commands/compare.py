@@ -1,4 +1,4 @@
-"""What compare.py does with a composed config: read, compare, show, write; a person's error is one sentence."""
+"""The compare.py command: reads runs, compares them, prints tables and writes the page; computes no statistic itself."""
 
 from pathlib import Path
 from typing import Any

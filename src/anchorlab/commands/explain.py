@@ -1,4 +1,4 @@
-"""What explain.py does: follows one image, and one location of it, from the pixels to recall, and keeps every step.
+"""The explain.py command: follows one image, and one location in it, from pixels to recall, and keeps every step.
 
 h, w a level's grid | k anchors per location | A anchors of the image | N candidates | P proposals | G boxes
 """

@@ -1,4 +1,4 @@
-"""Which runs were best, by how much, and is that noise? Reads run folders, puts seeds together, and ranks.
+"""Comparison of run folders: groups seeds, ranks the settings and tests their differences; prints and draws nothing.
 
 Only runs that were scored on the same boxes of the same images stand in one table: what differs in its data is never
 compared silently. It prints and draws nothing (see report.py and page.py).

@@ -1,5 +1,4 @@
-"""Is one setting better than another, by how much, and is that noise? Resampling of images, and of seeds where there
-are several.
+"""Statistics of a comparison: intervals and tests by resampling images, and seeds where there are several.
 
 It says nothing of other data sets, and with one seed a side it speaks of two trained networks, not of two settings.
 

@@ -1,1 +1,1 @@
-"""Every picture, drawn with matplotlib's Figure: no pyplot, so that no process holds figures open."""
+"""Figures, drawn with matplotlib's Figure: no pyplot, so that no process keeps figures open."""

@@ -1,4 +1,4 @@
-"""A sweep's strategy: which jobs run, in which order, and how far. How a job runs is not its business."""
+"""Strategies of a sweep: which jobs run, in which order, and how far. They do not run the jobs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""One sweep from its command to its table: plan jobs, leave out what need not or cannot run, launch the others.
+"""A sweep from its command to its table: plans jobs, skips those that need not or cannot run, and launches the others.
 
 Which jobs, and in which order, is the strategy's choice; running one is `jobs.run_job`'s work. What is known of a
 job lies in two places only: its plan in sweep.json, its outcome in its own folder.
