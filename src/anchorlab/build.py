@@ -28,7 +28,7 @@ def build_network(config: Config) -> RegionProposalNetwork:
     Configs of before there were the last groups lack them; they mean the defaults.
 
     Raises:
-        SettingError: anchors, levels or weights that cannot be had.
+        SettingError: the anchors, levels or weights cannot be built or loaded.
     """
     backbone = build(config["backbone"])
     anchors = build(config["anchor"], strides=backbone.strides)

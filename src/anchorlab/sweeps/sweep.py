@@ -103,7 +103,7 @@ class RunningSweep:
         """The jobs of these points, in order; those to run have a number and are listed in sweep.json.
 
         A configuration that was planned before, here or in an earlier run of the sweep, keeps its number. One
-        that is a planned one in other words is left out.
+        that equals a planned one, written differently, is left out.
 
         Args:
             probe: time steps for those not seen before.

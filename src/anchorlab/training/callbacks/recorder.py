@@ -1,4 +1,4 @@
-"""Callback that keeps a run's folder up to date: metrics and match ranks after each validation, and how the run ended."""
+"""Callback that keeps a run's folder up to date: metrics and match ranks after each validation, and the run's end."""
 
 import contextlib
 import time
