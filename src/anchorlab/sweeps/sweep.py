@@ -270,7 +270,7 @@ class RunningSweep:
 
 
 def _strategy(config: DictConfig) -> Strategy:
-    """The strategy of the group `sweep`. Not by training/build.py, which imports torch: this process stays small."""
+    """The strategy of the group `sweep`. Not built by build.py, which imports torch: this process stays small."""
     try:
         return instantiate(config.sweep, _convert_="all")
     except InstantiationException as error:
