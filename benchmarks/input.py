@@ -1,4 +1,5 @@
-"""JPEG files to padded uint8 batches, against torchvision.transforms.v2; and how long training waits for them.
+"""Benchmark of the input pipeline, JPEG files to padded batches, against torchvision.transforms.v2; and of waiting for
+data.
 
 The same files (VOC 2007 below $ANCHORLAB_DATA), the same transforms with the same strengths, two loading processes
 a side, which live through all rounds. torchvision is given both of its ways, tensors and PIL images, the order of

@@ -1,5 +1,6 @@
-"""Do the intervals of compare.py hold? Runs simulated with a known difference, thousands of times: coverage and false
-alarms."""
+"""Benchmark of compare.py's intervals: coverage and false alarms over thousands of simulated runs with a known
+difference.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,5 @@
-"""How the benchmarks measure: A B A B in one process, medians, memory by process, and the setting beside every figure.
+"""Measuring tools of the benchmarks: A B A B in one process, medians, memory by process, and the setting of each
+number.
 
 A ratio of two medians from one run says something on any machine; a time in seconds says it of this one only.
 No benchmark is a test: the tests run each of them once on a small problem, to see that it still works.

@@ -1,4 +1,4 @@
-"""How a training step grows with image size, boxes, anchors per location and batch: time and peak memory.
+"""Benchmark of how a training step's time and memory grow with image size, boxes, anchors per location and batch.
 
 A step is forward, loss and backward on one ResNet-18-FPN; only what follows the backbone differs: AnchorLab's
 head, assignment and loss, or torchvision's. One quantity moves at a time, the others stay at the base point. The

@@ -1,4 +1,5 @@
-"""Seconds from `python train.py` to the first optimizer step, to --help and to a wrong key's sentence.
+"""Benchmark of start-up: seconds from `python train.py` to the first optimizer step, to --help and to a wrong key's
+error.
 
 Each is a process of its own, from its start to its end; the first step ends its process by a hook of torch. The data
 is the built-in one at its usual size, drawn before anything is timed.

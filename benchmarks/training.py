@@ -1,4 +1,4 @@
-"""A training step: AnchorLab's network against torchvision's RPN on the same backbone, images and boxes.
+"""Benchmark of a training step: AnchorLab's network against torchvision's RPN on the same backbone, images and boxes.
 
 Torchvision's side is built as its documentation builds it (float32, contiguous, its allocator untouched), and once
 more with the memory layout and the allocator's settings that AnchorLab chooses on a CPU. A step is forward, loss,

@@ -1,4 +1,4 @@
-"""From a config to objects: the only place that instantiates, and the only one that passes what is derived.
+"""Builder of all objects from a config: the only place that instantiates, and the only one that passes derived values.
 
 Strides and channels go from the backbone to the anchors and the head, k from the anchors to the head; nothing is
 typed twice. What a constructor refuses becomes a SettingError, so that a person reads one sentence.
@@ -31,7 +31,7 @@ def build_network(config: Config) -> RegionProposalNetwork:
     Configs of before there were the last groups lack them; they mean the defaults.
 
     Raises:
-        SettingError: anchors, levels or weights that cannot be had.
+        SettingError: the anchors, levels or weights cannot be built or loaded.
     """
     backbone = build(config["backbone"], "backbone")
     anchors = build(config["anchor"], "anchor", strides=backbone.strides)

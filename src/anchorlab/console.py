@@ -1,4 +1,4 @@
-"""Where text for people goes."""
+"""Console output: the stream that text for people is written to."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Errors that a person can mend, and the one place that turns them into a sentence and an exit code.
+"""User errors: exceptions that a person can fix, and the one place that turns them into a sentence and an exit code.
 
 A class of this project that is such an error derives from `UserError` or `RunError`; any other exception is a mistake
 of ours, and keeps its traceback.

@@ -1,1 +1,3 @@
-"""Which anchors fit a data set, from its boxes alone; and what a trained network makes of each anchor."""
+"""Anchor analysis: how anchors fit a data set's boxes, and what a trained network makes of each anchor; trains
+nothing.
+"""

@@ -1,7 +1,8 @@
-"""What each anchor shape of a trained network is good for: its share of positives, proposals and objects found.
+"""Attribution of recall to anchor shapes: each shape's share of a trained network's positives, proposals and objects
+found.
 
-And what the network would be without it: its anchors are taken out before the top k and NMS, others move up, and AR is
-counted again. Nothing is retrained, so that this is a lower bound of what a network without the shape reaches.
+It also estimates AR without each shape: its anchors are removed before the top k and NMS, others move up, and AR
+is computed again. Nothing is retrained, so this is a lower bound of what a network without the shape reaches.
 
 S: shapes (the anchors of one location on every level), P: proposals of one image, G: its boxes, T: IoU thresholds.
 """

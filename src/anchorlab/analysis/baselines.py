@@ -1,4 +1,4 @@
-"""What others do about anchors, to be held against a fit: a default, k-means, differential evolution.
+"""Baselines for anchor fitting: default shapes, k-means and differential evolution, to compare with a fit.
 
 They look at widths and heights alone, as if an anchor could stand anywhere; nothing here knows of grids. Each method
 gives k shapes for every level at once, which are dealt out by area, smallest to the finest level.

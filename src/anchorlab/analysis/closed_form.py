@@ -1,8 +1,8 @@
-"""Boxes of many images against the anchors of one level, by where each box lies between the cells of its own grid.
+"""Closed-form best IoU of boxes with one level's anchors, from each box's position in its grid cell; makes no anchors.
 
 A shape is repeated every `step` pixels, so the best of its anchors for a box is the one whose centre is nearest on
-each axis: closed form, whatever the number of cells. `lattice.py` compares the boxes of one image with all of its
-anchors and needs them made; here every box has a grid of its own, and nothing is made for each image.
+each axis: closed form, whatever the number of cells. `rpn/anchor_iou.py` compares the boxes of one image with
+all of its anchors and needs them made; here every box has its own grid, and nothing is made per image.
 
 In float32 the anchors of one shape differ in their last bits from cell to cell. `estimate` ignores that and says how
 much it may be wrong; `exact` does not, and equals brute force bit for bit.

@@ -1,4 +1,4 @@
-"""How well anchors cover the boxes of a data set, before any training; it says nothing of what a network learns.
+"""Coverage of a data set's boxes by anchors, before any training; it does not predict what a network learns.
 
     coverage = cover(truth, anchors, assigner)              # one configuration, every box
     figures = cover_many(truth, [anchors, ...], assigner)   # many, a few numbers each
@@ -216,7 +216,7 @@ def _best(
 
 
 def _table(levels: PlacedBoxes, keys: Sequence[LevelShape], assigner: MaxIoUAssigner) -> Tensor:
-    """Estimates (S, G) that lie on the right side of every number they are held against."""
+    """Estimates (S, G) that lie on the right side of every threshold they are compared with."""
     table = torch.empty(len(keys), len(levels))
     limits = {0.0, 0.5, 0.7, assigner.foreground_iou, assigner.low_quality_floor or 0.0}
     for row, key in zip(table, keys, strict=True):

@@ -1,7 +1,7 @@
-"""Anchor shapes for a data set: the k per level that give the most boxes an anchor of `foreground_iou`.
+"""Anchor fitting: finds the k shapes per level that give the most boxes an anchor with IoU >= `foreground_iou`.
 
 k-means on shapes alone minimises another quantity, and on no grid. Here each candidate is placed on the grid of its
-level, as training will place it: the best IoU of every box with it is closed form (rpn/placement.py), so that a change
+level, as training will place it: the best IoU of every box with it is closed form (closed_form.py), so that a change
 of one shape costs one row of numbers. Greedy maximum coverage over many candidates, and k-means, start a local search
 over widths and heights that never accepts a worse set.
 

@@ -1,9 +1,9 @@
-"""Where recall is lost between the anchors and the N proposals: the best IoU of every box, stage by stage.
+"""Recall funnel: the best IoU of every box at each stage from the anchors to the best N proposals.
 
     anchors -> decoded -> top k before NMS -> NMS -> best N
 
 An object counts as found at a stage when any of the stage's boxes overlaps it enough; one may serve two objects. Recall
-proper (`recall.py`) matches one to one and is a little lower than the last stage.
+proper (`metrics/recall.py`) matches one to one and is a little lower than the last stage.
 
 A: anchors of one image, G: objects of one image, R: objects of all images, P: proposals of one image.
 """

@@ -1,4 +1,5 @@
-"""The boxes of a data set as training compares them with anchors: resized, on grids of their own; nothing is decoded.
+"""Ground-truth boxes of a data set as training compares them with anchors: resized, on their own grids; decodes no
+image.
 
 Augmentation is left out, and so are the neighbours of an image in its batch: each image has the grid that it would
 have alone, padded to `pad_to`. In a batch with larger images the grid goes on to the right and below, with anchors

@@ -1,4 +1,4 @@
-"""What a study says: tables for the terminal, lines to paste, plain values for study.json; it computes nothing new."""
+"""Report of a study: tables for the terminal, overrides to paste and values for study.json; computes nothing new."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

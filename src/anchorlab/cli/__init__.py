@@ -1,1 +1,1 @@
-"""Between the shell and a config: overrides, quoting, help, suggestions; imports no torch."""
+"""Command-line support between the shell and a config: overrides, quoting, help, suggestions; imports no torch."""

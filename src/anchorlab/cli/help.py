@@ -1,4 +1,5 @@
-"""The page that --help prints: what a script does, the choices there are, and where all settings stand.
+"""Help page of the root scripts (`--help`): what a script does, its choices, and where the settings are; composes no
+config.
 
 Hydra's own page composes every setting and takes seconds to list the groups; this one reads file names. Nothing is
 imported but YAML.

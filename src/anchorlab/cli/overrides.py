@@ -1,4 +1,4 @@
-"""The command line of the root scripts: what is wrong with it is one sentence and exit code 2, before any heavy import.
+"""Command-line overrides of the root scripts: refuses a wrong one in one sentence with exit code 2; imports no torch.
 
 Hydra composes and runs; this module looks at the same overrides first, because Hydra's own messages suggest
 adding a misspelt key with `+`, and then accept it.

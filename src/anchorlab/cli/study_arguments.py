@@ -1,4 +1,4 @@
-"""What study.py understands and Hydra alone does not: `fit=true`, and several k at once. Imports no torch."""
+"""Arguments that study.py adds to Hydra's: `fit=true`, and several values of k at once; imports no torch."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a sweep needs beyond the base install, checked before anything starts: a missing package is one sentence."""
+"""Check of the optional packages that a sweep needs, before any job starts; installs nothing."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec

@@ -1,1 +1,1 @@
-"""What each root script does; one file a script, named like it."""
+"""Commands: one file per root script, named like it, that holds what the script does."""

@@ -1,4 +1,4 @@
-"""What compare.py does with a composed config: read, compare, show, write; a person's error is one sentence."""
+"""The compare.py command: reads runs, compares them, prints tables and writes the page; computes no statistic."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def compared(config: dict[str, Any], choices: Choices) -> Comparison:
     """The comparison that a plain config asks for.
 
     Raises:
-        SettingError: for runs, a baseline or a metric that cannot be had.
+        SettingError: the runs, the baseline or the metric cannot be found.
     """
     runs, problems = read_runs(config["runs"])
     question = Question(

@@ -1,4 +1,5 @@
-"""Scores trained networks on a data set, and leaves folders as a training does; nothing is trained.
+"""The evaluate.py command: scores trained networks on a data set and writes run folders as training does; trains
+nothing.
 
 By the same module, loaders and Trainer as the validation of a training: on its own split, with its own batches and
 threads, a run gets its own figures again to the last bit.

@@ -1,4 +1,6 @@
-"""What evaluate.py prints: figures, recall by N and IoU, where recall is lost; and the table over several networks."""
+"""Text output of evaluate.py: recall by N and IoU, where recall is lost, and a table of several networks; scores
+nothing.
+"""
 
 import csv
 import io

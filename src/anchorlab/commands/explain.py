@@ -1,4 +1,4 @@
-"""What explain.py does: follows one image, and one location of it, from the pixels to recall, and keeps every step.
+"""The explain.py command: follows one image, and one location in it, from pixels to recall, and keeps every step.
 
 h, w a level's grid | k anchors per location | A anchors of the image | N candidates | P proposals | G boxes
 """
@@ -189,7 +189,7 @@ def numbers_table(steps: Steps) -> Table:
 
 
 def _validation_records(trained: Trained, allow: Sequence[str]) -> list[Record]:
-    """Those of the run's own data, none where it is not there."""
+    """Validation records of the run's own data set; none if the data set is missing."""
     group = trained.config["data"]
     if "reader" not in group:
         return []
@@ -225,7 +225,7 @@ def _place(
     starts = np.cumsum([0, *anchors.num_per_level])
     grids = [(len(grid.y1), len(grid.x1)) for grid in anchors.levels]
     if level is not None and not 0 <= level < len(grids):
-        raise SettingError(f"level={level} is not there: this network has levels 0 to {len(grids) - 1}")
+        raise SettingError(f"level={level} does not exist: this network has levels 0 to {len(grids) - 1}")
     if point is None and level is None:
         at = int(np.searchsorted(starts, best, side="right")) - 1
         row, column = divmod((best - int(starts[at])) // count[at], grids[at][1])

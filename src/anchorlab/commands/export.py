@@ -1,4 +1,6 @@
-"""What export.py does: the network as files of others, each compared with PyTorch on real images, and a model card."""
+"""The export.py command: writes the network in other formats, compares each with PyTorch on real images, adds a model
+card.
+"""
 
 import json
 import logging

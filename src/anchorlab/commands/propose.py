@@ -1,4 +1,5 @@
-"""Proposals of a trained network for any images, however many: computed in parts that an interruption leaves whole.
+"""The propose.py command: a trained network's proposals for any number of images, saved in parts that survive
+interruption.
 
 P proposals of one image.
 """

@@ -1,4 +1,5 @@
-"""What study.py does: data, backbone and assigner of a config become boxes on grids, and anchors are tried on them.
+"""The study.py command: measures anchors on a data set's boxes, given the backbone's grids and the assigner; trains
+nothing.
 
 No network is built but the backbone, for its strides, and that without weights; no image is decoded but the few drawn.
 """

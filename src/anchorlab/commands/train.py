@@ -1,4 +1,4 @@
-"""One run from its config to its folder: build, say what will happen, train, keep and show what came out."""
+"""The train.py command: one run from its config to its folder (build, describe, train, store the results)."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence

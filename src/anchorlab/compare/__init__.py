@@ -1,1 +1,1 @@
-"""Runs side by side: statistics, tables, the HTML page and the W&B workspace; knows no torch."""
+"""Comparison of runs: statistics, tables, the HTML page and the W&B workspace; imports no torch."""

@@ -1,4 +1,4 @@
-"""Which runs were best, by how much, and is that noise? Reads run folders, puts seeds together, and ranks.
+"""Comparison of run folders: groups seeds, ranks the settings and tests their differences; prints and draws nothing.
 
 Only runs that were scored on the same boxes of the same images stand in one table: what differs in its data is never
 compared silently. It prints and draws nothing (see report.py and page.py).
@@ -111,7 +111,7 @@ class Table:
 
     Attributes:
         data: the data set's folder and its split, for people; the images themselves decide what stands together.
-        baseline: the row the others are held against; None where no run here is the one that was asked for.
+        baseline: the row that the others are compared with; None if the requested run is not in this table.
         chosen: whether a person chose it; else it is the leader, which was found by looking.
     """
 
@@ -393,8 +393,7 @@ def _table_notes(table: Table, images: int) -> Iterable[str]:
         )
     if others and any(len(entry.seeds) == 1 for entry in table.entries):
         yield (
-            "where a side has one seed, its interval knows nothing of the noise between seeds: it speaks of the "
-            "trained network, not of the setting"
+            "with one seed, the interval covers image noise only: it compares these two networks, not the two settings"
         )
     if others and images < 30:
         yield f"only {images} image{'s' * (images != 1)} with boxes: intervals of so few are rough"

@@ -1,4 +1,4 @@
-"""Settings as a person types them: `assigner=atss`, not the class that the choice stands for."""
+"""Labels for settings, as a person types them: `assigner=atss` instead of the class that the choice stands for."""
 
 from collections.abc import Mapping
 from pathlib import Path

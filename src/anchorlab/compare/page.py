@@ -1,4 +1,4 @@
-"""comparison.html: one file that opens without network, with the tables, charts and pictures of a comparison.
+"""HTML page of a comparison (comparison.html): one file with its tables, charts and pictures that opens offline.
 
 Nothing a run's folder says becomes markup: everything travels as JSON, and the page writes it as text (web/page.js).
 The page computes no statistic; it shows what comparison.py found.

@@ -1,4 +1,4 @@
-"""A comparison as text: tables on the screen, comparison.csv for programs, comparison.md for people.
+"""Text report of a comparison: tables on the screen, comparison.csv for programs, comparison.md for people.
 
 It computes nothing, and takes nothing from a run's folder for markup: names are shown letter by letter.
 """

@@ -1,4 +1,4 @@
-"""Run folders read for a comparison: which runs there are, and what each one's recall.npz comes down to.
+"""Scores of run folders: finds the runs to compare and reduces each recall.npz to what a comparison needs.
 
 It judges nothing (see comparison.py). A few files are read at a time, and what is kept of each is small: hundreds of
 runs on thousands of images fit into memory.

@@ -1,7 +1,6 @@
-"""Is one setting better than another, by how much, and is that noise? Resampling of images, and of seeds where there
-are several.
+"""Statistics of a comparison: intervals and tests by resampling images, and seeds where there are several.
 
-It says nothing of other data sets, and with one seed a side it speaks of two trained networks, not of two settings.
+The results hold for this data set only. With one seed a side they compare two networks, not two settings.
 
 I  images with boxes to find     S  seeds of a group (its runs differ in nothing else)
 B  resamples                     R  runs of all groups together

@@ -1,4 +1,4 @@
-"""A saved Weights & Biases workspace with the views of comparison.html, for the runs that were compared.
+"""Weights & Biases workspace of a comparison: saves the views of comparison.html for the compared runs.
 
 It holds no figures: W&B draws them from what the runs logged. Only saving needs the server; `workspace` builds the
 object without one.

@@ -1,1 +1,1 @@
-"""Every picture, drawn with matplotlib's Figure (no pyplot: no process holds figures open), and the page on anchors."""
+"""Figures, drawn with matplotlib's Figure (no pyplot: no process keeps figures open), and the page on anchors."""

@@ -1,4 +1,4 @@
-"""The funnel and the attribution of a trained network, drawn and as tables; `attribution.py` computes them."""
+"""Figures and tables of a trained network's funnel and attribution; `analysis/` computes the numbers."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Images with boxes: the anchors of one location, proposals against boxes, recall against N.
+"""Figures of images with boxes: one location's anchors, proposals beside ground truth, and recall against N.
 
 Drawn with matplotlib's Figure, without pyplot, so that no process holds figures open. Colours are those of Okabe and
 Ito, which the colour-blind can tell apart: boxes orange, proposals that found one blue, misses vermilion.

@@ -1,4 +1,4 @@
-"""Pictures of a study: the map of coverage over size and ratio, coverage against k, the worst-covered boxes.
+"""Figures of a study: coverage over size and ratio, coverage against k, and the worst-covered boxes.
 
 matplotlib's Figure without pyplot, so that no process holds figures open; colours that the colour-blind can tell apart.
 """

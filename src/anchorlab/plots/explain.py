@@ -1,4 +1,4 @@
-"""The pictures of explain.py, one a step, in the colours of all others; each says in its title what it shows."""
+"""Figures of explain.py: one for each step from pixels to recall, with a title that says what it shows."""
 
 from dataclasses import dataclass
 

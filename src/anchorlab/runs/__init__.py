@@ -1,1 +1,1 @@
-"""What a run leaves behind, and how it is read back; knows no torch."""
+"""Run folders: the files that a run leaves behind, written and read; imports no torch."""

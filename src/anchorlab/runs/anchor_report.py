@@ -1,6 +1,6 @@
-"""anchors.json, read: where a run's recall was lost, and what each of its anchor shapes was good for.
+"""Reader of anchors.json: where a run lost recall, and what each of its anchor shapes contributed.
 
-Training writes it after its last step (`study.attribution.AnchorReport.values`); runs without it are shown without.
+Training writes it after its last step (`analysis.attribution.AnchorReport.values`); runs without it are shown without.
 """
 
 import json

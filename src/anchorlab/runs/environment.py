@@ -1,4 +1,4 @@
-"""Where a run takes place: code, packages, machine. Only what helps to explain a figure or a time later.
+"""Environment of a run: the code, packages and machine that help to explain a metric or a time later.
 
 Knows nothing of torch: whoever uses an accelerator passes its name.
 """

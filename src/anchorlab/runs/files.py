@@ -1,6 +1,6 @@
-"""Whole files, or none: what is written here is never seen half-written, not even after a crash.
+"""Atomic file writing: a file is never seen half-written, not even after a crash.
 
-And a folder is written by one process at a time.
+It also lets only one process at a time write to a folder.
 """
 
 import errno

@@ -1,5 +1,5 @@
-"""proposals.npz: a few validation images of a run with their boxes and best proposals, to be looked at beside another
-run's. It is an illustration; figures come from recall.npz, which holds all images.
+"""Gallery of a run (proposals.npz): a few validation images with their boxes and best proposals, to compare by eye.
+Metrics come from recall.npz, which covers all images.
 
 G  boxes of one image    P  proposals of one image
 """

@@ -1,4 +1,4 @@
-"""metrics.csv: a run's curves, one row for each time something was logged, one column for each figure.
+"""Log of a run's metrics (metrics.csv): one row each time something was logged, one column per metric.
 
 The file is a log, appended as the run goes; what was not logged is an empty cell. It is rewritten only
 when a figure turns up for the first time, and when a resumed run forgets what came after its checkpoint.

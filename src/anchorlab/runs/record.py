@@ -1,11 +1,11 @@
-"""A run's folder: what it was, how it went, what came out. A comparison of runs needs nothing else.
+"""Record of a run: the folder with its settings, progress and results. Comparing runs needs nothing else.
 
     config.yaml     the settings, resolved
     run.json        identity, status, code, machine, axes, timings, figures
     metrics.csv     the curves (metrics.py)
-    recall.npz      the rank that found each box (recall.py)
+    recall.npz      the rank that found each box (metrics/recall.py)
     proposals.npz   a few validation images with their boxes and best proposals (gallery.py)
-    anchors.json    where recall was lost, and what each anchor shape was good for (diagnosis.py reads it)
+    anchors.json    where recall was lost, and what each anchor shape was good for (anchor_report.py reads it)
     problems.txt    what the data checks left out, where they left anything out
     .run.lock       held by the process that trains it
 

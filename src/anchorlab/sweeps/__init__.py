@@ -1,1 +1,1 @@
-"""Many runs from one command line: every job is a process of its own; imports no torch."""
+"""Sweeps: many runs from one command line, each job in its own process; imports no torch."""

@@ -1,4 +1,4 @@
-"""What configurations would be, before anything is trained: their anchors, heads, how well they cover the boxes.
+"""Descriptions of a sweep's configurations before training: their anchors, heads and coverage of the boxes.
 
 Works in a process of its own (this module as a program: configs in, facts out, as JSON), so that torch and the data
 set do not stay in memory while the sweep's jobs run.

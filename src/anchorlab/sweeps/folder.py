@@ -1,4 +1,4 @@
-"""A sweep's folder: how the same command finds it again, who may write to it, and the list of its jobs.
+"""Folder of a sweep: how the same command finds it again, who may write to it, and its list of jobs.
 
     <folder>/sweep.json     the command and its jobs; what became of a job is in its own folder
     <folder>/<number>/      a job: an ordinary run's folder

@@ -1,4 +1,4 @@
-"""Successive halving: all configurations train a little, the best go on. Not early stopping within a run.
+"""Successive halving: trains all configurations briefly and continues the best. It is not early stopping within a run.
 
 Every job is a run of the full-length schedule that stops at its rung and is resumed from its checkpoint where it is
 among the best: the last one standing has trained exactly as it would have alone (Jamieson and Talwalkar 2016).

@@ -1,4 +1,4 @@
-"""A sweep's jobs: each is `train.py` started anew, so that one crash ends one job and DDP replays the right command.
+"""Jobs of a sweep: each starts `train.py` anew, so that a crash ends one job and DDP replays the right command.
 
 The launcher, whichever it is, calls `run_job` for each job; what became of it is read from the job's folder.
 """

@@ -1,4 +1,4 @@
-"""Random and Bayesian search through Optuna, by ask and tell: it proposes, a job runs as in any sweep, it is told.
+"""Random and Bayesian search through Optuna: it proposes a configuration, a job runs it, and Optuna gets the result.
 
 The study is a file in the sweep's folder, or any database that several machines reach; who starts the same command
 there joins in. Needs the extra `optuna`.

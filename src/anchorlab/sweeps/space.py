@@ -1,4 +1,4 @@
-"""What a sweep varies: settings and the values each may take. In which order, and how many of them, is its strategy's.
+"""Search space of a sweep: its settings and the values of each. The strategy decides which run, and in which order.
 
 An override's value is kept as the text Hydra reads ("[0.5,1,2]"), so that a job's command line is what a person
 would type for it.

@@ -1,4 +1,4 @@
-"""How long a job would take, from a few of its steps: an estimate for a table, not a benchmark."""
+"""Estimate of a job's duration from a few of its steps, for the sweep's table; it is not a benchmark."""
 
 import sys
 import tempfile

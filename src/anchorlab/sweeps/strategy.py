@@ -1,4 +1,4 @@
-"""A sweep's strategy: which jobs run, in which order, and how far. How a job runs is not its business."""
+"""Strategies of a sweep: which jobs run, in which order, and how far. They do not run the jobs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,12 +48,12 @@ class Strategy:
 
     Args:
         params: setting -> values, as in `space.read_space`; what is typed on the command line goes before.
-        monitor: the figure of a run's last validation that jobs are compared by, such as AR_100; more is better.
+        monitor: the metric of a run's last validation that jobs are compared by, such as AR_100; more is better.
         min_coverage: jobs whose anchors cover less of the training boxes are left out; null: none is.
         at_once: jobs handed to the launcher together; null: what suits it.
         probe: whether a few steps are timed, for the times in the table.
         dry_run: stop after the table.
-        again: a new folder, where an unfinished sweep of the same command would be gone on with.
+        again: start a new folder instead of resuming the unfinished sweep of the same command.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""One sweep from its command to its table: plan jobs, leave out what need not or cannot run, launch the others.
+"""A sweep from its command to its table: plans jobs, skips those that need not or cannot run, and launches the others.
 
 Which jobs, and in which order, is the strategy's choice; running one is `jobs.run_job`'s work. What is known of a
 job lies in two places only: its plan in sweep.json, its outcome in its own folder.
@@ -103,7 +103,7 @@ class RunningSweep:
         """The jobs of these points, in order; those to run have a number and are listed in sweep.json.
 
         A configuration that was planned before, here or in an earlier run of the sweep, keeps its number. One
-        that is a planned one in other words is left out.
+        that equals a planned one, written differently, is left out.
 
         Args:
             probe: time steps for those not seen before.
@@ -270,7 +270,7 @@ class RunningSweep:
 
 
 def _strategy(config: DictConfig) -> Strategy:
-    """The strategy of the group `sweep`. Not by training/build.py, which imports torch: this process stays small."""
+    """The strategy of the group `sweep`. Not built by build.py, which imports torch: this process stays small."""
     try:
         return instantiate(config.sweep, _convert_="all")
     except InstantiationException as error:

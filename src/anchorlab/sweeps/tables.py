@@ -1,4 +1,4 @@
-"""The tables of a sweep: what will run, and what came out."""
+"""Tables of a sweep: the jobs that will run, and their results."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

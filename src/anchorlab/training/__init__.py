@@ -1,1 +1,1 @@
-"""Building the network from a config and training it."""
+"""Training: the Lightning module, the Trainer, resuming and stopping of one run."""

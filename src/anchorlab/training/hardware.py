@@ -1,4 +1,4 @@
-"""What "auto" means on it: decided from the processor's flags, never by timing at start-up."""
+"""Resolver of `auto` trainer settings, from CPU flags and GPU availability; never times anything at start-up."""
 
 import ctypes
 import os

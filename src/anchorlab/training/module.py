@@ -1,4 +1,4 @@
-"""The LightningModule: it moves batches through the network and figures to the log; it knows nothing of detection.
+"""LightningModule of the training loop: passes batches to the network and metrics to the log; holds no detection logic.
 
 B images, G ground-truth boxes of one image, P proposals of one image.
 """

@@ -1,4 +1,4 @@
-"""Before training: anchors fitted where the config asks for it, and what the anchors cover, before hours are spent.
+"""Checks before training: fits the anchors if the config asks for it, and reports their coverage of the training boxes.
 
 Training boxes alone are looked at; validation boxes choose nothing.
 """

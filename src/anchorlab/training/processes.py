@@ -1,4 +1,4 @@
-"""Which of several processes this is, who started them, and whether the settings say the same; torch-free.
+"""Process layout of a distributed run: its ranks, its launcher, and whether the settings agree; imports no torch.
 
 Where neither torchrun nor Slurm did, Lightning starts the other processes of a machine itself.
 """

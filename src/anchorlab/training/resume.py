@@ -1,4 +1,4 @@
-"""Going on with a broken-off run: its own settings, in its own folder, from its last checkpoint.
+"""Resuming of an interrupted run: with its own settings, in its own folder, from its last checkpoint.
 
 Finding the run imports no torch: a command line is settled before anything heavy starts.
 """

@@ -1,4 +1,4 @@
-"""Being stopped from outside: a signal is a request, which the training loop grants when nothing would be lost.
+"""Graceful stopping on a signal: the training loop ends at the next moment when nothing would be lost.
 
 Ctrl-C, a scheduler that takes the machine back, a terminal that closes. What cannot be asked (SIGKILL, a power
 cut) is not this file's matter: files that are whole at any moment are (runs/files.py, checkpoints.py).

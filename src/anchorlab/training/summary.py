@@ -1,4 +1,4 @@
-"""The screen before a run, which says what will happen, and the one after it, which says what came out."""
+"""Summaries of a run on the console: its plan before training, and its results after."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence

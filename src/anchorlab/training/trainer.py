@@ -1,4 +1,6 @@
-"""The `trainer` group: how long, on what, how precisely; makes Lightning's Trainer and readies the process for it."""
+"""Trainer of the config group `trainer`: builds Lightning's Trainer (length, devices, precision) and prepares the
+process.
+"""
 
 import logging
 import warnings

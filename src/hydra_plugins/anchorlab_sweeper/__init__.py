@@ -1,4 +1,4 @@
-"""Hydra's way to AnchorLab's sweeps: a sweeper plugin that only hands over; Hydra imports it at every start.
+"""Hydra sweeper plugin that hands every multirun to AnchorLab's sweeps; Hydra imports it at every start.
 
 `python train.py -m ...` calls `sweep` with what was typed; the launcher is whichever was chosen.
 """

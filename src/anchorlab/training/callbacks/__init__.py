@@ -1,1 +1,1 @@
-"""The config group `callbacks`, and what every training adds; one callback a file."""
+"""Callbacks of the config group `callbacks`, and those that every training adds; one per file."""

@@ -1,4 +1,4 @@
-"""After a training: where recall was lost, and what each anchor shape was good for, on some validation images."""
+"""Callback that reports, after training, where recall was lost and what each anchor shape contributed."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""When checkpoints are written and how: whole or not at all, at moments from which training goes on exactly.
+"""Checkpoint callbacks: write whole files only, at moments from which training can resume exactly.
 
 `best.ckpt` holds the highest AR@100, `last.ckpt` the state to go on from. Their content is Lightning's, tensors and
 plain data only.

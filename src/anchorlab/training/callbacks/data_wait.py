@@ -1,6 +1,6 @@
-"""What goes on between data and training: how long training waits, and what was left out while it ran.
+"""Callback that records how long training waits for data, and which samples were left out.
 
-Loading itself counts and decides (data/loader.py); this callback only writes it down.
+The loader measures and decides (data/loader.py); this callback only records it.
 """
 
 import sys

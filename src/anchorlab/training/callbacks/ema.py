@@ -1,4 +1,4 @@
-"""An average of the network's weights over the last steps, which is validated and kept in their place."""
+"""Callback that keeps an exponential moving average of the weights, validated and saved in their place."""
 
 from collections.abc import Sequence
 

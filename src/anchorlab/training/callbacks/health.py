@@ -1,6 +1,6 @@
-"""Warnings about a training that goes on and learns nothing: said once, and kept in run.json while they hold.
+"""Callback that warns when a training runs but learns nothing; the warning stays in run.json while it holds.
 
-A loss that is infinite or not a number ends the training, and is not their matter.
+It does not watch for an infinite or NaN loss: that ends the training elsewhere.
 """
 
 from collections.abc import Mapping

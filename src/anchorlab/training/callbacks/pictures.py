@@ -1,4 +1,4 @@
-"""Pictures of a run: the anchors of one location, proposals against boxes, recall against N.
+"""Callback that draws a run's figures: one location's anchors, proposals beside ground truth, recall against N.
 
 Drawn with matplotlib's Figure, without pyplot, so that no process holds figures open. Colours are those of Okabe and
 Ito, which the colour-blind can tell apart: boxes orange, proposals that found one blue, misses vermilion.

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar where there is a terminal, and a line an epoch everywhere."""
+"""Progress callbacks: a bar where there is a terminal, and a line per epoch everywhere."""
 
 import time
 from collections.abc import Mapping

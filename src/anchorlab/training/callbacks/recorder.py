@@ -1,4 +1,4 @@
-"""Keeps a run's folder up to date while it trains: figures and match ranks after every validation, and how it ended."""
+"""Callback that keeps a run's folder up to date: metrics and match ranks after each validation, and the run's end."""
 
 import contextlib
 import time

@@ -1,4 +1,4 @@
-"""Stopping a run between epochs, so that it can be resumed: a rung of successive halving. Not early stopping."""
+"""Callback that stops a run between epochs so that it can be resumed (successive halving); not early stopping."""
 
 from collections.abc import Iterable
 
