@@ -1,1 +1,1 @@
-"""Files with boxes -> `Sample` -> `Batch`; imports nothing else of this package."""
+"""Files with boxes -> `Sample` -> `Batch`; imports only `errors` of this project."""

@@ -1,1 +1,1 @@
-"""The Region Proposal Network: plain tensors in and out; imports nothing else of this package."""
+"""The Region Proposal Network: plain tensors in and out; imports only `errors` of this project."""
