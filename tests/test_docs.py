@@ -7,6 +7,7 @@ import contextlib
 import importlib.util
 import io
 import math
+import pkgutil
 import re
 from pathlib import Path
 from types import ModuleType
@@ -69,6 +70,15 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in targets:
         if not re.match(r"[a-z]+:|#", target):
             assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_calls_that_the_architecture_names_exist() -> None:
+    rooms = "|".join(path.stem for path in (ROOT / "src" / "anchorlab").iterdir() if not path.stem.startswith("_"))
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = re.findall(rf"`((?:{rooms})\.(?!py)[\w.]+)`", page)
+    assert len(names) > 20
+    for name in names:
+        pkgutil.resolve_name(f"anchorlab.{name}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

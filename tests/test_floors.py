@@ -4,9 +4,11 @@ import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 SRC = Path(__file__).parents[1] / "src"
 FLOORS = (
-    {"errors", "console", "version", "signatures"},
+    {"errors", "console", "version", "exports", "signatures"},
     {"config"},
     {"rpn", "metrics", "runs", "data"},
     {"analysis"},
@@ -42,6 +44,20 @@ def test_no_import_goes_upward():
             if target != room and FLOOR[target] >= FLOOR[room]:
                 wrong.append(f"{name} -> {other}")
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("room", "others"),
+    [
+        ("rpn", {"errors", "exports"}),
+        ("metrics", {"exports"}),
+        ("data", {"errors", "exports"}),
+        ("runs", {"config"}),  # for the hash of a run's config
+    ],
+)
+def test_packages_that_stand_alone(room, others):
+    imported = {t for name, found in imports().items() if name.split(".")[1] == room for t in found}
+    assert {module.split(".")[1] for module in imported} - {room} <= others
 
 
 def test_no_import_goes_in_a_circle():

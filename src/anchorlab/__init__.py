@@ -17,7 +17,7 @@ def load(path: "str | Path") -> "RegionProposalNetwork":
     """A trained network, ready to propose, on the CPU: from an exported model, a run's folder or a checkpoint.
 
     Raises:
-        anchorlab.errors.SettingError: there is none, or it names classes of others (`use.trained.load_trained`).
+        anchorlab.errors.SettingError: there is none, or it names classes of others (`trained.load.load_trained`).
     """
     from anchorlab.trained.load import load_trained  # torch: not for `import anchorlab`
 

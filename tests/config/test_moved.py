@@ -26,3 +26,9 @@ def test_old_names_lead_to_classes_of_today_and_back(name):
     assert with_old_names(config) == written
     assert get_class(config["assigner"]["_target_"]).__name__ in ("ATSSAssigner", "MaxIoUAssigner")
     assert config["assigner"]["_target_"] != written["assigner"]["_target_"]
+
+
+@pytest.mark.parametrize("name", ["anchorlab.rpn.ATSSAssigner", "anchorlab.rpn.assigners.atss.ATSSAssigner"])
+def test_public_name_and_module_mean_the_class_of_the_first_runs(name):
+    assert with_old_names({"_target_": name}) == {"_target_": "anchorlab.rpn.atss.ATSSAssigner"}
+    assert with_current_names({"_target_": name}) == {"_target_": "anchorlab.rpn.ATSSAssigner"}

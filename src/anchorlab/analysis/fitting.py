@@ -43,7 +43,7 @@ ROUNDS = 6
 LEAST_GAIN = 1e-4  # of a round, for another one with the same spread
 
 PLAIN_GRID = {
-    "_target_": "anchorlab.rpn.anchors.AnchorGrid",
+    "_target_": "anchorlab.rpn.AnchorGrid",
     "sizes": None,
     "ratios": [0.5, 1, 2],
     "scale": None,

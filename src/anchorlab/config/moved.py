@@ -1,10 +1,12 @@
-"""Classes that have moved: the names that configs of older runs hold, and where the classes are today.
+"""Classes that have moved: the names that configs of older runs hold, and their public names of today.
 
 The identity of an experiment is computed on the old names, so that a move changes no hash.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from anchorlab.exports import public_names
 
 MOVED_MODULES = {
     "anchorlab.rpn.assigners": "anchorlab.rpn.assigners.max_iou",
@@ -38,26 +40,34 @@ OLD_CLASSES = {new: old for old, new in MOVED_CLASSES.items()} | WRAPPED
 
 
 def with_current_names(config: Any) -> Any:
-    """A copy of a config, or of a part of one, whose `_target_` entries name classes where they are today."""
-    return _renamed(config, MOVED_MODULES, MOVED_CLASSES)
+    """A copy of a config, or of a part of one, whose `_target_` entries name classes as the files in conf/ do today."""
+    return _renamed(config, _current_name)
 
 
 def with_old_names(config: Any) -> Any:
-    """A copy of a config whose `_target_` entries name moved classes as the first runs did."""
-    return _renamed(config, OLD_MODULES, OLD_CLASSES)
+    """A copy of a config whose `_target_` entries name classes as the first runs did."""
+    return _renamed(config, _old_name)
 
 
-def _renamed(node: Any, modules: Mapping[str, str], classes: Mapping[str, str]) -> Any:
+def _renamed(node: Any, rename: Callable[[str], str]) -> Any:
     if isinstance(node, Mapping):
         return {
-            key: _name(child, modules, classes)
-            if key == "_target_" and isinstance(child, str)
-            else _renamed(child, modules, classes)
+            key: rename(child) if key == "_target_" and isinstance(child, str) else _renamed(child, rename)
             for key, child in node.items()
         }
-    return [_renamed(child, modules, classes) for child in node] if isinstance(node, (list, tuple)) else node
+    return [_renamed(child, rename) for child in node] if isinstance(node, (list, tuple)) else node
 
 
-def _name(name: str, modules: Mapping[str, str], classes: Mapping[str, str]) -> str:
+def _current_name(name: str) -> str:
+    home = _moved(name, MOVED_MODULES, MOVED_CLASSES)
+    return public_names().get(home, home)
+
+
+def _old_name(name: str) -> str:
+    homes = {public: home for home, public in public_names().items()}
+    return _moved(homes.get(name, name), OLD_MODULES, OLD_CLASSES)
+
+
+def _moved(name: str, modules: Mapping[str, str], classes: Mapping[str, str]) -> str:
     module, dot, last = name.rpartition(".")
     return classes.get(name) or modules.get(module, module) + dot + last

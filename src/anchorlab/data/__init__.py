@@ -1,1 +1,5 @@
-"""Files with boxes -> `Sample` -> `Batch`; imports nothing else of this package."""
+"""Files with boxes -> `Sample` -> `Batch`; imports only `errors` of this project."""
+
+from anchorlab.exports import exports
+
+__getattr__, __dir__ = exports(__name__)

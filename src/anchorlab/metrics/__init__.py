@@ -1,1 +1,5 @@
 """Recall, and every figure's name, budget and meaning."""
+
+from anchorlab.exports import exports
+
+__getattr__, __dir__ = exports(__name__)

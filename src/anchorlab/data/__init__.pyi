@@ -1,0 +1,15 @@
+from anchorlab.data.augment import Augmentation as Augmentation
+from anchorlab.data.batch import Batch as Batch
+from anchorlab.data.batch import Target as Target
+from anchorlab.data.batch import collate as collate
+from anchorlab.data.coco import CocoReader as CocoReader
+from anchorlab.data.dataset import ImageDataset as ImageDataset
+from anchorlab.data.module import DataModule as DataModule
+from anchorlab.data.sample import DataError as DataError
+from anchorlab.data.sample import Problem as Problem
+from anchorlab.data.sample import Reader as Reader
+from anchorlab.data.sample import Record as Record
+from anchorlab.data.sample import Sample as Sample
+from anchorlab.data.synthetic import SyntheticReader as SyntheticReader
+from anchorlab.data.voc import VocReader as VocReader
+from anchorlab.data.yolo import YoloReader as YoloReader

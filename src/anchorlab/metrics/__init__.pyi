@@ -1,0 +1,1 @@
+from anchorlab.metrics.recall import ProposalRecall as ProposalRecall

@@ -1,0 +1,13 @@
+from anchorlab.training.callbacks.anchor_report import AnchorOutcome as AnchorOutcome
+from anchorlab.training.callbacks.checkpoints import BestCheckpoint as BestCheckpoint
+from anchorlab.training.callbacks.checkpoints import LastCheckpoint as LastCheckpoint
+from anchorlab.training.callbacks.ema import MovingAverage as MovingAverage
+from anchorlab.training.callbacks.health import Health as Health
+from anchorlab.training.callbacks.pictures import Pictures as Pictures
+from anchorlab.training.callbacks.progress import ConsoleProgress as ConsoleProgress
+from anchorlab.training.callbacks.recorder import Recorder as Recorder
+from anchorlab.training.callbacks.stop_after import StopAfter as StopAfter
+from anchorlab.training.loggers.csv import CSVLogger as CSVLogger
+from anchorlab.training.loggers.wandb import WandbLogger as WandbLogger
+from anchorlab.training.module import RPNModule as RPNModule
+from anchorlab.training.trainer import TrainerSettings as TrainerSettings
