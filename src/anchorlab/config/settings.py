@@ -313,6 +313,7 @@ RULES: dict[str, Rule] = {
     "photos": Texts(several=True, null=True),
     "sizes": Numbers(depth=(1,), whole=True),
     "repeats": COUNT,
+    "scored": Number(0, whole=True),
     "threads": COUNT_OR_NULL,
     # explain.py
     "image": Texts(),
