@@ -48,7 +48,7 @@ STRIDES = (8, 16, 32)
 SNIPPETS = re.findall(
     r"```python\n(.*?)```", Path(__file__).parents[2].joinpath("docs/using.md").read_text(), re.DOTALL
 )
-TIERS = [[20, 0.7], [70, 0.8], [100, 0.5], [200, 0.85], [300, 0.5]]
+TIERS = [(20, 0.7), (70, 0.8), (100, 0.5), (200, 0.85), (300, 0.5)]
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def network_of(anchors: AnchorGrid, selector: ProposalSelector, **more: Any) -> 
         (AnchorGrid([16, 32, 64], strides=STRIDES), TieredNMSSelector(TIERS, 300, 250), {}),
         (
             AnchorGrid([[16, 20], [32], [64]], strides=STRIDES),
-            TieredNMSSelector([[400, 0.9]], [500, 300, 40], 300, min_size=12, score_threshold=0.4, vote_sigma=0.02),
+            TieredNMSSelector([(400, 0.9)], [500, 300, 40], 300, min_size=12, score_threshold=0.4, vote_sigma=0.02),
             {},
         ),
         (AnchorGrid([16, 32, 64], strides=STRIDES), ProposalSelector(300, 100, [0.6, 0.7, 0.8], vote_sigma=0.05), {}),

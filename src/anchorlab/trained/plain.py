@@ -32,7 +32,9 @@ def require_plain(
         without voting; None: any. instead: the end of the sentence about one that it does not know.
     """
     found = {"network": network} | {name: getattr(network, name) for name in PLAIN}
-    known = {"network": (RegionProposalNetwork,)} | {name: (kind,) for name, kind in PLAIN.items()}
+    known: dict[str, tuple[type, ...]] = {"network": (RegionProposalNetwork,)} | {
+        name: (kind,) for name, kind in PLAIN.items()
+    }
     if selectors is None:
         del known["selector"]
     elif selectors:

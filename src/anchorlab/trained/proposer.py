@@ -33,11 +33,11 @@ class Proposer:
     @torch.no_grad()
     def __call__(self, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         network = self.trained.network
-        old = photo.shape[:2]
-        new = target_size(*old, *self.trained.resize)
+        height, width = photo.shape[:2]
+        new = target_size(height, width, *self.trained.resize)
         image = torch.from_numpy(np.ascontiguousarray(resize_image(photo, new))).permute(2, 0, 1)[None]
         sizes = torch.tensor([new])
         images = network.prepare(padded(image, self.trained.pad_to), sizes)
         (found,) = network.propose(network(images), sizes)
-        tall, wide = new[0] / old[0], new[1] / old[1]
+        tall, wide = new[0] / height, new[1] / width
         return found.boxes.double().numpy() / (wide, tall, wide, tall), found.scores.numpy()
