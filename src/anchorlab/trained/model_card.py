@@ -136,7 +136,8 @@ def _level(level: Mapping[str, Any]) -> str:
 
 def _selector(settings: Mapping[str, Any]) -> str:
     name = settings["_target_"].rsplit(".", 1)[-1]
-    return f"{name}, " + ", ".join(f"{key}={value}" for key, value in settings.items() if key != "_target_")
+    given = (f"{key}={value}" for key, value in settings.items() if key != "_target_" and value is not None)
+    return ", ".join((name, *given))
 
 
 def _size(data: Mapping[str, Any]) -> str:
