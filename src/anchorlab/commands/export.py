@@ -79,7 +79,7 @@ class Check:
 
 @dataclass(frozen=True)
 class FiguresCheck:
-    """One file, used by the lines of the model card in a fresh process: its AR beside that of evaluate.py."""
+    """One file, used by the lines of the model card in a fresh process: its AR beside that of evaluate.py in float32."""
 
     file: str
     images: int
@@ -257,7 +257,7 @@ def agreement(wanted: tuple[Tensor, Tensor], given: tuple[Tensor, Tensor], side:
 def compare_figures(
     trained: Trained, files: Sequence[str], folder: Path, records: Sequence[Record], allow: Sequence[str] = ()
 ) -> list[FiguresCheck]:
-    """AR of each file of `folder`, as the model card uses it, and of evaluate.py with batches of one image."""
+    """AR of each file of `folder`, as the model card uses it, and of `evaluate.py precision=32 eval.batch_size=1`."""
     if not records or not files:
         return []
     proposer = Proposer(trained)

@@ -17,7 +17,7 @@ from anchorlab.trained.load import Trained, load_trained
 class Proposer:
     """photo (H, W, 3) uint8 RGB -> boxes (P, 4) float64, xyxy in its pixels, and scores (P,), best first.
 
-    The same as evaluate.py and propose.py compute with batches of one image.
+    The same as evaluate.py and propose.py compute in float32 with batches of one image.
 
     Args:
         source: an exported model, a run's folder or a checkpoint, or what `load_trained` gave.
