@@ -79,7 +79,7 @@ class Check:
 
 @dataclass(frozen=True)
 class FiguresCheck:
-    """One file, used by the lines of the model card in a fresh process: its AR beside that of evaluate.py in float32."""
+    """One file, used by the lines of the model card in a fresh process: its AR beside evaluate.py's in float32."""
 
     file: str
     images: int
