@@ -1,12 +1,16 @@
 """export.py: files that give PyTorch's proposals at any size, a model that loads again, a card, and what is refused."""
 
 import copy
+import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,7 +18,17 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 import anchorlab
-from anchorlab.commands.export import agreement, export, reference
+from anchorlab.commands.evaluate import evaluate
+from anchorlab.commands.export import (
+    Check,
+    FiguresCheck,
+    Propose,
+    agreement,
+    compare,
+    export,
+    onnx_runner,
+    reference,
+)
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
@@ -24,6 +38,7 @@ from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.losses.box import SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import ProposalSelector
+from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from anchorlab.trained.graph import Graph, _with_symbolic_padding
 from anchorlab.trained.load import load_trained
@@ -31,32 +46,93 @@ from anchorlab.trained.plain import require_plain
 from tests.commands.conftest import composed
 
 STRIDES = (8, 16, 32)
+SNIPPETS = re.findall(
+    r"```python\n(.*?)```", Path(__file__).parents[2].joinpath("docs/using.md").read_text(), re.DOTALL
+)
+TIERS = [(20, 0.7), (70, 0.8), (100, 0.5), (200, 0.85), (300, 0.5)]
 
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory) -> tuple[Path, list[Any]]:
     """The run as every kind of file, compared at three sizes."""
     folder = tmp_path_factory.mktemp("export")
-    _, checks = export(composed("export", f"run={run}", f"output={folder}", "sizes=[96,150,221]", "repeats=1"))
+    _, checks = export(
+        composed("export", f"run={run}", f"output={folder}", "sizes=[96,150,221]", "repeats=1", "scored=1000")
+    )
     return folder, checks
 
 
 def test_every_file_gives_the_proposals_of_pytorch_at_three_sizes(exported):
     folder, checks = exported
     assert {check.file for check in checks} == {"model.safetensors", "model.pt2", "model.onnx"}
-    assert {max(check.size) for check in checks} == {96, 150, 221}
-    for check in checks:
+    proposals = [check for check in checks if isinstance(check, Check)]
+    assert {max(check.size) for check in proposals} == {96, 150, 221}
+    for check in proposals:
         assert check.passed, check
         assert check.proposals > 50
         assert check.largest_difference < 1e-4
         assert min(check.milliseconds, check.milliseconds_pytorch) > 0
-    assert len(json.loads((folder / "export.json").read_text())) == 9
+    assert len(json.loads((folder / "export.json").read_text())) == 12
+
+
+def test_every_file_used_as_the_card_says_has_the_ar_of_evaluation(exported, run, tmp_path):
+    """In a fresh process each, from photographs: what is resized, padded and scaled back by the lines of the card."""
+    _, checks = exported
+    figures = [check for check in checks if isinstance(check, FiguresCheck)]
+    assert [check.file for check in figures] == ["model.safetensors", "model.pt2", "model.onnx"]
+    asked = ("pictures=0", "outcome=0", "precision=32", "eval.batch_size=1")
+    (evaluated,) = evaluate(composed("evaluate", f"run={run}", *asked), tmp_path)
+    for check in figures:
+        assert check.passed, check
+        assert check.images == 7
+        assert check.evaluated == {name: pytest.approx(evaluated.figures[name], abs=1e-9) for name in check.evaluated}
+        assert 0 < check.evaluated["AR_10"] < check.evaluated["AR_1000"]
+    worse = dataclasses.replace(
+        figures[0], figures={**figures[0].figures, "AR_10": figures[0].figures["AR_10"] - 0.002}
+    )
+    assert not worse.passed
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_lines_of_the_documentation_run_as_they_stand(number, exported, run, tmp_path):
+    for name, folder in (("outputs/2026-11-22/10-00-00", run), ("export/10-00-00", exported[0])):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).symlink_to(folder)
+    pixels = np.random.default_rng(0).integers(0, 255, (180, 250, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "photo.jpg"), pixels)
+    cv2.imwrite(str(tmp_path / "resized.jpg"), pixels[:69, :96])
+    used = f"{SNIPPETS[number]}\nassert 'boxes' not in globals() or 0 < len(boxes) == len(scores)"
+    done = subprocess.run([sys.executable, "-c", used], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_take_no_images_in_other_numbers(exported):
+    """0..1 as float would be taken for a black image."""
+    folder, _ = exported
+    image = torch.rand(1, 3, 96, 128)
+    with pytest.raises(RuntimeError, match="dtype"):
+        torch.export.load(folder / "model.pt2").module()(image)
+    with pytest.raises(Exception, match=r"tensor\(uint8\)"):
+        onnx_runner(folder / "model.onnx", 1)(image)
+
+
+def test_a_file_with_proposals_of_its_own_does_not_pass():
+    few, more = (torch.rand(n, 4).sort(dim=1).values * 100 for n in (0, 3))
+    image = torch.zeros(1, 3, 100, 100, dtype=torch.uint8)
+    for ours, theirs in ((few, more), (more, few), (more, torch.cat((more, more[:1])))):
+        (check,) = compare(_always(ours), {"file": _always(theirs)}, [image], 1)
+        assert not check.passed
+    assert compare(_always(few), {"file": _always(few)}, [image], 1)[0].passed
+
+
+def _always(boxes: Tensor) -> Propose:
+    return lambda image: (boxes, torch.linspace(0.9, 0.5, len(boxes)))
 
 
 def test_model_loads_in_one_call_and_proposes_as_before(exported, run):
     folder, _ = exported
     image = torch.randint(0, 255, (1, 3, 90, 130), dtype=torch.uint8)
-    ours, theirs = (reference(anchorlab.load(path))(image) for path in (folder, run))
+    ours, theirs = (reference(anchorlab.load(path), 32)(image) for path in (folder, run))
     for mine, yours in zip(ours, theirs, strict=True):
         assert torch.equal(mine, yours)
     loaded = load_trained(folder / "model.safetensors")
@@ -115,15 +191,22 @@ def network_of(anchors: AnchorGrid, selector: ProposalSelector, **more: Any) -> 
             ProposalSelector(100, 60, 0.5, min_size=12, score_threshold=0.45),
             {"objectness": "sigmoid"},
         ),
+        (AnchorGrid([16, 32, 64], strides=STRIDES), TieredNMSSelector(TIERS, 300, 250), {}),
+        (
+            AnchorGrid([[16, 20], [32], [64]], strides=STRIDES),
+            TieredNMSSelector([(400, 0.9)], [500, 300, 40], 300, min_size=12, score_threshold=0.4, vote_sigma=0.02),
+            {},
+        ),
+        (AnchorGrid([16, 32, 64], strides=STRIDES), ProposalSelector(300, 100, [0.6, 0.7, 0.8], vote_sigma=0.05), {}),
     ],
 )
 def test_graph_computes_what_the_network_does(anchors, selector, head):
     """Also where a level has fewer anchors than go into NMS, and where thresholds take proposals out."""
     network = network_of(anchors, selector, **head)
-    graph = Graph(network).eval()
+    graph = Graph(network, 32).eval()
     for size in ((71, 133), (200, 91)):
         image = torch.randint(0, 255, (1, 3, *size), dtype=torch.uint8)
-        boxes, scores = reference(network)(image)
+        boxes, scores = reference(network, 32)(image)
         with torch.no_grad():
             ours = graph(image)
         assert 0 < len(scores) < 2000
@@ -142,7 +225,7 @@ def test_padding_that_depends_on_the_side_is_the_same_in_a_graph():
             torch.testing.assert_close(other(image), conv(image))
 
 
-def test_agreement_counts_what_is_missing_moved_or_too_much():
+def test_agreement_counts_what_is_there_by_box_and_score():
     boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 50, 50], [5, 5, 90, 90]])
     scores = torch.tensor([0.9, 0.8, 0.7])
     moved = boxes + torch.tensor([0.0, 0, 0.02, 0])
@@ -152,7 +235,9 @@ def test_agreement_counts_what_is_missing_moved_or_too_much():
         (boxes[:2], scores[:2], 2),
         (moved, scores, 0),
         (boxes, scores + 1e-3, 0),
-        (torch.cat((boxes, boxes[:1])), torch.cat((scores, scores[:1])), 2),
+        (boxes, scores + 5e-5, 3),
+        (torch.cat((boxes, boxes[:1])), torch.cat((scores, scores[:1])), 3),
+        (boxes[[0, 0, 1]], scores[[0, 0, 1]], 2),
         (boxes[:0], scores[:0], 0),
     ]
     for other, other_scores, same in cases:
@@ -163,9 +248,11 @@ def test_nms_that_no_graph_knows_is_replaced_where_asked(run, tmp_path):
     tiered = load_trained(
         run, proposals={"_target_": "anchorlab.rpn.proposals.tiered_nms.TieredNMSSelector", "tiers": [[50, 0.9]]}
     )
-    with pytest.raises(SettingError, match=r"cannot express selector TieredNMSSelector.*proposals=default gives one"):
-        require_plain(tiered.network, "ONNX")
-    with pytest.raises(SettingError, match="An exported graph cannot express selector TieredNMSSelector"):
+    with pytest.raises(SettingError, match=r"cannot express selector TieredNMSSelector: .* alone; take another"):
+        require_plain(tiered.network, "ONNX", instead="; take another")
+    with pytest.raises(
+        SettingError, match=r"An exported graph cannot express selector SoftNMSSelector.*proposals=default"
+    ):
         export(
             composed(
                 "export",
@@ -173,13 +260,13 @@ def test_nms_that_no_graph_knows_is_replaced_where_asked(run, tmp_path):
                 f"output={tmp_path / 'no'}",
                 "formats=[onnx]",
                 "photos=nowhere",
-                "proposals=tiered",
+                "proposals=soft_nms",
             )
         )
     voting = load_trained(
         run, proposals={"_target_": "anchorlab.rpn.proposals.nms.ProposalSelector", "vote_sigma": 0.02}
     )
-    with pytest.raises(SettingError, match="ONNX cannot express box voting; proposals=default has none"):
+    with pytest.raises(SettingError, match=r"ONNX cannot express box voting$"):
         require_plain(voting.network, "ONNX")
     plain = composed("export", f"run={run}", "proposals=default")["proposals"]
     require_plain(load_trained(run, proposals=plain).network, "ONNX")

@@ -111,7 +111,7 @@ def follow(
         level: of it; None: that of its best score.
     """
     network = trained.network
-    require_plain(network, "explain.py", any_selector=True)
+    require_plain(network, "explain.py", selectors=None)
     batch = _batch(trained, record)
     images = network.prepare(batch.images, batch.sizes)
     features = network.backbone(images)
@@ -203,7 +203,7 @@ def _validation_records(trained: Trained, allow: Sequence[str]) -> list[Record]:
 def _batch(trained: Trained, record: Record) -> Batch:
     """The image as the network gets it, alone in a batch."""
     sample, scale = read_sample(record, *trained.resize)
-    return collate([Item(sample, scale, 0, target_of(record))], trained.config["data"].get("pad_to", 1))
+    return collate([Item(sample, scale, 0, target_of(record))], trained.pad_to)
 
 
 def _point(at: Sequence[float] | None, record: Record, scale: Tensor) -> list[float] | None:

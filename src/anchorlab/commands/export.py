@@ -14,28 +14,36 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from anchorlab.build import build_validation_data
 from anchorlab.console import console
-from anchorlab.data.decode import read_resized
-from anchorlab.data.resize import resized
+from anchorlab.data.batch import padded, target_of
+from anchorlab.data.decode import read_image, read_resized
+from anchorlab.data.resize import resized, target_size
 from anchorlab.data.sample import Record
 from anchorlab.errors import FAILED, SettingError, user_sentences
+from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.files import write_whole
-from anchorlab.trained import model_card, package
+from anchorlab.trained import model_card, package, usage
 from anchorlab.trained.device import settings_for
-from anchorlab.trained.graph import GRAPH, LARGEST, exported_program, smallest_side
+from anchorlab.trained.graph import LARGEST, exported_program, require_expressible, smallest_side
 from anchorlab.trained.images import list_images
 from anchorlab.trained.load import Trained, check_classes, load_asked_for, load_trained, network_settings
-from anchorlab.trained.plain import require_plain
+from anchorlab.trained.proposer import Proposer
 
 CARD = "MODEL_CARD.md"
 EQUAL = 1e-4
-"""Relative to the image's longer side, and of scores: as close as a proposal has to be to count as the same."""
+"""Of boxes in image sides, of scores absolute: as close as a proposal has to be to count as the same."""
+
+EQUAL_AR = 1e-3
+"""As close as AR@N of a file has to be to that of evaluate.py."""
+
+SCORED = ("AR_10", "AR_100", "AR_1000")
 
 Propose = Callable[[Tensor], tuple[Tensor, Tensor]]
 """An image (1, 3, H, W) uint8 -> boxes (P, 4) and scores (P,) in its pixels."""
@@ -43,11 +51,15 @@ Propose = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Check:
-    """One file on one image: how many of PyTorch's proposals it has, and the largest difference of those."""
+    """One file on one image: how many of PyTorch's proposals it has, and the largest difference of those.
+
+    proposals: of PyTorch. given: of the file.
+    """
 
     file: str
     size: tuple[int, int]
     proposals: int
+    given: int
     same: int
     largest_difference: float
     milliseconds: float
@@ -55,15 +67,37 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        return self.same == self.proposals
+        return self.same == self.proposals == self.given
 
     def __str__(self) -> str:
         height, width = self.size
+        more = f" and {self.given - self.proposals:,} more" if self.given > self.proposals else ""
         return (
-            f"{self.file} at {height} x {width}: {self.same:,} of {self.proposals:,} proposals the same, "
+            f"{self.file} at {height} x {width}: {self.same:,} of {self.proposals:,} proposals the same{more}, "
             f"largest difference {self.largest_difference:.1e}; "
             f"{self.milliseconds:.0f} ms, PyTorch {self.milliseconds_pytorch:.0f} ms"
         )
+
+
+@dataclass(frozen=True)
+class FiguresCheck:
+    """One file, used by the lines of the model card in a fresh process: its AR beside evaluate.py's in float32."""
+
+    file: str
+    images: int
+    figures: dict[str, float]
+    evaluated: dict[str, float]
+
+    @property
+    def passed(self) -> bool:
+        return all(abs(self.figures[name] - value) <= EQUAL_AR for name, value in self.evaluated.items())
+
+    def __str__(self) -> str:
+        pairs = (
+            f"{name.replace('_', '@')} {self.figures[name]:.4f} (evaluate.py {value:.4f})"
+            for name, value in self.evaluated.items()
+        )
+        return f"{self.file}, used as the model card says, on {self.images} images: {', '.join(pairs)}"
 
 
 def run_from_command_line(config: DictConfig) -> None:
@@ -74,11 +108,11 @@ def run_from_command_line(config: DictConfig) -> None:
     for path in files:
         console().print(str(path), markup=False, soft_wrap=True)
     if not all(check.passed for check in checks):
-        print("error: a file does not give the proposals of PyTorch, see above", file=sys.stderr)
+        print("error: a file does not give the proposals or the AR of PyTorch, see above", file=sys.stderr)
         raise SystemExit(FAILED)
 
 
-def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check]]:
+def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check | FiguresCheck]]:
     """Write every format and the model card into `output`; what was written, and how it compared.
 
     Raises:
@@ -92,7 +126,7 @@ def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check]]:
         _require_onnx()
     images: list[Tensor] = []
     if formats != ["safetensors"]:
-        require_plain(trained.network, GRAPH)  # before images are looked for
+        require_expressible(trained.network)  # before images are looked for
         images = _images(trained, config)
     folder = Path(config["output"] or Path("export", trained.folder.name)).expanduser()
     about = model_card.facts(trained)
@@ -101,27 +135,35 @@ def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check]]:
     if "safetensors" in formats:
         settings = {"config": kept_settings(trained.config), "about": about}
         files += package.write(folder, trained.network.state_dict(), settings)
-        runners["model.safetensors"] = reference(load_trained(folder, allow=config["allow"]).network)
-    for path, runner in _graphs(trained.network, formats, folder, threads):
+        runners["model.safetensors"] = reference(load_trained(folder, allow=config["allow"]).network, trained.pad_to)
+    for path, runner in _graphs(trained, formats, folder, threads):
         files.append(path)
         runners[path.name] = runner
-    checks = compare(reference(trained.network), runners, images, config["repeats"])
+    checks: list[Check | FiguresCheck] = [
+        *compare(reference(trained.network, trained.pad_to), runners, images, config["repeats"])
+    ]
+    if formats != ["safetensors"]:
+        checks += compare_figures(trained, list(runners), folder, _annotated(trained, config), config["allow"])
     for check in checks:
         console().print(str(check), markup=False, soft_wrap=True)
-    page = model_card.as_page(about, trained.config, [path.name for path in files], list(map(str, checks)))
+    page = model_card.as_page(
+        about,
+        trained.config,
+        [path.name for path in files],
+        list(map(str, checks)),
+        _usage(trained, list(runners), config["allow"]),
+    )
     write_whole(folder / CARD, page.encode())
     results = [asdict(check) for check in checks]
     write_whole(folder / "export.json", f"{json.dumps(results, indent=2)}\n".encode())
     return [*files, folder / CARD, folder / "export.json"], checks
 
 
-def _graphs(
-    network: RegionProposalNetwork, formats: Sequence[str], folder: Path, threads: int
-) -> Iterator[tuple[Path, Propose]]:
+def _graphs(trained: Trained, formats: Sequence[str], folder: Path, threads: int) -> Iterator[tuple[Path, Propose]]:
     """The files that hold the whole graph, each with what runs it."""
     if not set(formats) & {"torch", "onnx"}:
         return
-    program = exported_program(network)
+    program = exported_program(trained.network, trained.pad_to)
     if "torch" in formats:
         path = _save_program(program, folder / "model.pt2")
         loaded = torch.export.load(path).module()
@@ -140,13 +182,13 @@ def kept_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def reference(network: RegionProposalNetwork) -> Propose:
-    """PyTorch's own answer."""
+def reference(network: RegionProposalNetwork, pad_to: int = 1) -> Propose:
+    """PyTorch's own answer, on images padded as evaluate.py and propose.py pad them."""
 
     @torch.no_grad()
     def run(image: Tensor) -> tuple[Tensor, Tensor]:
         sizes = torch.tensor([image.shape[-2:]])
-        (found,) = network.propose(network(network.prepare(image, sizes)), sizes)
+        (found,) = network.propose(network(network.prepare(padded(image, pad_to), sizes)), sizes)
         return found.boxes, found.scores
 
     return run
@@ -191,27 +233,65 @@ def compare(pytorch: Propose, others: Mapping[str, Propose], images: Sequence[Te
     for image in images:
         boxes, scores = pytorch(image)
         for file, run in others.items():
-            same, difference = agreement((boxes, scores), run(image), max(image.shape[-2:]))
+            given = run(image)
+            same, difference = agreement((boxes, scores), given, max(image.shape[-2:]))
             times = [(_seconds(run, image), _seconds(pytorch, image)) for _ in range(repeats)]
             theirs, ours = (1000 * statistics.median(column) for column in zip(*times, strict=True))
             size = (image.shape[-2], image.shape[-1])
-            checks.append(Check(file, size, len(scores), same, difference, theirs, ours))
+            checks.append(Check(file, size, len(scores), len(given[1]), same, difference, theirs, ours))
     return checks
 
 
 def agreement(wanted: tuple[Tensor, Tensor], given: tuple[Tensor, Tensor], side: int) -> tuple[int, float]:
-    """How many proposals of `wanted` are in `given`, and the largest difference of those; one too many counts against.
+    """How many proposals of `wanted` are in `given`, no two by the same, and the largest difference of those.
 
-    A difference is the larger of the boxes', in image sides, and of the scores', relative.
+    A difference is the larger of the boxes', in image sides, and of the scores'.
     """
     if len(wanted[1]) == 0 or len(given[1]) == 0:
         return 0, 0.0
     boxes = (wanted[0][:, None] - given[0]).abs().amax(dim=2) / side  # (P, Q)
-    scores = (wanted[1][:, None] - given[1]).abs() / wanted[1][:, None].clamp(min=1e-6)
+    scores = (wanted[1][:, None] - given[1]).abs()
     nearest, index = boxes.maximum(scores).min(dim=1)
     same = nearest <= EQUAL
-    count = len(index[same].unique()) - max(0, len(given[1]) - len(wanted[1]))
-    return max(count, 0), float(nearest[same].max()) if same.any() else 0.0
+    return len(index[same].unique()), float(nearest[same].max()) if same.any() else 0.0
+
+
+def compare_figures(
+    trained: Trained, files: Sequence[str], folder: Path, records: Sequence[Record], allow: Sequence[str] = ()
+) -> list[FiguresCheck]:
+    """AR of each file of `folder`, as the model card uses it, and of `evaluate.py precision=32 eval.batch_size=1`."""
+    if not records or not files:
+        return []
+    proposer = Proposer(trained)
+    evaluated = _figures(records, [proposer(read_image(record)) for record in records])
+    checks = []
+    for file in files:
+        found = usage.run_program(file, *trained.resize, folder, [record.path for record in records], allow)
+        checks.append(FiguresCheck(file, len(records), _figures(records, found), evaluated))
+    return checks
+
+
+def _figures(records: Sequence[Record], found: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    recall = ProposalRecall()
+    for row, (record, (boxes, scores)) in enumerate(zip(records, found, strict=True)):
+        recall.update(row, boxes, scores, *target_of(record))
+    figures = recall.compute()
+    return {name: figures[name] for name in SCORED}
+
+
+def _annotated(trained: Trained, config: Mapping[str, Any]) -> list[Record]:
+    """The run's validation images that AR is compared on: those that a graph takes; none where the model knows none."""
+    if not config["scored"] or config["photos"] is not None or "reader" not in trained.config["data"]:
+        return []
+    least = smallest_side(trained.network)
+    sides = (
+        (record, target_size(record.height, record.width, *trained.resize)) for record in _records(trained, config)
+    )
+    return [record for record, size in sides if least <= min(size) and max(size) <= LARGEST][: config["scored"]]
+
+
+def _usage(trained: Trained, files: Sequence[str], allow: Sequence[str]) -> dict[str, str]:
+    return {file: usage.program(file, *trained.resize, allow) for file in files}
 
 
 def _images(trained: Trained, config: Mapping[str, Any]) -> list[Tensor]:
@@ -224,7 +304,7 @@ def _images(trained: Trained, config: Mapping[str, Any]) -> list[Tensor]:
         )
     records = _records(trained, config)
     images = []
-    for size, record in zip(sizes, records * len(sizes), strict=False):
+    for size, record in zip(sizes, records[:3] * len(sizes), strict=False):
         pixels = read_resized(record, *resized(short, long, size))
         least = smallest_side(trained.network)
         if not least <= min(pixels.shape[:2]) <= max(pixels.shape[:2]) <= LARGEST:
@@ -247,7 +327,7 @@ def _records(trained: Trained, config: Mapping[str, Any]) -> list[Record]:
         )
     check_classes(group, trained.file, config["allow"])
     try:
-        return build_validation_data(group).val_records[:3]
+        return build_validation_data(group).val_records
     except ValueError as error:
         first = str(error).splitlines()[0]
         raise SettingError(

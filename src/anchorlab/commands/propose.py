@@ -176,9 +176,10 @@ def _compute(
     machine.prepare_process()
     worker = _Worker(trained, machine, config["limit"])
     resize = resized(*trained.resize, config["size"])
-    pad_to = trained.config["data"].get("pad_to", 1)
     rows = [row for number in missing for row in parts.rows(number)]
-    stream = iter(parcels(listed, rows, resize, pad_to, _divisor(parts.chunk, config["batch_size"]), config["workers"]))
+    stream = iter(
+        parcels(listed, rows, resize, trained.pad_to, _divisor(parts.chunk, config["batch_size"]), config["workers"])
+    )
     with Progress(console=console(), transient=True) as progress:
         task = progress.add_task("proposals", total=len(listed.paths), completed=len(listed.paths) - len(rows))
         for number in missing:

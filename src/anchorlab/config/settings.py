@@ -98,6 +98,7 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "photos": or_null(Texts),
     "sizes": or_null(Counts),
     "repeats": Count,
+    "scored": CountOrZero,
     "threads": or_null(Count),
     # explain.py
     "image": Text,

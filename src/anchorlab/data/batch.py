@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import get_worker_info
 
 from anchorlab.data.resize import padded_size
@@ -134,6 +135,13 @@ def collate(items: Sequence[Item], pad_to: int = 1) -> Batch:
         all_category=torch.from_numpy(np.concatenate([sample.category for sample in samples])),
         all_targets=Target(*map(torch.cat, zip(*targets, strict=True))) if targets else None,
     )
+
+
+def padded(images: Tensor, pad_to: int) -> Tensor:
+    """Images (B, C, H, W) with zeros to the right and below, up to multiples of `pad_to`."""
+    height, width = images.shape[-2:]
+    tall, wide = padded_size(height, width, pad_to)
+    return F.pad(images, (0, wide - width, 0, tall - height))
 
 
 def _padded(images: Sequence[np.ndarray], pad_to: int) -> Tensor:

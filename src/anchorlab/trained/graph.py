@@ -1,8 +1,8 @@
 """The network as one graph, image in and proposals out, for any image size: what torch.export and ONNX can express.
 
-It computes what `RegionProposalNetwork.propose` does on one unpadded image. Only what depends on the image's size in a
-way that a graph cannot follow is done otherwise: anchors are made of the maps' sizes, the top n of a level is taken of
-its anchors and n more that lose, and what is dropped stays, with a score that loses, until the end.
+It computes what `RegionProposalNetwork.propose` does on one image, padded as in training. Only what depends on the
+image's size in a way that a graph cannot follow is done otherwise: anchors are made of the maps' sizes, the top n of a
+level is taken of its anchors and n more that lose, and what is dropped stays, with a score that loses, until the end.
 
 H, W the image | h, w a level's grid | k its anchors per location | n = pre_nms_top_n | L levels | P proposals
 """
@@ -15,36 +15,44 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import nms
 
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import ProposalSelector
+from anchorlab.trained.graph_selection import DROPPED, EXPRESSIBLE, GraphSelection, clipped
 from anchorlab.trained.plain import require_plain
 
 LARGEST = 8192
 """Longest side of an image that an exported graph takes."""
-
-DROPPED = -1.0
-"""The score of what would not be a proposal."""
 
 GRAPH = "An exported graph"
 """In sentences about networks that it cannot express."""
 
 
 class Graph(nn.Module):
-    """image (1, 3, H, W) uint8 RGB, at the network's size -> boxes (P, 4) in its pixels, scores (P,), best first."""
+    """image (1, 3, H, W) uint8 RGB, at the network's size -> boxes (P, 4) in its pixels, scores (P,), best first.
+
+    Args:
+        network: a plain one, with plain or tiered NMS, with or without voting.
+        pad_to: sides are padded to multiples of this, with zeros after normalisation, as in training: what a padding
+            convolution computes near the border depends on it.
+
+    Raises:
+        SettingError: a part that no graph can express.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: RegionProposalNetwork) -> None:
+    def __init__(self, network: RegionProposalNetwork, pad_to: int = 1) -> None:
         super().__init__()
-        require_plain(network, GRAPH)
+        require_expressible(network)
+        self.pad_to = pad_to
         self.backbone = _with_symbolic_padding(copy.deepcopy(network.backbone)).eval()
         self.head = copy.deepcopy(network.head).eval()
         self.coder, self.selector = network.coder, network.selector
+        self.selection = GraphSelection(network.selector)
         self.anchors = nn.ModuleList(
             LevelAnchors(network.anchors, level) for level in range(len(network.anchors.strides))
         )
@@ -52,40 +60,39 @@ class Graph(nn.Module):
         self.register_buffer("std", torch.tensor(network.backbone.std).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.backbone((image / 255 - self.mean) / self.std)
+        torch.ops.aten._assert_tensor_metadata(image, dtype=torch.uint8)  # 0..1 as float would look like black
+        height, width = image.shape[-2:]
+        padded = self._padded((image / 255 - self.mean) / self.std)
+        features = self.backbone(padded)
         boxes, scores = [], []
         for level, (maps, anchors) in enumerate(zip(self.head(features), self.anchors, strict=True)):
             logits = self.head.logits(maps[0])[0].permute(1, 2, 0).reshape(-1)  # (k, h, w) -> (h * w * k,)
             deltas = maps[1][0].permute(1, 2, 0).reshape(-1, 4)
-            level_boxes, level_scores = self._level(
-                self.selector.of_level(level), logits, deltas, anchors(maps[1], image), image
+            found = self._candidates(
+                self.selector.of_level(level), logits, deltas, anchors(maps[1], padded), height, width
             )
-            boxes.append(level_boxes)
-            scores.append(level_scores)
-        return self._best(torch.cat(boxes), torch.cat(scores))
+            boxes.append(found[0])
+            scores.append(found[1])
+        found, ranked = self.selection(boxes, scores, height, width)
+        wanted = (ranked > DROPPED).nonzero().squeeze(1)
+        return found[wanted], ranked[wanted]
 
-    def _level(
-        self, selector: ProposalSelector, logits: Tensor, deltas: Tensor, anchors: Tensor, image: Tensor
+    def _padded(self, image: Tensor) -> Tensor:
+        height, width = ((side + self.pad_to - 1) // self.pad_to * self.pad_to for side in image.shape[-2:])
+        return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]))
+
+    def _candidates(
+        self, selector: ProposalSelector, logits: Tensor, deltas: Tensor, anchors: Tensor, height: int, width: int
     ) -> tuple[Tensor, Tensor]:
-        """The best of one level: boxes (n, 4) and scores (n,), `DROPPED` where NMS or a threshold takes them out."""
+        """The best of one level: boxes (n, 4) and scores (n,), `DROPPED` where a threshold takes them out."""
         n = cast(int, selector.pre_nms_top_n)
         nothing = torch.zeros(n, 4)
         top, index = torch.cat((logits, torch.full((n,), -torch.inf))).topk(n)
         decoded = self.coder.decode(torch.cat((anchors, nothing))[index], torch.cat((deltas, nothing))[index])
-        height, width = image.shape[-2:]
-        x, y = decoded[:, 0::2].clamp(min=0, max=width), decoded[:, 1::2].clamp(min=0, max=height)
-        boxes = torch.stack((x[:, 0], y[:, 0], x[:, 1], y[:, 1]), dim=1)
-        scores = top.sigmoid()
-        shortest = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
-        keep = (shortest > 0) & (shortest >= selector.min_size) & (scores >= selector.score_threshold)
-        scores = torch.where(keep, scores, torch.full_like(scores, DROPPED))
-        kept = nms(torch.where(keep[:, None], boxes, torch.zeros_like(boxes)), scores, cast(float, selector.nms_iou))
-        return boxes, torch.full_like(scores, DROPPED).scatter(0, kept, scores[kept])
-
-    def _best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        ordered, order = scores.topk(min(self.selector.post_nms_top_n, len(scores)))  # both known beforehand
-        wanted = ordered > DROPPED
-        return boxes[order[wanted]], ordered[wanted]
+        boxes = clipped(decoded, height, width)
+        scores = 1 / (1 + torch.exp(-top))  # ONNX Runtime's Sigmoid is an approximation, not monotone and 0 below -18
+        keep = selector.large_enough(boxes) & (scores >= selector.score_threshold)
+        return boxes, scores.where(keep, DROPPED)
 
 
 class LevelAnchors(nn.Module):
@@ -111,19 +118,25 @@ class LevelAnchors(nn.Module):
         return torch.stack((x1, y1, x2, y2), dim=-1).reshape(-1, 4)
 
 
+def require_expressible(network: RegionProposalNetwork) -> None:
+    """Raise SettingError where the network has a part that no graph can express."""
+    instead = "; proposals=default or tiered replaces it, and evaluate.py says at which recall"
+    require_plain(network, GRAPH, EXPRESSIBLE, instead)
+
+
 def smallest_side(network: RegionProposalNetwork) -> int:
     """Shortest side of an image that an exported graph takes: every level then has two cells, and none is special."""
     return 2 * max(network.backbone.strides)
 
 
 @torch.no_grad()
-def exported_program(network: RegionProposalNetwork) -> torch.export.ExportedProgram:
+def exported_program(network: RegionProposalNetwork, pad_to: int = 1) -> torch.export.ExportedProgram:
     """The graph for images of any height and width from `smallest_side` to `LARGEST`.
 
     Raises:
         SettingError: a part that no graph can express.
     """
-    graph = Graph(network).eval()
+    graph = Graph(network, pad_to).eval()
     example = torch.zeros(1, 3, 232, 328, dtype=torch.uint8)
     sides = {
         2: torch.export.Dim("height", min=smallest_side(network), max=LARGEST),

@@ -71,6 +71,11 @@ class Trained:
         """`data.short` and `data.long`: the size of the network's input (`data.resize.target_size`)."""
         return self.config["data"]["short"], self.config["data"]["long"]
 
+    @property
+    def pad_to(self) -> int:
+        """The sides of the network's input are multiples of this, in training and ever after."""
+        return self.config["data"].get("pad_to", 1)
+
 
 def load_asked_for(config: Mapping[str, Any], source: str | Path | None = None) -> Trained:
     """What a command's own settings name: run (or `source` of several), checkpoint, allow, and proposals if given."""

@@ -73,14 +73,25 @@ def licence(config: Mapping[str, Any]) -> str:
     return LICENCES.get(backbone["_target_"].rsplit(".", 1)[-1], "ImageNet weights of the backbone's own source")
 
 
-def as_page(about: Mapping[str, Any], config: Mapping[str, Any], files: Sequence[str], checks: Sequence[str]) -> str:
-    """MODEL_CARD.md; `checks` are sentences about how the files were compared and how fast they are."""
+def as_page(
+    about: Mapping[str, Any],
+    config: Mapping[str, Any],
+    files: Sequence[str],
+    checks: Sequence[str],
+    usage: Mapping[str, str],
+) -> str:
+    """MODEL_CARD.md; `checks` are sentences about how the files were compared and how fast they are.
+
+    usage: by file, the lines of Python that use it.
+    """
     data, anchors = about.get("data", {}), about.get("anchors", [])
     sections = {
         "What it is": [
             f"A Region Proposal Network of Faster R-CNN ({config['backbone']['_target_'].rsplit('.', 1)[-1]}): it "
             "proposes boxes where objects may be, without classes; it is no detector.",
-            f"Input: RGB, {_size(config['data'])}, of any height and width.",
+            f"Input: RGB, {_size(config['data'])}, of any height and width; the files pad it to multiples of "
+            f"{config['data'].get('pad_to', 1)} themselves, as in training.",
+            f"Proposals: {_selector(config['proposals'])}.",
         ],
         "Trained on": [
             f"{data.get('name')} ({data.get('format')}), {about.get('epoch')} epochs, {about.get('step'):,} steps.",
@@ -98,6 +109,7 @@ def as_page(about: Mapping[str, Any], config: Mapping[str, Any], files: Sequence
         ],
     }
     parts = [f"# {about.get('name')}", *(_section(title, lines) for title, lines in sections.items() if lines)]
+    parts += [f"## Using {file}\n\n```python\n{lines}```" for file, lines in usage.items()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -120,6 +132,12 @@ def _figures_table(about: Mapping[str, Any]) -> list[str]:
 def _level(level: Mapping[str, Any]) -> str:
     shapes = ", ".join(f"{width:g} x {height:g}" for width, height in level["shapes"])
     return f"stride {level['stride']}: {shapes} px (width x height)"
+
+
+def _selector(settings: Mapping[str, Any]) -> str:
+    name = settings["_target_"].rsplit(".", 1)[-1]
+    given = (f"{key}={value}" for key, value in settings.items() if key != "_target_" and value is not None)
+    return ", ".join((name, *given))
 
 
 def _size(data: Mapping[str, Any]) -> str:

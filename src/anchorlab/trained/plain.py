@@ -1,5 +1,7 @@
 """What can be handed over: a network made of the plain parts, which do what the paper says and nothing more."""
 
+from collections.abc import Sequence
+
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.coders import DeltaCoder
@@ -15,17 +17,30 @@ PLAIN = {
 }
 
 
-def require_plain(network: RegionProposalNetwork, target: str, any_selector: bool = False) -> None:
+def require_plain(
+    network: RegionProposalNetwork,
+    target: str,
+    selectors: Sequence[type[ProposalSelector]] | None = (),
+    instead: str = "",
+) -> None:
     """Raise SettingError where the network does more than scores and deltas -> top k -> NMS, which `target` knows.
 
-    any_selector: whether `target` knows other ways from scores and boxes to proposals, too.
+    selectors: ways from scores and boxes to proposals that `target` knows, with box voting; empty: plain NMS alone,
+        without voting; None: any. instead: the end of the sentence about one that it does not know.
     """
     found = {"network": network} | {name: getattr(network, name) for name in PLAIN}
-    for name, kind in {"network": RegionProposalNetwork, **PLAIN}.items():
-        if type(found[name]) is not kind and not (any_selector and name == "selector"):
-            instead = "; proposals=default gives one" if name == "selector" else ""
+    known: dict[str, tuple[type, ...]] = {"network": (RegionProposalNetwork,)} | {
+        name: (kind,) for name, kind in PLAIN.items()
+    }
+    if selectors is None:
+        del known["selector"]
+    elif selectors:
+        known["selector"] = tuple(selectors)
+    for name, kinds in known.items():
+        if type(found[name]) not in kinds:
             raise SettingError(
-                f"{target} cannot express {name} {type(found[name]).__name__}: it knows {kind.__name__} alone{instead}"
+                f"{target} cannot express {name} {type(found[name]).__name__}: it knows "
+                f"{' and '.join(kind.__name__ for kind in kinds)} alone{instead if name == 'selector' else ''}"
             )
-    if network.selector.vote_sigma is not None and not any_selector:
-        raise SettingError(f"{target} cannot express box voting; proposals=default has none")
+    if network.selector.vote_sigma is not None and selectors == ():
+        raise SettingError(f"{target} cannot express box voting{instead}")

@@ -6,6 +6,7 @@
 A torchvision detector resizes and normalises by itself: give it images (3, H, W) in 0..1.
 """
 
+import copy
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 from anchorlab.rpn.backbones.backbones import Backbone
 from anchorlab.rpn.from_torchvision import start_from
 from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from anchorlab.trained.load import Trained, load_trained
 from anchorlab.trained.plain import require_plain
@@ -35,7 +37,9 @@ COARSEST_POOLED = 32
 """The stride up to which torchvision's detectors pool their second stage's features."""
 
 
-def to_torchvision(run: str | Path | Trained, num_classes: int = 2, **detector: Any) -> FasterRCNN:
+def to_torchvision(
+    run: str | Path | Trained, num_classes: int = 2, selector: ProposalSelector | None = None, **detector: Any
+) -> FasterRCNN:
     """A FasterRCNN whose first stage is the trained network: its proposals (`model.rpn`) are equal from the input on.
 
     Backbone, anchors, head, coder, top-k and NMS are the network's, thresholds and budgets of its training too where
@@ -44,6 +48,7 @@ def to_torchvision(run: str | Path | Trained, num_classes: int = 2, **detector: 
     Args:
         run: a run's folder, a checkpoint, an exported model, or what `load_trained` gave.
         num_classes: with the background.
+        selector: plain NMS in place of the network's own, where that is none; recall is then another.
         detector: any argument of torchvision's FasterRCNN instead.
 
     Raises:
@@ -51,9 +56,15 @@ def to_torchvision(run: str | Path | Trained, num_classes: int = 2, **detector: 
     """
     trained = run if isinstance(run, Trained) else load_trained(run)
     network = trained.network
-    require_plain(network, "torchvision's RPN")
+    if selector is not None:
+        selector.check_levels(len(network.backbone.strides))
+        network = copy.copy(network)
+        network.selector = selector
+    require_plain(
+        network, "torchvision's RPN", instead="; selector=ProposalSelector() replaces it, and recall is then another"
+    )
     parts = {"rpn_anchor_generator": GridAnchors(network.anchors), "rpn_head": _head(network)}
-    settings = {**_detector_settings(trained), **parts, **detector}
+    settings = {**_detector_settings(trained, network), **parts, **detector}
     pooled = [str(i) for i, stride in enumerate(network.backbone.strides) if stride <= COARSEST_POOLED] or ["0"]
     settings.setdefault("box_roi_pool", MultiScaleRoIAlign(pooled, output_size=7, sampling_ratio=2))
     if "box_predictor" not in detector:
@@ -154,9 +165,9 @@ def _head(network: RegionProposalNetwork) -> TorchvisionHead:
     return head
 
 
-def _detector_settings(trained: Trained) -> dict[str, Any]:
+def _detector_settings(trained: Trained, network: RegionProposalNetwork) -> dict[str, Any]:
     """FasterRCNN's arguments that the run fixes; in training torchvision keeps at least 2,000 proposals, as it does."""
-    network, (short, long) = trained.network, trained.resize
+    short, long = trained.resize
     selector, assigner, sampler = network.selector, network.assigner, network.sampler
     before, after, nms_iou = selector.pre_nms_top_n, selector.post_nms_top_n, selector.nms_iou
     if isinstance(before, Sequence) or isinstance(nms_iou, Sequence):
@@ -165,7 +176,7 @@ def _detector_settings(trained: Trained) -> dict[str, Any]:
         # Its rule takes the smaller of two scales: one number for both leaves the long side to rule.
         "min_size": short or long,
         "max_size": long or 1 << 20,
-        "size_divisible": trained.config["data"].get("pad_to", 1),
+        "size_divisible": trained.pad_to,
         "image_mean": list(network.backbone.mean),
         "image_std": list(network.backbone.std),
         "rpn_pre_nms_top_n_test": before,

@@ -148,17 +148,18 @@ class ProposalSelector:
         """What NMS leaves of one image's candidates, clipped to its (height, width)."""
         boxes = clip_boxes_to_image(candidates.boxes[image], size)
         scores, levels, anchor = candidates.scores[image], candidates.level, candidates.anchor[image]
-        keep = self._large_enough(boxes) & (scores >= self.score_threshold)
+        keep = self.large_enough(boxes) & (scores >= self.score_threshold)
         boxes, scores, levels, anchor = boxes[keep], scores[keep], levels[keep], anchor[keep]
         best, ranked = self.thin(boxes, scores, levels)
         found = boxes[best]
         if self.vote_sigma is not None:
             # A sum is rounded: by chance beyond the image, and a sliver to nothing, which stays as it was.
             means = clip_boxes_to_image(vote(found, boxes, scores, self.vote_sigma), size)
-            found = means.where(self._large_enough(means)[:, None], found)
+            found = means.where(self.large_enough(means)[:, None], found)
         return Proposals(found, ranked, levels[best], anchor[best])
 
-    def _large_enough(self, boxes: Tensor) -> Tensor:
+    def large_enough(self, boxes: Tensor) -> Tensor:
+        """(P,) bool, boxes (P, 4) that have an area and no side below `min_size`."""
         shortest = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
         return (shortest > 0) & (shortest >= self.min_size)
 

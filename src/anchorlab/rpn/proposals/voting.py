@@ -33,10 +33,11 @@ def vote(boxes: Tensor, candidates: Tensor, scores: Tensor, sigma: float) -> Ten
     """
     weight = scores.float().clamp(min=torch.finfo(torch.float32).tiny)  # one of probability 0 still has its own vote
     with torch.autocast(boxes.device.type, enabled=False):  # bf16 would round a corner at 300 px to 2 px
-        return torch.cat([_means(part, candidates, weight, sigma) for part in boxes.split(ROWS)])
+        return torch.cat([weighted_means(part, candidates, weight, sigma) for part in boxes.split(ROWS)])
 
 
-def _means(boxes: Tensor, candidates: Tensor, weight: Tensor, sigma: float) -> Tensor:
+def weighted_means(boxes: Tensor, candidates: Tensor, weight: Tensor, sigma: float) -> Tensor:
+    """(P, 4) as `vote`, of float32 and all at once; weight: (C,) positive."""
     iou = pairwise_iou(boxes, candidates)
     apart = (1 - iou).clamp(max=1 - LEAST_IOU)  # without the limit most exponentials are denormal, and slow
     votes = weight * torch.exp(-(apart**2) / sigma) * (iou >= LEAST_IOU)

@@ -1,0 +1,134 @@
+"""From candidates to proposals in a graph: what the selectors of `rpn/proposals` do, with shapes that no value decides.
+
+A candidate that is dropped stays, with a score that loses; a choice is a mask. Knows plain NMS, tiered NMS and box
+voting, with results equal to the selectors' but for ties, which a graph gives to the finer level.
+
+L levels | n candidates of one level | C of all | P proposals, as many as the selector gives at most
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from anchorlab.rpn.boxes import pairwise_iou
+from anchorlab.rpn.proposals.nms import ProposalSelector
+from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
+from anchorlab.rpn.proposals.voting import weighted_means
+
+DROPPED = -1.0
+"""The score of what would not be a proposal."""
+
+EXPRESSIBLE = (ProposalSelector, TieredNMSSelector)
+"""The selectors that a graph can hold; neither is a subclass of another kind."""
+
+VOTERS_AT_A_TIME = 128
+"""Proposals whose IoU with all candidates is in memory at once."""
+
+
+class GraphSelection(nn.Module):
+    """Candidates of each level, boxes (n, 4) and scores (n,) -> boxes (P, 4), scores (P,), best first.
+
+    Scores are `DROPPED` for candidates that are none, and in the last rows where there are fewer than P proposals.
+    """
+
+    powers: Tensor
+
+    def __init__(self, selector: ProposalSelector) -> None:
+        super().__init__()
+        self.selector = selector
+        self.register_buffer("powers", 2.0 ** -torch.arange(127, dtype=torch.float64), persistent=False)
+
+    def forward(
+        self, boxes: Sequence[Tensor], scores: Sequence[Tensor], height: int, width: int
+    ) -> tuple[Tensor, Tensor]:
+        tiered = isinstance(self.selector, TieredNMSSelector)
+        index, ranked = (self._tiered if tiered else self._plain)(boxes, scores)
+        candidates = torch.cat(list(boxes))
+        found = candidates[index]
+        if self.selector.vote_sigma is not None:
+            found = self._voted(found, candidates, torch.cat(list(scores)), self.selector.vote_sigma, height, width)
+        return found, ranked
+
+    def _plain(self, boxes: Sequence[Tensor], scores: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """As `ProposalSelector.thin`."""
+        left = []
+        for level, (here, score) in enumerate(zip(boxes, scores, strict=True)):
+            iou = cast(float, self.selector.of_level(level).nms_iou)
+            left.append(score.where(_kept(here, score, iou), DROPPED))
+        together = torch.cat(left)
+        ranked, index = together.topk(min(self.selector.post_nms_top_n, len(together)))
+        return index, ranked
+
+    def _tiered(self, boxes: Sequence[Tensor], scores: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """As `TieredNMSSelector.thin`: of each candidate the tier that takes it and its place among all by score."""
+        counts = [len(score) for score in scores]
+        together = torch.cat(list(scores))
+        order = together.topk(len(together)).indices
+        place = torch.zeros_like(order).scatter(0, order, torch.arange(len(order)))
+        nowhere = len(order) * len(cast(TieredNMSSelector, self.selector).tiers)
+        turn = torch.full_like(order, nowhere)  # in which a candidate is taken
+        nearest = torch.where(together > DROPPED, 0.0, torch.inf)  # best IoU with one taken, of the same level
+        found, taken = torch.zeros_like(together, dtype=torch.bool), torch.zeros((), dtype=torch.int64)
+        for tier, (count, iou) in enumerate(cast(TieredNMSSelector, self.selector).tiers):
+            if tier > 0:
+                parts = zip(boxes, found.split(counts), strict=True)
+                nearest = nearest.maximum(torch.cat([_best_iou(here, chosen) for here, chosen in parts]))
+                nearest = nearest.where(~found, torch.inf)
+            left = together.where(nearest <= iou, DROPPED)
+            parts = zip(boxes, left.split(counts), strict=True)
+            kept = torch.cat([_kept(here, score, iou) for here, score in parts])
+            ranked = kept[order]
+            found = (ranked & (ranked.long().cumsum(0) <= count - taken))[place]
+            turn = torch.where(found, tier * len(order) + place, turn)
+            taken = taken + found.sum()
+        first, index = (-turn).topk(min(self.selector.post_nms_top_n, len(order)))
+        lowered = self._strictly_descending(together[index])
+        return index, lowered.where(first > -nowhere, DROPPED)
+
+    def _strictly_descending(self, scores: Tensor) -> Tensor:
+        """As `tiered_nms.strictly_descending`; ONNX sees no bits of a float, float64 holds them as exact numbers."""
+        wide = scores.double()
+        exponent = (wide[:, None] < self.powers).sum(dim=1)
+        power = self.powers[exponent.clamp(max=126)]
+        normal = (127 - exponent + wide / power - 1) * 2.0**23
+        number = torch.where(exponent < 127, normal, wide * 2.0**149)
+        rank = torch.arange(len(scores), dtype=torch.float64)
+        earlier = rank[None, :] <= rank[:, None]
+        least = torch.where(earlier, (number + rank)[None, :], torch.inf).amin(dim=1)
+        number = (least - rank).clamp(min=0)
+        exponent = (number / 2.0**23).floor()
+        power = self.powers[(127 - exponent).clamp(min=0, max=126).long()]
+        normal = power * (1 + number / 2.0**23 - exponent)
+        return torch.where(exponent >= 1, normal, number * 2.0**-149).float()
+
+    def _voted(
+        self, found: Tensor, candidates: Tensor, scores: Tensor, sigma: float, height: int, width: int
+    ) -> Tensor:
+        """As `voting.vote`, and what `ProposalSelector.select` does with it."""
+        weight = scores.clamp(min=torch.finfo(torch.float32).tiny)
+        candidates = candidates.where((scores > DROPPED)[:, None], 0.0)  # without an area they overlap nothing
+        parts = [weighted_means(part, candidates, weight, sigma) for part in found.split(VOTERS_AT_A_TIME)]
+        means = clipped(torch.cat(parts), height, width)
+        return means.where(self.selector.large_enough(means)[:, None], found)
+
+
+def clipped(boxes: Tensor, height: int, width: int) -> Tensor:
+    """As torchvision's `clip_boxes_to_image`, for sides that a graph does not know yet."""
+    x, y = boxes[:, 0::2].clamp(min=0, max=width), boxes[:, 1::2].clamp(min=0, max=height)
+    return torch.stack((x[:, 0], y[:, 0], x[:, 1], y[:, 1]), dim=1)
+
+
+def _kept(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
+    """(n,) bool, what NMS keeps of one level's candidates that are not dropped."""
+    there = scores > DROPPED
+    kept = nms(boxes.where(there[:, None], 0.0), scores, iou)  # a box without an area drops nothing
+    return there & torch.zeros_like(there).scatter(0, kept, torch.ones_like(kept, dtype=torch.bool))
+
+
+def _best_iou(boxes: Tensor, chosen: Tensor) -> Tensor:
+    """(n,) best IoU of each box with the chosen ones (bool, (n,)), 0 without any."""
+    nothing = torch.zeros(1, 4)  # a maximum wants at least one
+    return pairwise_iou(boxes, torch.cat((boxes[chosen.nonzero().squeeze(1)], nothing))).amax(dim=1)
