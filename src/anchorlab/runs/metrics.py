@@ -35,7 +35,7 @@ class MetricsCSV:
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(_lines([row], self._known_columns()))
 
-    def cut_back(self, step: int, scored_step: int | None = None) -> list[dict[str, float]]:
+    def cut_back(self, step: int, scored_step: int | None) -> list[dict[str, float]]:
         """Forget the rows a resumed run will write again, and return those that stay: figures by name, no blanks.
 
         Args:
