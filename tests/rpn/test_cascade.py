@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from test_network import BOXES, IGNORE, SIZES, batch, predict, seeded
-from test_network import build as build_network
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
@@ -26,6 +24,8 @@ from anchorlab.rpn.losses.quality import IoUQuality
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.predictions import PendingPredictions
 from anchorlab.rpn.sampled_conv import rows_of
+from tests.rpn.test_network import BOXES, IGNORE, SIZES, batch, predict, seeded
+from tests.rpn.test_network import build as build_network
 
 STRIDE, ROWS, COLUMNS = 8, 5, 7
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_proposals import random_level, select
 from torch import Tensor
 from torchvision.ops import batched_nms
 
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector, first_of_nms, strictly_descending
+from tests.rpn.proposals.test_nms import random_level, select
 
 ONE = ((0, 0, 10, 20), 2.0)
 TRY = ((0, 0, 10, 15), 1.0)  # at the same object: IoU 3/4 with it

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_proposals import SIZE, select
 from torch import Tensor
 
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.proposals.nms import SoftNMSSelector
 from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
 from anchorlab.rpn.proposals.voting import LEAST_IOU, ROWS, vote
+from tests.rpn.proposals.test_nms import SIZE, select
 
 WEIGHT = 0.2 * math.exp(-(0.5**2) / 0.5) / 0.8
 """Of the second box below for the first, whose own is 1: their IoU is a half."""

@@ -1,0 +1,48 @@
+"""The floors of docs/architecture.md: no import goes upward or in a circle, nor under TYPE_CHECKING."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+SRC = Path(__file__).parents[1] / "src"
+FLOORS = (
+    {"errors", "console", "version"},
+    {"config"},
+    {"rpn", "metrics", "runs", "data"},
+    {"analysis"},
+    {"plots"},
+    {"build", "compare"},
+    {"training"},
+    {"trained", "sweeps"},
+    {"cli"},
+    {"commands"},
+)
+FLOOR = {name: height for height, floor in enumerate(FLOORS) for name in floor}
+
+
+def imports() -> dict[str, set[str]]:
+    """Module -> the modules of the package that it imports, anywhere in its text."""
+    files = {".".join(path.relative_to(SRC).with_suffix("").parts): path for path in SRC.glob("anchorlab/**/*.py")}
+    found: dict[str, set[str]] = {}
+    for name, path in files.items():
+        nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.module]
+        asked = {m for n in nodes for a in n.names for m in (f"{n.module}.{a.name}", str(n.module))}
+        found[name] = {module for module in asked if module in files} - {name}
+    return found
+
+
+def test_no_import_goes_upward():
+    wrong = []
+    for name, others in imports().items():
+        room = name.split(".")[1]
+        if room == "__init__":
+            continue
+        for other in others:
+            target = other.split(".")[1]
+            if target != room and FLOOR[target] >= FLOOR[room]:
+                wrong.append(f"{name} -> {other}")
+    assert wrong == []
+
+
+def test_no_import_goes_in_a_circle():
+    TopologicalSorter(imports()).prepare()
