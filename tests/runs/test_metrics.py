@@ -38,13 +38,13 @@ def test_a_late_column_leaves_the_earlier_rows_empty(tmp_path):
 def test_cut_back_keeps_the_steps_before_the_checkpoint_and_going_on_appends(tmp_path):
     path = filled(tmp_path, steps=5)
     resumed = MetricsCSV(path)
-    resumed.cut_back(3)
+    resumed.cut_back(3, scored_step=None)
     resumed.append(3, {"train/loss": 7.0})
     assert read_metrics(path)["train/loss"].tolist() == [0.0, 1.0, 2.0, 7.0]
 
 
 def test_cut_back_before_the_first_row_is_nothing(tmp_path):
-    MetricsCSV(tmp_path / "metrics.csv").cut_back(3)
+    MetricsCSV(tmp_path / "metrics.csv").cut_back(3, scored_step=None)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, seed_everything
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -30,8 +29,8 @@ from anchorlab.training.callbacks.health import Health
 from anchorlab.training.callbacks.recorder import MONITORED, Recorder
 from anchorlab.training.callbacks.stop_after import stopped_after
 from anchorlab.training.hardware import decide, flush_denormals
-from anchorlab.training.loggers.csv import CSVLogger
-from anchorlab.training.loggers.wandb import WandbLogger
+from anchorlab.training.loggers.hub import Loggers, build_loggers
+from anchorlab.training.loggers.protocol import End, RunFacts
 from anchorlab.training.module import build_module
 from anchorlab.training.preflight import look_ahead, with_fitted_anchors
 from anchorlab.training.processes import check_launch, check_slurm
@@ -97,7 +96,7 @@ def train(
         with StopRequest() as stop:
             return _train(config, record, overrides, stop, make_network)
     except (SettingError, DataError) as error:
-        if writes and config["resume"] is None:
+        if writes and (record.content or config["resume"] is None):
             if not record.content:
                 record.start(config, config["seed"], overrides=overrides)
             record.fail(str(error).splitlines()[0])
@@ -135,11 +134,11 @@ def _train(
     module = build_module(config, network, settings)
     notices = _start(record, config, data, network, overrides, command)
     notices = started_from + (notices or [])
-    loggers = build_loggers(config["logger"], record)
+    loggers = Loggers(build_loggers(config["logger"]))
     try:
         with user_errors():
             check_slurm()
-            trainer = settings.trainer(_callbacks(config, record, stop), loggers, record.folder)
+            trainer = settings.trainer(_callbacks(config, record, stop), [loggers], record.folder)
             check_launch(trainer.num_devices * trainer.num_nodes)
             data.check_processes(trainer.world_size)
         _announce(config, record, data, network, settings, loggers, notices)
@@ -149,7 +148,7 @@ def _train(
         rung = stopped_after(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
         return _conclude(record, data, loggers, rung) or {}  # nothing on other processes than the first
     finally:
-        close(loggers)
+        _close(loggers)
 
 
 def _start_weights(config: Mapping[str, Any], network: RegionProposalNetwork) -> list[tuple[str, str]]:
@@ -191,22 +190,13 @@ def look(data: DataModule, count: int, folder: Path) -> None:
     console().print(f"{len(samples)} training images as the network sees them: {path}", soft_wrap=True)
 
 
-def build_loggers(group: Mapping[str, Any], record: RunRecord) -> list[Logger]:
-    """The loggers of the choice: none, metrics.csv, or metrics.csv and Weights & Biases; on the first process only."""
-    if group["_target_"] is None or rank_zero_only.rank != 0:
-        return []
-    csv = CSVLogger(save_dir=record.folder)
-    if group["_target_"].endswith("CSVLogger"):
-        return [csv]
-    best = record.content["figures"]["best"].get(MONITORED)
-    return [csv, build(group, "logger", save_dir=record.folder, run_id=record.id, best=best, monitor=MONITORED)]
-
-
-def close(loggers: list[Logger]) -> None:
-    """Finish the W&B run, whatever happened to the job."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.finish(exit_code=int(sys.exc_info()[0] is not None))
+def _close(loggers: Loggers) -> None:
+    """End the loggers of a run that did not come to its end; one that did has ended them."""
+    raised = sys.exc_info()[1]
+    end: End = "finished" if raised is None else "interrupted" if isinstance(raised, Stopped) else "failed"
+    failures = loggers.finish(end)
+    for title, failure in failures if raised is not None else ():
+        print(f"{title}: {failure}", file=sys.stderr)
 
 
 def _callbacks(config: Mapping[str, Any], record: RunRecord, stop: StopRequest) -> list[Callback]:
@@ -233,34 +223,36 @@ def _announce(
     data: DataModule,
     network: RegionProposalNetwork,
     settings: TrainerSettings,
-    loggers: list[Logger],
+    loggers: Loggers,
     notices: list[tuple[str, str]],
 ) -> None:
-    """The start screen; and what W&B sorts and groups runs by."""
+    """The start screen; and the loggers' start."""
     notices = [*notices, ("folder", str(record.folder))]
     if config["resume"] is not None:
         notices.append(("resumed", f"goes on from {position(record.folder)}"))
-    for logger in loggers:
-        logger.log_hyperparams({**config, **record.content["axes"]})
-        if isinstance(logger, WandbLogger):
-            notices.append(("W&B", logger.notice))
+    loggers.start(RunFacts(record.folder, record.id, config, record.content["axes"], MONITORED))
+    notices += loggers.notices()
     if not in_sweep():
         summary.show_start(config, data, network, settings, notices)
 
 
 @rank_zero_only
-def _conclude(record: RunRecord, data: DataModule, loggers: list[Logger], stop: int | None) -> dict[str, float]:
+def _conclude(record: RunRecord, data: DataModule, loggers: Loggers, stop: int | None) -> dict[str, float]:
     """The end screen, and the figures of the last validation; `stop`: the epoch the run was told to stop after."""
     if stop is None:
         record.finish()
     else:
         record.pause(f"stopped after epoch {stop}, as callbacks.stop_after.epochs asks")
     figures = record.content["figures"]["final"]
-    notice = next((logger.notice for logger in loggers if isinstance(logger, WandbLogger)), None)
+    loggers.finish("finished")
     epoch = "last epoch" if stop is None else f"stopped after epoch {stop}"
     title = f"{len(data.val_records):,} validation images, {epoch}"
     if not in_sweep():
         warnings = [("warning", sentence) for sentence in record.content["warnings"].values()]
-        rows = [*warnings, *summary.left_out(data, record.folder), *summary.next_steps(record.folder, notice)]
+        rows = [
+            *warnings,
+            *summary.left_out(data, record.folder),
+            *summary.next_steps(record.folder, loggers.notices()),
+        ]
         summary.show_end(figures, title, rows)
     return dict(figures)

@@ -35,14 +35,19 @@ class MetricsCSV:
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(_lines([row], self._known_columns()))
 
-    def cut_back(self, step: int) -> None:
-        """Forget the rows a resumed run will write again: all from `step` on.
+    def cut_back(self, step: int, scored_step: int | None) -> list[dict[str, float]]:
+        """Forget the rows a resumed run will write again, and return those that stay: figures by name, no blanks.
 
         Args:
             step: the optimizer steps its checkpoint has behind it; it goes on with the step of this number.
+            scored_step: the optimizer steps behind the last validation that the checkpoint knows of; a later one, of
+                the same step as the checkpoint perhaps, is repeated. None: the checkpoint knows of none.
         """
-        if self.path.exists():
-            self._rewrite(self._known_columns(), [row for row in self._rows() if int(row["step"]) < step])
+        if not self.path.exists():
+            return []
+        rows = [row for row in self._rows() if _stays(row, step, scored_step or 0)]
+        self._rewrite(self._known_columns(), rows)
+        return [{name: float(text) for name, text in row.items() if text} for row in rows]
 
     def _known_columns(self) -> list[str]:
         if self._columns is None:
@@ -73,6 +78,12 @@ def read_metrics(path: str | Path) -> dict[str, np.ndarray]:
         return {name: np.array([float(row[name] or "nan") for row in rows], dtype=np.float64) for name in columns}
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _stays(row: Mapping[str, str], step: int, scored_step: int) -> bool:
+    """A validation's row has the number of the step before it."""
+    validation = any(text for name, text in row.items() if name.startswith("val/"))
+    return int(row["step"]) < (min(step, scored_step) if validation else step)
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:

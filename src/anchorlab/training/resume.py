@@ -145,5 +145,5 @@ def _with_circumstances(saved: dict[str, Any], config: Mapping[str, Any]) -> dic
 def _with_value(config: dict[str, Any], path: Sequence[str], source: Mapping[str, Any]) -> dict[str, Any]:
     """`config` with the value at `path` taken from `source`; a config group is taken whole."""
     name, *rest = path
-    value = source[name] if not rest else _with_value(dict(config[name]), rest, source[name])
+    value = source[name] if not rest else _with_value(dict(config.get(name) or {}), rest, source[name])
     return {**config, name: value}

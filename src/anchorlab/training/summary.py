@@ -74,17 +74,16 @@ def figures_table(figures: Mapping[str, float], title: str) -> Table:
     return table
 
 
-def next_steps(folder: Path, wandb_notice: str | None) -> list[tuple[str, str]]:
+def next_steps(folder: Path, notices: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Where things are, and the commands a person wants next."""
     rows = [
         ("folder", str(folder)),
         ("pictures", f"{folder / 'figures'}: anchors, coverage, proposals_epoch_*, recall, funnel, attribution"),
     ]
-    if wandb_notice:
-        rows.append(("W&B", wandb_notice))
     train = f"{_python()} train.py"
     return [
         *rows,
+        *notices,
         ("next", f"{train} 'anchor.ratios=[0.33,0.5,1,2,3]'   (other anchors)"),
         ("", f"{train} -m anchor.k=3,6   (a sweep)"),
         ("", f"{train} data.root=<folder> backbone=efficientnet_lite0_fpn anchor=fpn   (your data)"),

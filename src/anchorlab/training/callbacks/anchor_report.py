@@ -18,13 +18,13 @@ from anchorlab.runs.files import write_whole
 from anchorlab.signatures import Count, CountOrZero, checked
 from anchorlab.training.callbacks.pictures import predict
 from anchorlab.training.callbacks.stop_after import stopped_after
-from anchorlab.training.loggers.wandb import WandbLogger
+from anchorlab.training.loggers.hub import loggers_of
 from anchorlab.training.module import RPNModule
 
 
 @checked
 class AnchorOutcome(Callback):
-    """Writes anchors.json (see `AnchorReport.values`) and figures/{funnel,attribution,coverage}.png; logs to W&B.
+    """Writes anchors.json (see `AnchorReport.values`) and figures/{funnel,attribution,coverage}.png; logs both.
 
     On the first process only, with the weights that training ended with; not where it stopped to be resumed.
 
@@ -54,13 +54,11 @@ class AnchorOutcome(Callback):
             files.append(save(figure, folder / "figures" / "coverage.png"))
         for line in in_words(report):
             console().print(f"{report.images} validation images: {line}", soft_wrap=True)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_table("anchors", *table_rows(report))
-                logger.log_table("funnel", *_rows(report))
-                if logger.media:
-                    for path in files:  # a key each: W&B takes one size for all images of a key
-                        logger.log_image(f"anchors/{path.stem}", [str(path)])
+        loggers = loggers_of(trainer)
+        loggers.log_table("anchors", *table_rows(report))
+        loggers.log_table("funnel", *_rows(report))
+        for path in files:  # a key each: W&B takes one size for all images of a key
+            loggers.log_image(f"anchors/{path.stem}", path)
 
 
 def keep_outcome(

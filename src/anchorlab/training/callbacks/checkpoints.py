@@ -18,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from anchorlab.errors import SettingError
 from anchorlab.runs.files import write_whole
+from anchorlab.training.loggers.hub import loggers_of
 from anchorlab.training.stopping import Stopped, StopRequest
 
 
@@ -103,7 +104,7 @@ class LastCheckpoint(_Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        self._on_disk, self._saved_at = True, time.monotonic()
+        self._written(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop.be_patient()
@@ -129,7 +130,11 @@ class LastCheckpoint(_Checkpoint):
     def _write(self, trainer: Trainer) -> None:
         assert self.dirpath is not None
         trainer.save_checkpoint(Path(self.dirpath, "last.ckpt"))
+        self._written(trainer)
+
+    def _written(self, trainer: Trainer) -> None:
         self._on_disk, self._saved_at = True, time.monotonic()
+        loggers_of(trainer).checkpointed()
 
 
 class SeedOfTheStep(Callback):

@@ -20,13 +20,13 @@ from anchorlab.plots.boxes import Scene, anchors_figure, proposals_figure, save
 from anchorlab.rpn.network import Predictions
 from anchorlab.runs import gallery
 from anchorlab.signatures import Count, CountOrZero, checked
-from anchorlab.training.loggers.wandb import WandbLogger
+from anchorlab.training.loggers.hub import loggers_of
 from anchorlab.training.module import RPNModule
 
 
 @checked
 class Pictures(Callback):
-    """Draws into the run's folder, and into Weights & Biases where that is the logger; keeps in the folder what
+    """Draws into the run's folder, and to the loggers; keeps in the folder what
     `compare.py` shows beside other runs.
 
     Args:
@@ -65,18 +65,8 @@ class Pictures(Callback):
         scenes = self.scenes(pl_module)
         gallery.write_scenes(trainer.default_root_dir, [kept(scene) for scene in scenes])
         save(proposals_figure(scenes, self.top), _folder(trainer) / f"proposals_epoch_{epoch:03d}.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                for scene in scenes:
-                    best = slice(self.top)
-                    logger.log_boxes(
-                        f"val/image_{scene.image_id}",
-                        scene.image,
-                        scene.proposals[best],
-                        scene.scores[best],
-                        scene.boxes,
-                        trainer.global_step,
-                    )
+        for scene in scenes:
+            loggers_of(trainer).log_picture(f"val/image_{scene.image_id}", scene, self.top)
 
     def scenes(self, module: RPNModule) -> list[Scene]:
         batch = self._batch

@@ -14,8 +14,7 @@ from anchorlab.metrics.figures import AT_50, AT_70, THRESHOLDS, recall_from_rank
 from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.plots.boxes import recall_figure, save
 from anchorlab.runs.record import RunRecord
-from anchorlab.training.loggers.csv import CSVLogger
-from anchorlab.training.loggers.wandb import WandbLogger
+from anchorlab.training.loggers.hub import loggers_of
 from anchorlab.training.module import RPNModule
 from anchorlab.training.resume import reason
 from anchorlab.training.stopping import Stopped
@@ -78,9 +77,9 @@ class Recorder(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, RPNModule)
         recall = pl_module.recall
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-                logger.log_recall_table(recall.table(), recall.budgets, THRESHOLDS.tolist())
+        columns = ["N", *(f"IoU {threshold:.2f}" for threshold in THRESHOLDS.tolist())]
+        rows = [[int(n), *map(float, row)] for n, row in zip(recall.budgets, recall.table(), strict=True)]
+        loggers_of(trainer).log_table("recall_table", columns, rows)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         assert isinstance(pl_module, RPNModule)
@@ -90,9 +89,7 @@ class Recorder(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         assert isinstance(pl_module, RPNModule)
         pl_module.scored_step = checkpoint["scored_step"]
-        for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger):
-                logger.cut_back(checkpoint["global_step"])
+        loggers_of(trainer).cut_back(checkpoint["global_step"], checkpoint["scored_step"])
 
     def state_dict(self) -> dict[str, Any]:
         return {"fit_s": self._fit_seconds(), "train_s": self._training, "images": self._images}

@@ -1,47 +1,24 @@
-"""metrics.csv in the run's folder, as a logger of Lightning."""
+"""metrics.csv in the run's folder: every row, at once; other loggers and a resumed run rely on it."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.loggers import Logger
+from collections.abc import Sequence
 
 from anchorlab.runs.metrics import MetricsCSV
+from anchorlab.training.loggers.protocol import Row, RunFacts, RunLogger
 
 
-class CSVLogger(Logger):
-    """Appends every figure to metrics.csv. Settings are in config.yaml already.
+class CSVLogger(RunLogger):
+    """Appends every row to metrics.csv. Pictures and tables lie in the run's folder already."""
 
-    Args:
-        save_dir: the run's folder.
-    """
+    title = "metrics.csv"
+    in_background = False
 
-    def __init__(self, save_dir: str | Path) -> None:
-        super().__init__()
-        self._save_dir = Path(save_dir)
-        self._metrics = MetricsCSV(self._save_dir / "metrics.csv")
+    def start(self, run: RunFacts) -> None:
+        self._metrics = MetricsCSV(run.folder / "metrics.csv")
 
-    @property
-    def name(self) -> str:
-        return "csv"
+    def row(self, index: int, row: Row) -> None:
+        figures = {name: value for name, value in row.items() if name != "step"}
+        self._metrics.append(int(row["step"]), figures)
 
-    @property
-    def version(self) -> str:
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        return str(self._save_dir)
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run's record keeps them."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._metrics.append(0 if step is None else step, metrics)
-
-    @rank_zero_only
-    def cut_back(self, step: int) -> None:
-        """On resume: forget what was logged after the checkpoint with `step` optimizer steps behind it."""
-        self._metrics.cut_back(step)
+    def cut_back(self, step: int, scored_step: int | None) -> Sequence[Row]:
+        """Forget what a resumed run logs again, and return what stays (see `MetricsCSV.cut_back`)."""
+        return self._metrics.cut_back(step, scored_step)

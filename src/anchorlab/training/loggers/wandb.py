@@ -1,52 +1,62 @@
-"""Where Lightning's figures go: metrics.csv in the run's folder, and Weights & Biases beside it.
+"""Weights & Biases: a run's curves, summaries, tables and pictures with boxes, online or offline.
 
-Both write on the first process only, ask no question and need no network: without credentials, or without an
-answer, Weights & Biases works offline and says how to upload later.
+Asks no question and needs no network: without credentials, or without a proper answer of the server, it works offline
+and says how to upload. Step i of a W&B run is row i of metrics.csv, also after a resume.
 """
 
+import base64
+import json
 import netrc
 import os
 import re
+import shlex
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
-from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 
-INIT_SECONDS = 20
-"""How long an online start may wait for the server before the run goes offline."""
+from anchorlab.plots.boxes import Scene
+from anchorlab.signatures import checked
+from anchorlab.training.loggers.protocol import End, Row, RunFacts, RunLogger
+
+PROBE_SECONDS = 4
+"""How long the server may take to answer a first small question."""
+
+INIT_SECONDS = 7
+"""How long it may then take to begin the run."""
+
+FINISH_SECONDS = 8
+"""How long the end of a run waits for uploads; they go on from disk with `wandb sync`."""
 
 SUMMARISED = re.compile(r"val/((?:recall|AR)_\w+)")
 PROPOSAL, OBJECT = 1, 2
+QUESTION = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
 
 Mode = Literal["online", "offline", "disabled"]
 
 
-class WandbLogger(LightningWandbLogger):
-    """Lightning's logger, with a mode that settles itself, and summaries to compare runs by.
+@checked
+class WandbLogger(RunLogger):
+    """One W&B run for a run, of the same id; a resumed one gets the rows that it lacks.
 
-    What it adds: `val/` figures are drawn over epochs, the others over steps; the summary holds `recall_100`,
-    `AR_1000`, ... of the last validation and `best_AR_100`, without a slash; W&B prints nothing; each logger
-    is a run of its own, and one still open in this process is finished, never written into.
-
-    Call `finish` at the end of the job, also of one that failed; a fit that fails does so itself.
+    `val/` figures are drawn over epochs, the others over steps; the summary holds `recall_100`, `AR_1000`, ... of the
+    last validation and the best monitored one, `best_AR_100`.
 
     Args:
-        mode: `online`, `offline`, or `auto`: online where there are credentials and the server answers within
-            20 seconds, else offline; `WANDB_MODE=offline|disabled` goes before.
+        mode: `online`, `offline`, or `auto`: online where there are credentials and the server answers in time, else
+            offline; `WANDB_MODE=offline|disabled` goes before.
         project, entity, group, job_type, tags: as in `wandb.init`.
         name: null takes the last two parts of the run's folder.
         media: whether pictures leave the run's folder.
-        checkpoint: whether the best and last checkpoint become artifacts when a fit succeeds.
-        save_dir: the run's folder; W&B writes to `wandb/` in it.
-        run_id: continues the W&B run of this id, for a resumed run; null begins a new one.
-        best: the best `monitor` so far, for a resumed run.
-        monitor: the figure whose best value the summary keeps, as `best_<monitor>`.
+        checkpoint: whether best.ckpt and last.ckpt become artifacts, with the aliases `best` and `last`, when the run
+            finishes.
     """
+
+    title = "W&B"
 
     def __init__(
         self,
@@ -59,143 +69,159 @@ class WandbLogger(LightningWandbLogger):
         tags: Sequence[str] = (),
         media: bool = True,
         checkpoint: bool = False,
-        *,
-        save_dir: str | Path,
-        run_id: str | None = None,
-        best: float | None = None,
-        monitor: str = "AR_100",
     ) -> None:
-        if mode not in ("auto", "online", "offline"):
-            raise ValueError(f"logger.mode={mode} is unknown: choose auto, online or offline")
-        super().__init__(
-            name=name or "/".join(Path(save_dir).resolve().parts[-2:]),
-            save_dir=save_dir,
-            id=run_id,
-            project=project,
-            log_model=checkpoint,
-            entity=entity,
-            group=group,
-            job_type=job_type,
-            tags=list(tags),
-        )
         self.mode = mode
+        self.required = mode == "online"
         self.media = media
-        self.monitor = monitor
-        self._best = best
+        self.checkpoint = checkpoint
+        self._name = name
+        self._where = {"project": project, "entity": entity, "group": group, "job_type": job_type, "tags": list(tags)}
+        self._run: Any = None
+        self._folder = ""  # of this W&B run, below the run's
         self._notice = ""
-        self._finished = False
+        self._sent = 0  # rows that the server has from before a resume
+        self._last = 0  # the row that tables and pictures belong to
+        self._pictures: dict[str, Any] = {}  # of the row that follows
+        self._best: float | None = None
+        self._monitored = ""
+        self._checkpoints = Path()
 
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """The `wandb.Run`, begun at the first use; a stand-in that does nothing on other processes.
+    def start(self, run: RunFacts) -> None:
+        """Begin or continue the W&B run.
 
         Raises:
-            ValueError: where logger.mode=online has no credentials or no answer.
+            ValueError: where logger.mode=online has no credentials or no proper answer.
         """
-        if self._experiment is None:
-            self._experiment = self._start()
-        return self._experiment
+        self._monitored, self._checkpoints = run.monitored, run.folder / "checkpoints"
+        _connect()
+        # W&B writes to a temporary folder where it finds none.
+        run.folder.mkdir(parents=True, exist_ok=True)
+        mode, why = self._settled_mode()
+        if mode == "online" and (why := server_fault()):
+            mode = "offline"
+        if mode == "online":
+            why = self._begin(run, "online")
+            mode = "offline" if why else mode
+        if why and self.mode == "online":
+            raise ValueError(f"logger.mode=online: {why}; use logger.mode=offline")
+        if mode != "online":
+            self._begin(run, mode)
+        self._notice = self._where_it_is(mode, why)
 
-    @property
-    def notice(self) -> str:
-        """One line for the screen: where the run is online, or how to upload it. Begins the run."""
-        _ = self.experiment
-        return self._notice
+    def resumed(self, rows: Sequence[Row]) -> None:
+        # An offline run is written anew: the newest folder alone holds the whole curves.
+        self._sent = self._run.starting_step
+        for index, row in enumerate(rows):
+            self.row(index, row)
 
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        super().log_metrics(metrics, step)
-        found = {key: SUMMARISED.fullmatch(key) for key in metrics}
-        figures = {match[1]: float(metrics[key]) for key, match in found.items() if match}
-        value = figures.get(self.monitor)
-        if value is not None:
-            self._best = value if self._best is None else max(self._best, value)
-            figures[f"best_{self.monitor}"] = self._best
-        if figures:
-            self.experiment.summary.update(figures)
+    def row(self, index: int, row: Row) -> None:
+        self._last = index
+        figures = {name: value for name, value in row.items() if name != "step"}
+        figures["trainer/global_step"] = row["step"]
+        if index >= self._sent:
+            self._run.log(figures | self._pictures, step=index)
+        self._pictures = {}
+        self._summarise(row)
 
-    @rank_zero_only
-    def log_boxes(
-        self,
-        key: str,
-        image: np.ndarray,
-        proposals: np.ndarray,
-        scores: np.ndarray,
-        boxes: np.ndarray,
-        step: int | None = None,
-    ) -> None:
-        """One picture with proposals and ground truth as layers to switch; nothing where `media` is off.
-
-        Args:
-            key: its panel; what W&B cannot sort by becomes an underscore.
-            image: (H, W, 3) uint8 RGB.
-            proposals: (P, 4) xyxy in pixels of the image, with scores (P,). Give the best few: all are drawn.
-            boxes: (G, 4) ground truth.
-        """
+    def picture(self, key: str, scene: Scene, top: int) -> None:
         if not self.media:
             return
         import wandb
 
         layers = {
-            "predictions": _layer(proposals, PROPOSAL, "proposal", scores),
-            "ground_truth": _layer(boxes, OBJECT, "object"),
+            "predictions": _layer(scene.proposals[:top], PROPOSAL, "proposal", scene.scores[:top]),
+            "ground_truth": _layer(scene.boxes, OBJECT, "object"),
         }
-        picture: Any = wandb.Image(np.ascontiguousarray(image), boxes=layers)
-        super().log_metrics({re.sub(r"[^\w/]", "_", key, flags=re.ASCII): picture}, step)
+        picture: Any = wandb.Image(np.ascontiguousarray(scene.image), boxes=layers)
+        self._pictures[re.sub(r"[^\w/]", "_", key, flags=re.ASCII)] = picture  # W&B cannot sort by other letters
 
-    @rank_zero_only
-    def log_recall_table(self, recall: np.ndarray, budgets: Sequence[int], thresholds: Sequence[float]) -> None:
-        """The table N x IoU: recall (N, T) from `ProposalRecall.table()`, under the key `recall_table`."""
-        columns = ["N", *(f"IoU {threshold:.2f}" for threshold in thresholds)]
-        rows = [[int(n), *map(float, row)] for n, row in zip(budgets, recall, strict=True)]
-        self.log_table("recall_table", columns, rows)
+    def image(self, key: str, path: Path) -> None:
+        if self.media:
+            import wandb
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Lightning's call at the end of each fit; a failed one finishes the run as failed."""
-        super().finalize(status)
-        if status != "success":
-            self.finish(exit_code=1)
+            self._run.log({key: wandb.Image(str(path))}, step=self._last)
 
-    @rank_zero_only
-    def finish(self, exit_code: int = 0) -> None:
-        """Close the run, if it was begun; an exit code other than 0 shows it as failed."""
-        if self._experiment is not None and not self._finished:
-            self._experiment.finish(exit_code=exit_code)
-            self._finished = True
-
-    def _start(self) -> Any:
+    def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         import wandb
-        from wandb.errors import Error as WandbError
 
-        _connect()
-        if wandb.run is not None:
-            wandb.run.finish()
-        # W&B writes to a temporary folder where it finds none.
-        Path(self._wandb_init["dir"]).mkdir(parents=True, exist_ok=True)
-        mode, reason = self._settled_mode()
+        table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+        self._run.log({key: table}, step=self._last)
+
+    def notice(self) -> str:
+        return self._notice
+
+    def finish(self, end: End) -> None:
+        if self._run is None:
+            return
+        if end == "finished" and self.checkpoint:
+            self._log_checkpoints()
+        if end == "interrupted":
+            self._run.mark_preempting()
         try:
-            run = self._init(mode)
-        except WandbError as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if self.mode == "online":
-                raise ValueError(
-                    f"logger.mode=online: W&B did not start the run ({reason}); use logger.mode=offline"
-                ) from error
-            mode, run = "offline", self._init("offline")
-        self._notice = _notice(mode, reason, run)
-        run.define_metric("trainer/global_step")
-        run.define_metric("epoch")
-        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        run.define_metric("val/*", step_metric="epoch", step_sync=True)
-        return run
+            self._run.finish(exit_code=int(end != "finished"))
+        except TimeoutError:
+            self._notice = self.abandoned()
 
-    def _init(self, mode: Mode) -> Any:
+    def abandoned(self) -> str:
+        """Not everything is on the server, but all of it is on the disk."""
+        if not self._folder:
+            return ""
+        return f"not everything was uploaded; upload it with: wandb sync --include-online {self._folder}"
+
+    def _summarise(self, row: Row) -> None:
+        found = {name: SUMMARISED.fullmatch(name) for name in row}
+        figures = {match[1]: float(row[name]) for name, match in found.items() if match}
+        value = figures.get(self._monitored)
+        if value is not None:
+            self._best = value if self._best is None else max(self._best, value)
+            figures[f"best_{self._monitored}"] = self._best
+        if figures:
+            self._run.summary.update(figures)
+
+    def _log_checkpoints(self) -> None:
         import wandb
 
-        settings = wandb.Settings(silent=True, init_timeout=INIT_SECONDS, login_timeout=INIT_SECONDS)
-        return wandb.init(**self._wandb_init, mode=mode, settings=settings)
+        for alias in ("best", "last"):
+            path = self._checkpoints / f"{alias}.ckpt"
+            if path.is_file():
+                artifact = wandb.Artifact(f"{alias}-{self._run.id}", type="model")
+                artifact.add_file(str(path))
+                self._run.log_artifact(artifact, aliases=[alias])
+
+    def _begin(self, run: RunFacts, mode: Mode) -> str:
+        """Begin the W&B run; why it could not be begun online, or nothing."""
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True,
+            init_timeout=INIT_SECONDS,
+            login_timeout=INIT_SECONDS,
+            finish_timeout=FINISH_SECONDS,
+            finish_timeout_raises=True,
+        )
+        try:
+            self._run = wandb.init(
+                **self._where,
+                id=run.id,
+                name=self._name or "/".join(run.folder.resolve().parts[-2:]),
+                dir=run.folder,
+                config={**run.config, **run.axes},
+                mode=mode,
+                resume="allow" if mode == "online" else None,
+                reinit="create_new",
+                settings=settings,
+            )
+        except Exception as error:  # W&B raises errors of several families
+            if mode != "online":
+                raise
+            wandb.teardown()  # else W&B calls the id "in use"
+            _connect()
+            return f"W&B did not begin the run ({_first_line(error)})"
+        self._run.define_metric("trainer/global_step")
+        self._run.define_metric("epoch")
+        self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        self._run.define_metric("val/*", step_metric="epoch", step_sync=True)
+        return ""
 
     def _settled_mode(self) -> tuple[Mode, str]:
         """The mode to start in, and why it is not online."""
@@ -204,11 +230,48 @@ class WandbLogger(LightningWandbLogger):
         asked = os.environ.get("WANDB_MODE", "")
         if self.mode == "auto" and asked in ("offline", "dryrun", "disabled"):
             return "disabled" if asked == "disabled" else "offline", f"WANDB_MODE={asked}"
-        if _has_credentials():
+        if _key() or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
             return "online", ""
         if self.mode == "online":
             raise ValueError("logger.mode=online finds no credentials: run `wandb login` or use logger.mode=offline")
         return "offline", "no credentials found"
+
+    def _where_it_is(self, mode: Mode, why: str) -> str:
+        if mode == "disabled":
+            return f"disabled ({why}): nothing is logged"
+        folder, here = Path(self._run.settings.sync_dir).resolve(), Path.cwd()
+        self._folder = shlex.quote(str(folder.relative_to(here) if folder.is_relative_to(here) else folder))
+        if mode == "online":
+            return f"online: {self._run.url}"
+        return f"offline ({why.rstrip('.')}); upload later with: wandb sync {self._folder}"
+
+
+def server_fault() -> str:
+    """Why the W&B server cannot be used now, or nothing. W&B itself would try for a minute and more.
+
+    A name that is not resolved may take longer than `PROBE_SECONDS`: Python cannot bound that.
+    """
+    import wandb
+
+    address = wandb.setup().settings.base_url.rstrip("/")
+    host = urlsplit(address).netloc
+    request = urllib.request.Request(f"{address}/graphql", QUESTION, {"Content-Type": "application/json"})
+    if key := _key():
+        request.add_header("Authorization", f"Basic {base64.b64encode(f'api:{key}'.encode()).decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer:
+            content = json.loads(answer.read(100_000))
+    except urllib.error.HTTPError as error:
+        return f"{host} answers {error.code} {error.reason}"
+    except (OSError, urllib.error.URLError) as error:
+        cause = getattr(error, "reason", error)
+        return f"{host} does not answer ({'time is up' if isinstance(cause, TimeoutError) else _first_line(cause)})"
+    except ValueError:
+        return f"{host} does not answer like a W&B server"
+    data = content.get("data") if isinstance(content, Mapping) else None
+    if not isinstance(data, Mapping):
+        return f"{host} does not answer like a W&B server"
+    return "" if data.get("viewer") or not key else f"{host} does not know the API key"
 
 
 def _connect() -> None:
@@ -224,29 +287,24 @@ def _connect() -> None:
         wandb.setup(quiet)
 
 
-def _has_credentials() -> bool:
-    """Whether W&B would find a key without asking: in the environment, its settings or the netrc file."""
+def _key() -> str | None:
+    """The key that W&B would find without asking: in the environment, its settings or the netrc file."""
     import wandb
 
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
     settings = wandb.setup().settings
-    hosts = (urlsplit(settings.base_url).netloc, "api.wandb.ai")
+    if key := os.environ.get("WANDB_API_KEY") or settings.api_key:
+        return key
     try:
-        known = netrc.netrc(os.environ.get("NETRC")).hosts
+        known = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
-        known = {}
-    return bool(settings.api_key) or any(host in known for host in hosts)
+        return None
+    found = known.hosts.get(urlsplit(settings.base_url).hostname or "")
+    return found[2] if found else None
 
 
-def _notice(mode: Mode, reason: str, run: Any) -> str:
-    if mode == "disabled":
-        return f"disabled ({reason}): nothing is logged"
-    if mode == "online":
-        return f"online: {run.url}"
-    folder, here = Path(run.settings.sync_dir).resolve(), Path.cwd()
-    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
-    return f"offline ({reason.rstrip('.')}); upload later with: wandb sync {shown}"
+def _first_line(error: object) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _layer(boxes: np.ndarray, class_id: int, label: str, scores: np.ndarray | None = None) -> dict[str, Any]:

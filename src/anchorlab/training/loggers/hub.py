@@ -1,0 +1,238 @@
+"""All loggers of a run behind one of Lightning's: passes on what is logged, and keeps their failures from it.
+
+Each logger has a thread and a queue, so that a training waits for none of them but at its start (`START_SECONDS`) and
+at its end (`FINISH_SECONDS`). A logger that raises is told nothing more, and the screen says so in one sentence.
+metrics.csv is no such logger but part of the run's record: where it cannot be written, the run ends.
+"""
+
+import math
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from anchorlab.build import build
+from anchorlab.errors import SettingError
+from anchorlab.plots.boxes import Scene
+from anchorlab.training.loggers.csv import CSVLogger
+from anchorlab.training.loggers.protocol import End, Row, RunFacts, RunLogger
+
+START_SECONDS = 15
+FINISH_SECONDS = 10
+
+Call = Callable[[RunLogger], None]
+
+
+def build_loggers(group: Mapping[str, Any]) -> list[RunLogger]:
+    """The loggers of the config group `logger`, on the first process only: the choice itself, and those named in it.
+
+    `logger='[wandb,tensorboard]'` is one choice with keys in the group itself and one with its own in
+    `logger.tensorboard`.
+
+    Raises:
+        SettingError: a class that is no RunLogger, or arguments that one refuses.
+    """
+    if rank_zero_only.rank != 0:
+        return []
+    inner = {key: value for key, value in group.items() if isinstance(value, Mapping) and "_target_" in value}
+    outer = {key: value for key, value in group.items() if key not in inner}
+    choices = {"logger": outer} | {f"logger.{name}": choice for name, choice in inner.items()}
+    return [_logger(choice, key) for key, choice in choices.items() if choice.get("_target_") is not None]
+
+
+def _logger(choice: Mapping[str, Any], key: str) -> RunLogger:
+    logger = build(choice, key)
+    if not isinstance(logger, RunLogger):
+        raise SettingError(
+            f"{key}._target_={choice['_target_']} is no logger: derive its class from "
+            f"anchorlab.training.loggers.protocol.RunLogger"
+        )
+    return logger
+
+
+class Loggers(Logger):
+    """What the Trainer and callbacks log to, on the first process; others have an empty one.
+
+    Rows reach metrics.csv at once, other loggers when `checkpointed` says that no resume will take them back: a killed
+    and resumed run then has each row once, everywhere.
+
+    Args:
+        loggers: as the config chose them. Where there are any, metrics.csv is written as well.
+    """
+
+    def __init__(self, loggers: Sequence[RunLogger]) -> None:
+        super().__init__()
+        own = [logger for logger in loggers if isinstance(logger, CSVLogger)] or [CSVLogger()]
+        self._csv = own[0] if loggers else None
+        self._threads = [_Called(logger) for logger in loggers if logger not in own]
+        self._rows: list[Row] = []
+        self._held: list[Call] = []
+        self._ended = False
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def start(self, run: RunFacts) -> None:
+        """Start every logger.
+
+        Raises:
+            SettingError: a required one refused.
+        """
+        if self._csv is not None:
+            self._csv.start(run)
+        for thread in self._threads:
+            thread.begin(run)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: `start` has given them the config."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if self._csv is None or self._ended:
+            return
+        row = {"step": 0 if step is None else step, **metrics}
+        self._csv.row(len(self._rows), row)
+        self._rows.append(row)
+        index, defined = len(self._rows) - 1, _defined(row)
+        self._held.append(lambda logger: logger.row(index, defined))
+
+    def log_picture(self, key: str, scene: Scene, top: int) -> None:
+        self._held.append(lambda logger: logger.picture(key, scene, top))
+
+    def log_image(self, key: str, path: Path) -> None:
+        self._held.append(lambda logger: logger.image(key, path))
+
+    def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self._held.append(lambda logger: logger.table(key, columns, rows))
+
+    def checkpointed(self) -> None:
+        """A resume would go on behind all that was logged until now: loggers may have it."""
+        held, self._held = self._held, []
+        for thread in self._threads:
+            for call in held:
+                thread.call(call)
+
+    def cut_back(self, step: int, scored_step: int | None) -> None:
+        """On resume: forget what was logged after the checkpoint of these steps and of this last validation."""
+        if self._csv is None:
+            return
+        self._rows = list(self._csv.cut_back(step, scored_step))
+        rows = [_defined(row) for row in self._rows]
+        for thread in self._threads:
+            thread.call(lambda logger: logger.resumed(rows))
+
+    def notices(self) -> list[tuple[str, str]]:
+        """For the screen: each logger's name, and its one line."""
+        return [(thread.title, text) for thread in self._threads if (text := thread.notice())]
+
+    def finish(self, end: End) -> list[tuple[str, str]]:
+        """End all loggers, the first time that it is called.
+
+        Returns:
+            A line for each that could not do its work.
+        """
+        if not self._ended:
+            self._ended = True
+            if end == "finished":
+                self.checkpointed()
+            for thread in self._threads:
+                thread.end(end)
+            for thread in self._threads:
+                thread.wait()
+        return [(thread.title, thread.failure) for thread in self._threads if thread.failure]
+
+
+def loggers_of(trainer: Trainer) -> Loggers:
+    """Where a callback logs to; one without loggers where the Trainer has none of ours."""
+    return next((logger for logger in trainer.loggers if isinstance(logger, Loggers)), Loggers([]))
+
+
+class _Called:
+    """One logger, called from a thread of its own for as long as it raises nothing."""
+
+    def __init__(self, logger: RunLogger) -> None:
+        self._logger = logger
+        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._started, self._over = threading.Event(), threading.Event()
+        self._refused: Exception | None = None
+        self.title = logger.title or type(logger).__name__
+        self.failure = ""
+        # A daemon: one that hangs does not keep the process from ending.
+        self._thread = threading.Thread(target=self._work, name=self.title, daemon=True)
+
+    def begin(self, run: RunFacts) -> None:
+        self.call(lambda logger: logger.start(run))
+        if self._logger.in_background:
+            self._thread.start()
+            in_time = self._started.wait(START_SECONDS)
+        else:
+            in_time = True
+        if self._logger.required and (self._refused is not None or not in_time):
+            raise SettingError(str(self._refused or f"{self.title} did not start within {START_SECONDS} s"))
+
+    def call(self, call: Call) -> None:
+        if self._logger.in_background:
+            self._calls.put(call)
+        else:
+            self._make(call)
+
+    def end(self, end: End) -> None:
+        self.call(lambda logger: logger.finish(end))
+        self._calls.put(None)
+
+    def wait(self) -> None:
+        """Until the logger has ended, or time is up."""
+        if self._logger.in_background and self._thread.ident is not None and not self._over.wait(FINISH_SECONDS):
+            self.failure = f"did not finish within {FINISH_SECONDS} s; {_answer(self._logger.abandoned)}".rstrip("; ")
+
+    def notice(self) -> str:
+        if self.failure:
+            return self.failure
+        if self._logger.in_background and not self._started.is_set():
+            return f"has not started after {START_SECONDS} s; training does not wait for it"
+        return _answer(self._logger.notice)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            self._make(call)
+            self._started.set()
+        self._over.set()
+
+    def _make(self, call: Call) -> None:
+        if self.failure:
+            return
+        try:
+            call(self._logger)
+        except Exception as error:  # a logger may raise whatever it likes, the training goes on
+            self._refused = error
+            self.failure = f"stopped logging ({_sentence(error)}); metrics.csv has every figure"
+
+
+def _answer(question: Callable[[], str]) -> str:
+    try:
+        return question()
+    except Exception as error:  # as above
+        return _sentence(error)
+
+
+def _sentence(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".")
+
+
+def _defined(row: Row) -> Row:
+    """Without NaN, and without the -1 by which recall says that there was nothing to find."""
+    return {
+        name: value
+        for name, value in row.items()
+        if math.isfinite(value) and not (value == -1 and name.startswith("val/"))
+    }

@@ -1,0 +1,85 @@
+"""The protocol of a logger: what a run tells it, all of it optional; how it is called is `Loggers`' business.
+
+A logger is a class with these methods and a YAML file in conf/logger/ or in a folder of your own (docs/loggers.md).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from anchorlab.plots.boxes import Scene
+
+Row = Mapping[str, float]
+"""What was logged at one moment: `step` (optimizer steps, from 0), `epoch` (from 0) and figures by name, such as
+`train/loss` and `val/AR_100`. Row i is line i + 2 of metrics.csv, whose first line names the columns."""
+
+End = Literal["finished", "interrupted", "failed"]
+"""Interrupted: a signal asked the run to stop, and it can be resumed."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a logger may want to know of a run before its first step.
+
+    folder: the run's; loggers write below it.
+    id: eight letters and digits, the same after a resume.
+    config: resolved, plain containers.
+    axes: numbers and words that runs are sorted by: k, smallest_size, ...
+    monitored: the figure that the best checkpoint is chosen by, such as `AR_100`.
+    """
+
+    folder: Path
+    id: str
+    config: Mapping[str, Any]
+    axes: Mapping[str, Any]
+    monitored: str
+
+
+class RunLogger:
+    """Does nothing; a logger overrides what it is for. Constructors only store: nothing is written before `start`.
+
+    Calls come one after another, in the order below, from a thread of the logger's own. What a method raises ends this
+    logger, in one sentence, and nothing else.
+    """
+
+    title = ""
+    """How the console calls it; empty: the class's name."""
+
+    in_background = True
+    """False: called at once, by the training itself. For files on the disk that others read."""
+
+    required = False
+    """True: a training does not begin unless `start` returns."""
+
+    def start(self, run: RunFacts) -> None:
+        """Before the first step. A ValueError of a `required` logger ends the run with its sentence."""
+
+    def resumed(self, rows: Sequence[Row]) -> None:
+        """A resumed run goes on behind these rows, which is all that was logged until its checkpoint."""
+
+    def row(self, index: int, row: Row) -> None:
+        """One row of metrics.csv, as soon as a checkpoint holds the state behind it, so that no row is taken back.
+
+        A figure that is not defined (AR over small boxes where there are none) is absent.
+        """
+
+    def picture(self, key: str, scene: Scene, top: int) -> None:
+        """An image with its boxes and its `top` best proposals; belongs to the row that follows."""
+
+    def image(self, key: str, path: Path) -> None:
+        """A PNG of the run's folder; belongs to the last row."""
+
+    def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Belongs to the last row."""
+
+    def notice(self) -> str:
+        """One line for the screen: where the run is seen, or what a person has to do for that; empty: none."""
+        return ""
+
+    def finish(self, end: End) -> None:
+        """The last call: write out what is left. `notice` is asked once more after it."""
+
+    def abandoned(self) -> str:
+        """What a person does about a `finish` that took too long, called from another thread while it still runs."""
+        return ""
