@@ -49,9 +49,9 @@ def test_no_import_goes_upward():
 @pytest.mark.parametrize(
     ("room", "others"),
     [
-        ("rpn", {"errors", "exports"}),
+        ("rpn", {"errors", "exports", "signatures"}),
         ("metrics", {"exports"}),
-        ("data", {"errors", "exports"}),
+        ("data", {"console", "errors", "exports", "signatures"}),
         ("runs", {"config"}),  # for the hash of a run's config
     ],
 )
