@@ -23,9 +23,7 @@ from PIL import Image
 
 from benchmarks.measure import Options, Row, parse, report
 
-CLAIM = (
-    "A COCO, YOLO or VOC data set is read and checked, image headers included, in seconds a hundred thousand images."
-)
+CLAIM = "What reading and checking a data set costs, image headers included, beside reading its JSON alone."
 IMAGES, QUICK, EACH = 120_000, 300, 7
 LINKS = 20_000  # to one file: file systems have a limit
 HEIGHT, WIDTH = 48, 64
@@ -41,6 +39,7 @@ def draw(root: Path, images: int) -> None:
     for folder in ("coco/images", "yolo/images", "yolo/labels", "voc/images", "voc/annotations"):
         (root / folder).mkdir(parents=True)
     corners = rng.integers(0, 24, (images, EACH, 2))
+    corners[..., 0] = 3 * np.arange(EACH) + rng.integers(0, 3, (images, EACH))  # no box twice: lines would count once
     sides = rng.integers(4, 20, (images, EACH, 2))
     for i in range(images):
         name = f"{i:012d}"

@@ -9,37 +9,15 @@ import os
 import re
 
 TEXTS = frozenset(
-    [
-        "root",
-        "images",
-        "annotations",
-        "train",
-        "val",
-        "test",
-        "cache_folder",
-        "folder",
-        "output",
-        "source",
-        "run",
-        "runs",
-        "image",
-        "photos",
-        "start",
-        "resume",
-        "dir",
-        "weights",
-        "baseline",
-        "categories",
-        "entity",
-        "project",
-        "name",
-        "tags",
-        "group",
-        "notes",
-        "url",
-    ]
+    (
+        *("root", "cache_folder", "folder", "output", "source", "run", "runs", "image", "photos", "start", "resume"),
+        *("dir", "weights", "baseline", "categories", "entity", "project", "name", "tags", "group", "notes", "url"),
+    )
 )
 """Last words of keys whose value is a place or a text."""
+READER = ("images", "annotations", "train", "val", "test")
+"""Those of `data.reader`; elsewhere these words are something else (`callbacks.pictures.images=4`)."""
+PLAIN = re.compile(r"true|false|[+-]?\d+(\.\d+)?", re.IGNORECASE)
 LISTS = frozenset(["source", "run", "runs", "photos", "categories", "tags"])
 """Those that may also be a list, `[a,b]`."""
 FUNCTION = re.compile(r"(choice|glob|sort|shuffle|tag|range|interval|extend_list)\(.*\)", re.DOTALL)
@@ -55,8 +33,11 @@ def quoted(argument: str) -> str:
     key, sign, value = argument.partition("=")
     if not sign or key.startswith("-"):
         return argument
-    if key.lstrip("+").rpartition(".")[2] in TEXTS:
-        return f"{key}={_text(value, may_be_list=key.lstrip('+').rpartition('.')[2] in LISTS)}"
+    group, _, word = key.lstrip("+").rpartition(".")
+    if (word in TEXTS and not (PLAIN.fullmatch(value) and word != "root")) or (
+        group == "data.reader" and word in READER
+    ):
+        return f"{key}={_text(value, may_be_list=word in LISTS)}"
     if "=" in value and value[0] not in "'\"[{" and "(" not in value:
         return f"{key}={in_quotes(value)}"
     return argument
