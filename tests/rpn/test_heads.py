@@ -1,5 +1,7 @@
 """The head: what its channels are, what levels share, and that its 1x1 convolutions are linear layers."""
 
+from typing import Literal
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ def features(channels: int = 8, batch: int = 2) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("objectness", "scores_per_anchor"), [("softmax", 2), ("sigmoid", 1)])
-def test_channels(objectness: str, scores_per_anchor: int) -> None:
+def test_channels(objectness: Literal["softmax", "sigmoid"], scores_per_anchor: int) -> None:
     head = RPNHead(objectness, in_channels=8, num_anchors=(3, 3))
     for (scores, deltas, _), (height, width) in zip(head(features()), GRIDS, strict=True):
         assert scores.shape == (2, scores_per_anchor * 3, height, width)

@@ -6,6 +6,7 @@ From the network's input tensor on, with copied weights. B images | A anchors of
 import copy
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 import torch
@@ -218,7 +219,11 @@ class Silent(Backbone):
 
 
 def silent_network(
-    backbone: Backbone, anchors: AnchorGrid, objectness: str, assigner: MaxIoUAssigner, loss: RPNLoss
+    backbone: Backbone,
+    anchors: AnchorGrid,
+    objectness: Literal["softmax", "sigmoid"],
+    assigner: MaxIoUAssigner,
+    loss: RPNLoss,
 ) -> RegionProposalNetwork:
     head = RPNHead(objectness, in_channels=backbone.channels, num_anchors=anchors.num_anchors)
     parts = (DeltaCoder(), assigner, BalancedSampler(), loss, ProposalSelector())

@@ -1,7 +1,7 @@
 """Networks handed to torchvision's detectors and back: the same proposals, and sentences for what cannot be."""
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -32,7 +32,9 @@ STRIDES = (4, 8, 16, 32, 64)
 SIZES = [16, 32, 64, 128, 256]
 
 
-def network_of(backbone: Any, anchors: AnchorGrid, objectness: str = "softmax", **head: Any) -> RegionProposalNetwork:
+def network_of(
+    backbone: Any, anchors: AnchorGrid, objectness: Literal["softmax", "sigmoid"] = "softmax", **head: Any
+) -> RegionProposalNetwork:
     return RegionProposalNetwork(
         backbone=backbone,
         anchors=anchors,

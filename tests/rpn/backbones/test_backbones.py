@@ -295,7 +295,7 @@ def test_timm_levels_can_be_chosen() -> None:
         (lambda: TimmFPN("resnet10t", "none", out_indices=(1, 3)), r"strides \[4, 16\]"),
         (lambda: TimmFPN("resnet10t", "none", out_indices=(7,)), r"out_indices=\[7\]"),
         (lambda: ResNetFPN("resnet18", "none", frozen_stages=6), r"frozen_stages=6.* 5 \(all\)"),
-        (lambda: ResNetFPN("resnet18", "none", batch_norm="sync"), r"batch_norm=sync"),
+        (lambda: ResNetFPN("resnet18", "none", batch_norm="sync"), r"batch_norm=sync"),  # pyright: ignore
         (lambda: Tiny(channels=40), r"channels=40"),
     ],
 )

@@ -11,6 +11,7 @@ from anchorlab.rpn.losses.box import (
     CIoULoss,
     DecodedBoxLoss,
     DIoULoss,
+    Divisor,
     GIoULoss,
     IoULoss,
     L1Loss,
@@ -50,7 +51,7 @@ def cost(loss: RPNLoss, errors: Tensor = ERRORS) -> tuple[float, float]:
         ("positives", 8 * math.log(2) / 2, 4 / 2),
     ],
 )
-def test_divisors(divisor: str, objectness: float, box: float) -> None:
+def test_divisors(divisor: Divisor, objectness: float, box: float) -> None:
     assert cost(L1Loss(divisor)) == pytest.approx((objectness, box))
     assert cost(L1Loss(divisor, box_weight=10, objectness_weight=3)) == pytest.approx((3 * objectness, 10 * box))
 
@@ -161,7 +162,7 @@ def test_objectness_is_binary_cross_entropy() -> None:
 
 
 @pytest.mark.parametrize("divisor", ["sampled", "budget", "locations", "positives"])
-def test_nothing_sampled_costs_nothing_and_has_a_gradient(divisor: str) -> None:
+def test_nothing_sampled_costs_nothing_and_has_a_gradient(divisor: Divisor) -> None:
     logits, deltas = torch.zeros(0, requires_grad=True), torch.zeros(0, 4, requires_grad=True)
     objectness, box = SmoothL1Loss(divisor=divisor)(logits, torch.zeros(0), errors_of(deltas), COUNTS)
     assert objectness.item() == box.item() == 0
