@@ -29,6 +29,16 @@ def public_names() -> dict[str, str]:
     return {f"{home}.{name}": f"{package}.{name}" for package in packages for name, home in homes(package).items()}
 
 
+def home_of(name: str) -> str:
+    """The full name, in its module, of a public name; any other name as it is."""
+    return _homes_of_all().get(name, name)
+
+
+@cache
+def _homes_of_all() -> dict[str, str]:
+    return {public: home for home, public in public_names().items()}
+
+
 def exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package with an `__init__.pyi` (PEP 562)."""
 

@@ -60,7 +60,7 @@ def test_process_apart_names_the_wrong_value_of_any_config():
         ("assigner", {**MAX_IOU, "background_iou": 0.8}, {}, ["assigner.background_iou=0.8", "lower the first"]),
         ("data", {**DATA, "short": None, "long": None}, {}, ["data.short", "data.long", "416"]),
         ("data", {**DATA, "short": 800, "long": 600}, {}, ["data.short=800", "data.long=600"]),
-        ("anchor", {**GRID, "scale": 4, "k": 7}, {"strides": (8,)}, ["anchor.k=7", "anchor.ratios"]),
+        ("anchor", {**GRID, "scale": 4, "k": 7}, {"strides": (8,)}, ["anchor.k=7", "ratios=[0.5"]),
     ],
 )
 def test_arguments_at_odds_are_one_sentence_with_their_keys(key, group, derived, words):

@@ -20,7 +20,7 @@ CONFIG = {
     "anchor": {"ratios": [0.5, 1, 2], "sizes": None, "k": None},
     "data": {"root": "/data/VOC2007", "workers": 2, "batch_size": 8, "reader": {"_target_": "VocReader"}},
     "trainer": {"epochs": 6, "devices": 1},
-    "callbacks": {"pictures": {"_target_": "anchorlab.training.callbacks.pictures.Pictures", "every": 1}},
+    "callbacks": {"pictures": {"_target_": "anchorlab.training.Pictures", "every": 1}},
     "logger": {"mode": "auto"},
     "optimizer": {"lr": 1.0, "schedules": [{"warmup": 1.0}]},
 }

@@ -275,7 +275,7 @@ def test_a_refusing_server_means_offline_or_a_sentence(server, tmp_path, capfd):
 def test_online_without_credentials_and_an_unknown_mode_are_refused(tmp_path):
     with pytest.raises(SettingError, match=r"logger\.mode=online finds no credentials"):
         started(tmp_path, WandbLogger("online"))
-    with pytest.raises(ValueError, match=r"logger\.mode=later"):
+    with pytest.raises(ValueError, match=r"mode=later"):
         WandbLogger("later")  # type: ignore[arg-type]
 
 

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from anchorlab.exports import home_of
+
 
 def attribute(target: str, name: str) -> Any:
     """The value of an attribute that the class `target` (its dotted name) sets in its body; None where it sets none."""
@@ -36,7 +38,7 @@ def defaults(target: str) -> dict[str, Any]:
 
 @cache
 def _definition(target: str) -> ast.stmt | None:
-    module, _, name = target.rpartition(".")
+    module, _, name = home_of(target).rpartition(".")
     for folder in sys.path:
         place = Path(folder or ".", *module.split("."))
         for path in (place.with_suffix(".py"), place / "__init__.py"):

@@ -6,7 +6,7 @@ The identity of an experiment is computed on the old names, so that a move chang
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from anchorlab.exports import public_names
+from anchorlab.exports import home_of, public_names
 
 MOVED_MODULES = {
     "anchorlab.rpn.assigners": "anchorlab.rpn.assigners.max_iou",
@@ -64,8 +64,7 @@ def _current_name(name: str) -> str:
 
 
 def _old_name(name: str) -> str:
-    homes = {public: home for home, public in public_names().items()}
-    return _moved(homes.get(name, name), OLD_MODULES, OLD_CLASSES)
+    return _moved(home_of(name), OLD_MODULES, OLD_CLASSES)
 
 
 def _moved(name: str, modules: Mapping[str, str], classes: Mapping[str, str]) -> str:

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from anchorlab.data.folder import FolderReader
-from anchorlab.data.layout import Difficult, check_difficult, formats
+from anchorlab.data.layout import Difficult, formats
 from anchorlab.data.naming import AUTO
+from anchorlab.signatures import checked
 
 
+@checked
 class AutoReader(FolderReader):
     """Reads what the recognisers make of a folder, a data.yaml or an annotation file.
 
@@ -28,7 +30,6 @@ class AutoReader(FolderReader):
     ):
         if format is not None and format not in formats():
             raise ValueError(f"data.reader.format={format!r} must be one of {', '.join(formats())}, or null")
-        check_difficult(difficult)
         super().__init__(train, val, test, root=root)
         self.format = format
         self.difficult = difficult

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, get_args
+from typing import Literal
 
 from anchorlab.data import layouts
 from anchorlab.data.checks import Checker, Entry
@@ -243,12 +243,6 @@ class Template:
 
     def __str__(self) -> str:
         return f"{self.images}/ with {self.annotations}"
-
-
-def check_difficult(difficult: str) -> None:
-    """Raise `ValueError` for a word that `data.reader.difficult` does not take."""
-    if difficult not in get_args(Difficult):
-        raise ValueError(f"data.reader.difficult={difficult!r} must be one of {', '.join(get_args(Difficult))}")
 
 
 def _below(tree: Tree, place: str) -> str:

@@ -17,10 +17,11 @@ from anchorlab.data.checks import Entry, RawBox
 from anchorlab.data.folder import TemplateReader
 from anchorlab.data.headers import Size
 from anchorlab.data.labels import ids_of
-from anchorlab.data.layout import Difficult, Part, Source, Template, check_difficult
+from anchorlab.data.layout import Difficult, Part, Source, Template
 from anchorlab.data.names import ImageNames
 from anchorlab.data.naming import AUTO
 from anchorlab.data.text import as_flag, as_side, decode_text
+from anchorlab.signatures import checked
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 DECLARATION = re.compile(r"^\s*<\?xml[^>]*?encoding=[\"']([\w.:-]+)[\"'][^>]*\?>")
@@ -135,6 +136,7 @@ def _declared_size(root: Element) -> Size | None:
     return None if height is None or width is None else (height, width)
 
 
+@checked
 class VocReader(TemplateReader):
     """Reads VOC's XML from wherever it lies, or from where `images` and `annotations` say; see `TemplateReader`.
 
@@ -161,6 +163,5 @@ class VocReader(TemplateReader):
         *,
         root: str | Path,
     ):
-        check_difficult(difficult)
         super().__init__(images, annotations, train, val, test, root=root)
         self.difficult = difficult

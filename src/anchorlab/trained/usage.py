@@ -77,7 +77,7 @@ def propose(photo):
     size = int(width * scale + 0.5), int(height * scale + 0.5)
     shrunk = max(size[0] / width, size[1] / height) <= 0.5
     image = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR)
-    boxes, scores = run(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))
+    boxes, scores = run(np.ascontiguousarray(image.transpose(2, 0, 1)[np.newaxis]))
     return boxes / np.tile(np.divide(size, (width, height)), 2), scores
 """
 

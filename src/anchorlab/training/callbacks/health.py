@@ -31,7 +31,7 @@ class Health(Callback):
             return
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         warnings = warnings_of(figures)
-        for kind in warnings.keys() - self.record.content["warnings"].keys():
+        for kind in [kind for kind in warnings if kind not in self.record.content["warnings"]]:
             console().print(f"warning: {warnings[kind]}", markup=False, soft_wrap=True)
         self.record.warn(warnings)
 
