@@ -1,6 +1,7 @@
 """What holds for every test: the real data sets, one thread per worker so that workers do not fight, no deadline."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ settings.load_profile("anchorlab")
 
 if os.environ.get("PYTEST_XDIST_WORKER"):
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """A training in this process flushes them to zero; Hypothesis, in a later test, needs them."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

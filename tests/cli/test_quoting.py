@@ -98,11 +98,11 @@ def test_what_is_no_place_is_not_touched(argument: str) -> None:
     ("arguments", "reader", "root"),
     [
         (["data.root=my data (1), it's"], "anchorlab.data.auto.AutoReader", "my data (1), it's"),
-        (["data.root=x", "data=coco"], "anchorlab.data.coco.CocoReader", "x"),
-        (["data.root=x", "data.reader.num_train=3"], "anchorlab.data.synthetic.SyntheticReader", "x"),
-        (["data.root=x", "data=synthetic"], "anchorlab.data.synthetic.SyntheticReader", "x"),
-        (["data.root=x", "experiment=real-images"], "anchorlab.data.voc.VocReader", "x"),
-        ([], "anchorlab.data.synthetic.SyntheticReader", "~/.cache/anchorlab/synthetic"),
+        (["data.root=x", "data=coco"], "anchorlab.data.CocoReader", "x"),
+        (["data.root=x", "data.reader.num_train=3"], "anchorlab.data.SyntheticReader", "x"),
+        (["data.root=x", "data=synthetic"], "anchorlab.data.SyntheticReader", "x"),
+        (["data.root=x", "experiment=real-images"], "anchorlab.data.VocReader", "x"),
+        ([], "anchorlab.data.SyntheticReader", "~/.cache/anchorlab/synthetic"),
     ],
 )
 def test_a_given_folder_is_read_as_found(arguments: list[str], reader: str, root: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from anchorlab.compare.labels import choices_of
 from anchorlab.compare.report import answer, as_csv, as_markdown, on_screen, people
 from anchorlab.compare.scores import read_runs
 from anchorlab.compare.statistics import Bootstrap
+from anchorlab.config.moved import with_old_names
 from anchorlab.errors import SettingError
 from anchorlab.runs.record import RunRecord, read_run
 from tests.compare.material import config, write_run
@@ -224,13 +225,14 @@ def test_a_choice_is_named_and_asked_for_as_it_was_typed(tmp_path):
 
 def test_every_choice_that_stands_for_a_class_brings_it_in():
     known = choices_of(ROOT / "conf")
-    assert known["loss", "anchorlab.rpn.GIoULoss"] == "giou"
+    assert known["loss", "anchorlab.rpn.losses.GIoULoss"] == "giou"  # under the name that settings_that_count gives it
     assert known["cascade", None] == "none"
     for (group, target), choice in known.items():
-        path = ROOT / "conf" / group / f"{choice}.yaml"
-        assert yaml.safe_load(path.read_text())["_target_"] == target, path
-        twice = [p.stem for p in path.parent.glob("*.yaml") if f"_target_: {target}\n" in p.read_text()]
-        assert target is None or twice == [choice]
+        contents = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "conf" / group).glob("*.yaml")}
+        targets = {
+            stem: with_old_names(content).get("_target_", "none of its own") for stem, content in contents.items()
+        }
+        assert [stem for stem, found in targets.items() if found == target] == [choice], group
 
 
 def test_a_table_without_the_baseline_tests_nothing(tmp_path):

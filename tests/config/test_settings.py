@@ -48,6 +48,11 @@ def test_value_that_the_signature_refuses_is_one_sentence(config, words):
     assert "\n" not in str(error.value)
 
 
+def test_images_need_a_size():
+    with pytest.raises(SettingError, match=r"data\.short and data\.long are both null.*data\.long=416"):
+        check({"data": {**DATA, "short": None, "long": None}})
+
+
 def test_process_apart_names_the_wrong_value_of_any_config():
     check_signatures_apart([{"anchor": GRID}])
     with pytest.raises(SettingError, match=r"^anchor\.k=0 is not possible"):
@@ -58,7 +63,6 @@ def test_process_apart_names_the_wrong_value_of_any_config():
     ("key", "group", "derived", "words"),
     [
         ("assigner", {**MAX_IOU, "background_iou": 0.8}, {}, ["assigner.background_iou=0.8", "lower the first"]),
-        ("data", {**DATA, "short": None, "long": None}, {}, ["data.short", "data.long", "416"]),
         ("data", {**DATA, "short": 800, "long": 600}, {}, ["data.short=800", "data.long=600"]),
         ("anchor", {**GRID, "scale": 4, "k": 7}, {"strides": (8,)}, ["anchor.k=7", "ratios=[0.5"]),
     ],

@@ -23,10 +23,15 @@ def test_own_rungs_end_with_the_schedule():
     assert Halving(rungs=[2, 6]).stops(6) == [2, 6]
 
 
-@pytest.mark.parametrize("rungs", [[4, 2], [0, 2], [7], [2, 2]])
+@pytest.mark.parametrize("rungs", [[4, 2], [7], [2, 2]])
 def test_wrong_rungs_are_refused_by_name(rungs):
     with pytest.raises(SettingError, match=r"sweep\.rungs=.*trainer\.epochs=6"):
         Halving(rungs=rungs).stops(6)
+
+
+def test_a_rung_before_the_first_epoch_is_refused():
+    with pytest.raises(ValueError, match=r"rungs=\[0,2\]"):
+        Halving(rungs=[0, 2])
 
 
 def test_a_schedule_without_a_rung_is_refused():

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from anchorlab.config.moved import with_old_names
+
 TARGET = "._target_"
 
 Choices = Mapping[tuple[str, str | None], str]
@@ -18,7 +20,8 @@ def choices_of(configs: Path) -> Choices:
     for file in sorted(configs.glob("*/*.yaml")):
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         if isinstance(content, dict) and "_target_" in content:
-            named.setdefault((file.parent.name, content["_target_"]), []).append(file.stem)
+            target = with_old_names(content)["_target_"]  # as `settings_that_count` gives classes
+            named.setdefault((file.parent.name, target), []).append(file.stem)
     return {key: names[0] for key, names in named.items() if len(names) == 1}
 
 

@@ -121,7 +121,12 @@ def check(config: Mapping[str, Any]) -> None:
         value, present = _look_up(config, key)
         if present and not argument(annotation).accepts(value):
             raise SettingError(str(ArgumentError(key, value, argument(annotation).wanted)))
-    _check_anchor_sizes(config.get("anchor") or {}, (config.get("data") or {}).get("long"))
+    data = config.get("data") or {}
+    if "short" in data and data["short"] is None and data.get("long") is None:
+        raise SettingError(
+            "data.short and data.long are both null: give the size images are resized to, e.g. data.long=416"
+        )
+    _check_anchor_sizes(config.get("anchor") or {}, data.get("long"))
 
 
 def check_signatures(config: Mapping[str, Any], key: str = "") -> None:

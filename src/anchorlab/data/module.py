@@ -408,8 +408,6 @@ def _check_boxes(records: Sequence[Record], split: str, root: Path) -> None:
 
 
 def _check_sides(short: int | None, long: int | None) -> None:
-    if short is None and long is None:
-        raise ValueError("short=null and long=null: give the size images are resized to, e.g. long=416")
     if short is not None and long is not None and short > long:
         raise ValueError(f"short={short} is above long={long}: the short side cannot be the longer one; swap them")
 

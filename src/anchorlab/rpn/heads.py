@@ -68,6 +68,7 @@ class RPNHead(nn.Module):
         _check(channels, convs, num_anchors)
         self.objectness = objectness
         self.prior = prior
+        self.delta_std = delta_std
         self.in_channels = in_channels
         self.num_anchors = tuple(num_anchors)
         width = in_channels if channels is None else channels
