@@ -34,6 +34,7 @@ SETTINGS = (
     "experiment=recipe",
     "anchor=torchvision",
     "head=sigmoid",
+    "head.delta_std=0.01",
     "assigner=torchvision",
     "proposals=torchvision",
     "trainer.sampled_only=false",

@@ -16,7 +16,7 @@ import torch
 
 from tests.training.conftest import command
 
-EPOCHS = 4
+EPOCHS = 12  # enough for the second one to meet the broken file, however busy the machine
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def _by_iou(found: Evaluated) -> Table:
 
 
 def _against_own(found: Evaluated) -> list[str]:
-    shared = [name for name in found.figures if name in found.own]
+    shared = [name for name in found.figures if found.own.get(name) is not None]  # null: not a number
     if not shared:
         return []
     worst = max(abs(found.figures[name] - found.own[name]) for name in shared)
