@@ -5,16 +5,13 @@ set, their absence is a failure.
 """
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -23,6 +20,7 @@ from anchorlab.compare.comparison import Question, compare
 from anchorlab.compare.page import as_page, as_script
 from anchorlab.compare.scores import read_runs
 from anchorlab.compare.statistics import Bootstrap
+from tests.browser import headless
 from tests.compare.material import config, write_run
 
 CHARTS = ("forest", "by-budget", "by-iou", "parallel", "pareto", "by-size", "curves")
@@ -43,21 +41,8 @@ def page(sweep, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[webdriver.Chrome]:
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if binary is None or driver is None:
-        reason = "no chromium or chromedriver: apt-get install chromium chromium-driver"
-        if os.environ.get("CI") or os.environ.get("ANCHORLAB_BROWSER"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    quiet = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
-    for argument in (*quiet, "--disable-background-networking", "--window-size=1400,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(driver))
-    yield browser
-    browser.quit()
+    with headless() as browser:
+        yield browser
 
 
 @pytest.fixture
