@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import pytest
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
+from omegaconf import OmegaConf
 
 from anchorlab.signatures import (
     AUTO,
@@ -72,6 +73,16 @@ def test_checked_class_keeps_what_it_was_given():
     assert part.weights is weights
     assert part.names is names
     assert type(part.share) is int
+
+
+def test_lists_of_omegaconf_are_lists():
+    class Listing:
+        def __init__(self, tiers: Annotated[Sequence[tuple[int, Share]], MinLen(1)]) -> None:
+            self.tiers = tiers
+
+    check_arguments(Listing, {"tiers": OmegaConf.create([[1, 0.5]])})
+    with pytest.raises(ArgumentError, match="tiers"):
+        check_arguments(Listing, {"tiers": OmegaConf.create([[1, 1.5]])})
 
 
 @pytest.mark.parametrize(("args", "kwargs"), [((1.5,), {}), ((), {"share": 1.5})])

@@ -101,8 +101,15 @@ def check_arguments(target: Callable[..., Any], given: Mapping[str, Any]) -> Non
     rules = arguments_of(target)
     for name, value in given.items():
         part = isinstance(value, Mapping) and "_target_" in value  # still a config: checked where it is built
-        if name in rules and not part and not rules[name].accepts(value):
+        if name in rules and not part and not rules[name].accepts(_plain(value)):
             raise ArgumentError(name, value, rules[name].wanted)
+
+
+def _plain(value: Any) -> Any:
+    """The value with each sequence in it as a list: pydantic does not know OmegaConf's for one."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | tuple):
+        return [_plain(item) for item in value]
+    return value
 
 
 @functools.cache

@@ -41,6 +41,14 @@ def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
             ["-m", "anchor.k=3,6", "backbone=tiny,tinny"],
             "backbone=tinny is not there: did you mean backbone=tiny?",
         ),
+        (["callbacks.mine._target_=tests.training.breaking.Remove"], "write +callbacks.mine._target_="),
+        (
+            ["+callbacks.mine._target_=tests.training.breaking.Remove", "+callbacks.mine.pth=a"],
+            "callbacks.mine.pth is not possible: Remove takes path",
+        ),
+        (["+callbacks.mine.path=a"], "callbacks.mine.path is not a setting"),
+        (["+mine.part._target_=tests.training.breaking.Remove"], "mine.part._target_ is not a setting"),
+        (["loss._target_=tests.nothing.Loss"], "cannot be imported (No module named 'tests.nothing')"),
         (["anchor.sizes=[2048]"], "more than twice the longest image side (data.long=256)"),
     ],
 )

@@ -30,6 +30,7 @@ from anchorlab.config.settings import (
     check_signatures,
     check_signatures_apart,
     leaf_keys,
+    takes_more,
     unknown_key,
 )
 from anchorlab.errors import SettingError, user_sentences
@@ -141,8 +142,13 @@ def _check_composed(
     known = leaf_keys(reference)
     groups = [folder.name for folder in config_dir.iterdir() if folder.is_dir()]
     values = [override for override in ours if override not in choices]
+    named = [override.key_or_group.removesuffix("._target_") for override in values if _names_a_class(override)]
     for override in values:
-        _check_key(override, known, groups)
+        part = next((node for node in named if override.key_or_group.startswith(node + ".")), None)
+        if part is None:
+            _check_key(override, known, groups)
+        elif part not in reference and takes_more(reference, part.rpartition(".")[0]) and not override.is_add():
+            raise SettingError(f"{override.input_line} adds to {part.rpartition('.')[0]}: write +{override.input_line}")
     if all(override.type == OverrideType.CHANGE for override in values):
         config = to_plain(with_values(base, values, known), known)
     else:
@@ -200,6 +206,10 @@ def _is_choice(override: Override, roots: Sequence[Path]) -> bool:
     """Whether an override picks a file of a config group rather than setting a value."""
     group = override.key_or_group
     return not isinstance(override.value(), dict) and any((root / group).is_dir() for root in roots)
+
+
+def _names_a_class(override: Override) -> bool:
+    return override.key_or_group.endswith("._target_")
 
 
 def _text(override: Override) -> str:

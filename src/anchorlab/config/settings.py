@@ -7,6 +7,7 @@ a wrong key is answered at once.
 
 import contextlib
 import difflib
+import inspect
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args
 
 from annotated_types import Ge, Le, MinLen, doc
-from hydra.utils import get_object
+from hydra._internal.utils import _locate
 
 from anchorlab.config.moved import with_current_names
 from anchorlab.errors import SettingError
@@ -137,13 +138,26 @@ def check_signatures(config: Mapping[str, Any], key: str = "") -> None:
     target = config.get("_target_")
     if isinstance(target, str):
         given = {name: value for name, value in config.items() if not name.startswith("_")}
+        cls = _located(target, key)
+        _check_names(cls, given, key)
         try:
-            check_arguments(_located(target, key), given)
+            check_arguments(cls, given)
         except ArgumentError as error:
             raise SettingError(f"{key}.{error}" if key else str(error)) from error
     for name, child in config.items():
         if isinstance(child, Mapping):
             check_signatures(child, f"{key}.{name}" if key else name)
+
+
+def _check_names(cls: Any, given: Iterable[str], key: str) -> None:
+    """Refuse an argument that a class does not take: those of a class from outside stand in no config of ours."""
+    parameters = inspect.signature(cls).parameters
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in given:
+        if name not in parameters:
+            place = f"{key}.{name}" if key else name
+            raise SettingError(f"{place} is not possible: {cls.__name__} takes {', '.join(parameters) or 'no setting'}")
 
 
 def check_signatures_apart(configs: Sequence[Mapping[str, Any]]) -> None:
@@ -170,9 +184,12 @@ def _located(target: str, key: str) -> Any:
     """The class or function that `_target_` names, under the name that it has today."""
     current = with_current_names({"_target_": target})["_target_"]
     try:
-        return get_object(current)
+        return _locate(current)  # Hydra's public get_object logs an error besides raising it
     except Exception as error:  # whatever the import of a module from outside raises
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__
         place = f"{key}._target_" if key else "_target_"
         raise SettingError(
             f"{place}={target} cannot be imported ({reason}): give the dotted name of a class"
@@ -193,11 +210,34 @@ def _check_anchor_sizes(anchor: Mapping[str, Any], long: Any) -> None:
 
 
 def check_keys(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
-    """Refuse every key of `config` that `reference` (the same groups, nothing overridden) does not have."""
+    """Refuse every key of `config` that `reference` (the same groups, nothing overridden) does not have.
+
+    Keys of a class that `config` alone names, in place of another (`loss._target_=...`) or beside others
+    (`+callbacks.mine._target_=...`), are left to its signature.
+    """
     known = dict(_leaves(reference))
+    free = [*_free_nodes(known), *(node for node in _built_nodes(config) if _is_new_part(node, config, reference))]
     for key, _ in _leaves(config):
-        if key not in known and not any(key.startswith(parent + ".") for parent in _free_nodes(known)):
+        if key not in known and not any(key.startswith(parent + ".") for parent in free):
             raise SettingError(unknown_key(key, known))
+
+
+def _is_new_part(node: str, config: Mapping[str, Any], reference: Mapping[str, Any]) -> bool:
+    """Whether `config` alone names the class of a node, and the node stands where a class may stand."""
+    before, known = _look_up(reference, node)
+    if known:
+        return isinstance(before, Mapping) and before.get("_target_") != _look_up(config, node)[0]["_target_"]
+    return takes_more(reference, node.rpartition(".")[0])
+
+
+def takes_more(reference: Mapping[str, Any], node: str) -> bool:
+    """Whether a node holds nothing but classes under names of their own, as `callbacks` does: more may be added."""
+    parts, _ = _look_up(reference, node)
+    return (
+        isinstance(parts, Mapping)
+        and "_target_" not in parts
+        and all(isinstance(part, Mapping) and "_target_" in part for part in parts.values())
+    )
 
 
 def check_kinds(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
