@@ -9,7 +9,6 @@ every image's header, looks whether the file is whole, and checks each box; `ann
 import contextlib
 import io
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 
-from benchmarks.measure import Options, Row, parse, report
+from benchmarks.measure import Options, Row, parse, peak_mib, report, resident_mib
 
 CLAIM = "What reading and checking a data set costs, image headers included, beside reading its JSON alone."
 IMAGES, QUICK, EACH = 120_000, 300, 7
@@ -122,14 +121,9 @@ def alone(loader: str, root: Path) -> None:
         import pycocotools.coco  # noqa: F401
     if loader == "ultralytics":
         import ultralytics.data.dataset  # noqa: F401  # pyright: ignore[reportMissingImports]
-    before, started = _peak(), time.perf_counter()
+    before, started = resident_mib(), time.perf_counter()
     boxes = LOADERS[loader](root)
-    print(time.perf_counter() - started, _peak() - before, boxes)
-
-
-def _peak() -> float:
-    """MiB"""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(time.perf_counter() - started, peak_mib() - before, boxes)
 
 
 def main(options: Options) -> None:
