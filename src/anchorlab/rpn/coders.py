@@ -20,52 +20,70 @@ FourWeights = Annotated[
 ]
 
 
+FourNumbers = Annotated[Sequence[float], Len(4, 4), doc("a list of four numbers, for x, y, w and h, such as [0,0,-1,-1]")]
+
+
 @checked
 class DeltaCoder:
-    """Faster R-CNN's parametrisation (3.1.2, equation 2): x, y centre, w, h size, _a those of the anchor.
+    """Faster R-CNN's parametrisation (3.1.2, equation 2), normalised: x, y centre, w, h size, _a those of the anchor.
 
-        t_x = weights[0] * (x - x_a) / w_a        t_w = weights[2] * log(w / w_a)
-        t_y = weights[1] * (y - y_a) / h_a        t_h = weights[3] * log(h / h_a)
+        t_x = (x - x_a) / w_a        t_w = log(w / w_a)
+        t_y = (y - y_a) / h_a        t_h = log(h / h_a)        delta = weights * (t - means)
 
     Args:
         weights: four positive factors; (1, 1, 1, 1) in every published RPN.
-        clip: upper limit of t_w / weights[2] and t_h / weights[3] in `decode`, against overflow in exp; the
-            default lets a box be at most 62.5 times its anchor. None: no limit.
+        clip: upper limit of t_w and t_h in `decode`, against overflow in exp; the default lets a box be at most 62.5
+            times its anchor. None: no limit.
+        means: what a delta of 0 stands for; 0, the anchor itself, in every published RPN. Fast R-CNN normalises the
+            deltas of its second stage so.
 
     Anchors and boxes must have positive width and height: otherwise deltas are infinite or NaN, which is
     not hidden. All arithmetic is float32 or better, whatever the precision of the network.
     """
 
-    def __init__(self, weights: FourWeights = (1.0, 1.0, 1.0, 1.0), clip: Positive | None = LARGEST):
+    def __init__(
+        self,
+        weights: FourWeights = (1.0, 1.0, 1.0, 1.0),
+        clip: Positive | None = LARGEST,
+        means: FourNumbers = (0.0, 0.0, 0.0, 0.0),
+    ):
         self.weights = tuple(float(weight) for weight in weights)
         self.clip = clip
+        self.means = tuple(float(mean) for mean in means)
 
     def encode(self, anchors: Tensor, boxes: Tensor) -> Tensor:
         """Deltas (..., 4) that lead from `anchors` (..., 4) to `boxes` (..., 4)."""
         x_a, y_a, w_a, h_a = _centre_and_size(_at_least_float32(anchors))
         x, y, w, h = _centre_and_size(_at_least_float32(boxes))
-        w_x, w_y, w_w, w_h = self.weights
-        return torch.stack(
-            (
-                w_x * (x - x_a) / w_a,
-                w_y * (y - y_a) / h_a,
-                w_w * torch.log(w / w_a),
-                w_h * torch.log(h / h_a),
-            ),
-            dim=-1,
-        )
+        moves = ((x - x_a) / w_a, (y - y_a) / h_a, torch.log(w / w_a), torch.log(h / h_a))
+        normal = zip(moves, self.weights, self.means, strict=True)
+        return torch.stack([weight * (move - mean) for move, weight, mean in normal], dim=-1)
 
     def decode(self, anchors: Tensor, deltas: Tensor) -> Tensor:
         """Boxes (..., 4), not clipped to any image, that `deltas` (..., 4) make of `anchors` (..., 4)."""
         x_a, y_a, w_a, h_a = _centre_and_size(_at_least_float32(anchors))
-        t_x, t_y, t_w, t_h = (
-            delta / weight for delta, weight in zip(_at_least_float32(deltas).unbind(-1), self.weights, strict=True)
-        )
+        normal = zip(_at_least_float32(deltas).unbind(-1), self.weights, self.means, strict=True)
+        t_x, t_y, t_w, t_h = (delta / weight + mean for delta, weight, mean in normal)
         if self.clip is not None:
             t_w, t_h = t_w.clamp(max=self.clip), t_h.clamp(max=self.clip)
         x, y = t_x * w_a + x_a, t_y * h_a + y_a
         half_w, half_h = 0.5 * (torch.exp(t_w) * w_a), 0.5 * (torch.exp(t_h) * h_a)
         return torch.stack((x - half_w, y - half_h, x + half_w, y + half_h), dim=-1)
+
+    def plain_layer(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a layer that gives deltas, weight (4k, ...) and bias (4k,), those of one that gives t: others' coders."""
+        factors, means = self._rows(weight)
+        return (weight.flatten(1) / factors).view_as(weight), bias / factors[:, 0] + means
+
+    def normalised_layer(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The way back: of a layer that gives t, weight and bias of one that gives this coder's deltas."""
+        factors, means = self._rows(weight)
+        return (weight.flatten(1) * factors).view_as(weight), (bias - means) * factors[:, 0]
+
+    def _rows(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors (4k, 1) and means (4k,) of the rows of a layer."""
+        k = len(weight) // 4
+        return weight.new_tensor(self.weights).repeat(k)[:, None], weight.new_tensor(self.means).repeat(k)
 
 
 def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

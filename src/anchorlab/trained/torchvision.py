@@ -73,7 +73,7 @@ def to_torchvision(
     coder, selector = network.coder, network.selector
     clip = math.inf if coder.clip is None else coder.clip
     rpn: Any = model.rpn
-    rpn.box_coder = BoxCoder(cast(Any, coder.weights), clip)
+    rpn.box_coder = BoxCoder((1.0, 1.0, 1.0, 1.0), clip)  # the head has the coder's weights and means
     rpn.min_size = max(selector.min_size, torch.finfo(torch.float32).tiny)  # empty boxes always go
     return model.eval()
 
@@ -158,7 +158,8 @@ def _head(network: RegionProposalNetwork) -> TorchvisionHead:
     if ours.objectness == "softmax":
         folded = {kind: tensor[1::2] - tensor[0::2] for kind, tensor in folded.items()}
     state = {f"cls_logits.{kind}": tensor for kind, tensor in folded.items()}
-    state |= {f"bbox_pred.{kind}": tensor for kind, tensor in deltas.state_dict().items()}
+    weight, bias = network.coder.plain_layer(deltas.weight.detach(), cast(Tensor, deltas.bias).detach())
+    state |= {"bbox_pred.weight": weight, "bbox_pred.bias": bias}
     for i, conv in enumerate(convs):
         state |= {f"conv.{i}.0.{kind}": tensor for kind, tensor in conv.state_dict().items()}
     head.load_state_dict(state)
