@@ -19,9 +19,10 @@ from anchorlab.data.look import contact_sheet
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import LINES, DataError
 from anchorlab.errors import SettingError, user_sentences
-from anchorlab.rpn.from_torchvision import start_from_file
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import RunRecord
+from anchorlab.trained.load import network_settings, targets
+from anchorlab.trained.start import start_with
 from anchorlab.training import summary
 from anchorlab.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
 from anchorlab.training.callbacks.data_wait import DataWatch
@@ -155,7 +156,9 @@ def _start_weights(config: Mapping[str, Any], network: RegionProposalNetwork) ->
     """The weights of `start`, and what the start screen says of them; a run that goes on has its own."""
     if config.get("start") is None or config["resume"] is not None:
         return []
-    return [("start", start_from_file(network, config["start"]))]
+    own = targets(network_settings(config))  # of classes that are imported already
+    allow = sorted({name.partition(".")[0] for name in own if isinstance(name, str)})
+    return [("start", start_with(network, config["start"], allow))]
 
 
 @rank_zero_only

@@ -144,7 +144,7 @@ def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def check_classes(settings: Any, file: Path, allow: Sequence[str] = ()) -> None:
     """Raise SettingError where settings from `file` name anything but classes of this package and of `allow`."""
     packages = {"anchorlab", *allow}
-    for name in _targets(settings):
+    for name in targets(settings):
         known = isinstance(name, str) and name.partition(".")[0] in packages
         thing = get_object(name) if known else None
         # A name may begin with ours and still lead elsewhere: a.module.it_imports.run
@@ -223,12 +223,13 @@ def _sources(place: Path) -> Iterator[Path]:
             inner.clear()  # what lies in a run's folder belongs to it
 
 
-def _targets(node: Any) -> Iterator[Any]:
+def targets(node: Any) -> Iterator[Any]:
+    """The names of classes in settings, however deep."""
     if isinstance(node, Mapping):
         if node.get("_target_") is not None:
             yield node["_target_"]
         for child in node.values():
-            yield from _targets(child)
+            yield from targets(child)
     elif isinstance(node, (list, tuple)):
         for child in node:
-            yield from _targets(child)
+            yield from targets(child)

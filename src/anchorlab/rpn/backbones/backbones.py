@@ -37,8 +37,9 @@ class Backbone(nn.Module):
             stride, rounded up or down as the network has it.
         mean, std: of the pixels the weights were trained on, per RGB channel, on the scale 0 to 1.
 
-    `weights`, where a class has them, is "imagenet", "none" (random) or a file (.pt, .pth, .safetensors) with
-    the state_dict of the library's whole model, whose classifier is not needed.
+    `weights`, where a class has them, is "imagenet", "none" (random), a file (.pt, .pth, .safetensors) with the
+    state_dict of the library's whole model, whose classifier is not needed, or a trained detector of which the body
+    alone is taken, without a pyramid: a run's folder, a checkpoint, an exported model, a file of torchvision's.
 
     `batch_norm`, where a class has it, is "frozen" (statistics, scale and shift stay as loaded), "affine" (the
     statistics stay, scale and shift are trained) or "trainable".
@@ -88,7 +89,7 @@ class VGG16(Backbone):
 
     def __init__(self, weights: str = "imagenet", frozen_stages: CountOrZero = 2):
         super().__init__()
-        model = _torchvision_model("vgg16", weights, classifier="classifier")
+        model = _torchvision_model("vgg16", weights, classifier="classifier", body="features.")
         self.body = model.features[:-1]  # without pool5
         pools = [str(i) for i, layer in enumerate(self.body) if isinstance(layer, nn.MaxPool2d)]
         _freeze_stages(self.body, [*pools, str(len(self.body) - 1)], frozen_stages)
@@ -290,8 +291,11 @@ def _conv(in_channels: int, channels: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False), norm, nn.ReLU(inplace=True))
 
 
-def _torchvision_model(name: str, weights: str, classifier: str) -> Any:
-    """A torchvision model without its classifier, with the weights the user asked for."""
+def _torchvision_model(name: str, weights: str, classifier: str, body: str = "") -> Any:
+    """A torchvision model without its classifier, with the weights the user asked for.
+
+    body: before the names of the tensors that our `body` has without it.
+    """
     model = torchvision.models.get_model(name)
     setattr(model, classifier, nn.Identity())
     if weights == "imagenet":
@@ -300,7 +304,7 @@ def _torchvision_model(name: str, weights: str, classifier: str) -> Any:
             state = imagenet.get_state_dict(check_hash=True)
         sources.fit(model, state, weights)
     elif weights != "none":
-        sources.fit(model, sources.read(weights), weights)
+        sources.fit(model, sources.body_of(sources.read(weights), body), weights)
     return model
 
 
@@ -308,7 +312,7 @@ def _timm_body(name: str, weights: str) -> nn.Module:
     """timm's feature extractor with random weights or those of a file."""
     body = timm.create_model(name, features_only=True)
     if weights != "none":
-        sources.fit(body, _as_features(body, sources.read(weights)), weights)
+        sources.fit(body, _as_features(body, sources.body_of(sources.read(weights))), weights)
     return body
 
 
