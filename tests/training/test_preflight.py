@@ -8,7 +8,7 @@ import yaml
 
 from anchorlab.build import build_data, build_network
 from anchorlab.cli.overrides import check_overrides
-from anchorlab.training.preflight import look_ahead, with_fitted_parts
+from anchorlab.training.preflight import look_ahead, with_fitted_anchors
 from tests.commands.test_study import small, study
 
 __all__ = ["small"]
@@ -83,4 +83,4 @@ def test_threshold_itself_is_enough(config):
 
 
 def test_a_config_with_anchors_stays_as_it_is(config):
-    assert with_fitted_parts(config, build_data(config)) == config
+    assert with_fitted_anchors(config, build_data(config)) == config

@@ -33,7 +33,7 @@ from anchorlab.training.hardware import decide, flush_denormals
 from anchorlab.training.loggers.hub import Loggers, build_loggers
 from anchorlab.training.loggers.protocol import End, RunFacts
 from anchorlab.training.module import build_module
-from anchorlab.training.preflight import look_ahead, with_fitted_parts
+from anchorlab.training.preflight import fit_coder, look_ahead, with_fitted_anchors
 from anchorlab.training.processes import check_launch, check_slurm
 from anchorlab.training.resume import checkpoint_to_resume, position, resumed_config
 from anchorlab.training.stopping import Stopped, StopRequest
@@ -121,14 +121,15 @@ def _train(
     command = config_hash(dict(config))
     seed_everything(config["seed"], verbose=False)
     data = build_data(config)
-    config = with_fitted_parts(config, data)
+    config = with_fitted_anchors(config, data)
     network = make_network(config)
-    started_from = _start_weights(config, network)
     with user_errors():
         data.setup()
     if config["debug"]["look"]:
         look(data, config["debug"]["look"], record.folder)
         return {}
+    config = fit_coder(config, data, network)
+    started_from = _start_weights(config, network)
     config = {**config, "trainer": decide(config["trainer"], network)}
     settings: TrainerSettings = build(config["trainer"], "trainer")
     settings.prepare_process()

@@ -11,7 +11,7 @@ import torch
 from annotated_types import Len, doc
 from torch import Tensor
 
-from anchorlab.signatures import Positive, checked
+from anchorlab.signatures import Count, Positive, checked
 
 LARGEST = math.log(1000 / 16)
 """The largest t_w and t_h that is decoded by default: sixteen pixels become 1,000."""
@@ -20,7 +20,9 @@ FourWeights = Annotated[
 ]
 
 
-FourNumbers = Annotated[Sequence[float], Len(4, 4), doc("a list of four numbers, for x, y, w and h, such as [0,0,-1,-1]")]
+FourNumbers = Annotated[
+    Sequence[float], Len(4, 4), doc("a list of four numbers, for x, y, w and h, such as [0,0,-1,-1]")
+]
 
 
 @checked
@@ -72,18 +74,41 @@ class DeltaCoder:
 
     def plain_layer(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Of a layer that gives deltas, weight (4k, ...) and bias (4k,), those of one that gives t: others' coders."""
-        factors, means = self._rows(weight)
-        return (weight.flatten(1) / factors).view_as(weight), bias / factors[:, 0] + means
-
-    def normalised_layer(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """The way back: of a layer that gives t, weight and bias of one that gives this coder's deltas."""
-        factors, means = self._rows(weight)
-        return (weight.flatten(1) * factors).view_as(weight), (bias - means) * factors[:, 0]
-
-    def _rows(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors (4k, 1) and means (4k,) of the rows of a layer."""
         k = len(weight) // 4
-        return weight.new_tensor(self.weights).repeat(k)[:, None], weight.new_tensor(self.means).repeat(k)
+        factors, means = weight.new_tensor(self.weights).repeat(k), weight.new_tensor(self.means).repeat(k)
+        return (weight.flatten(1) / factors[:, None]).view_as(weight), bias / factors + means
+
+
+@checked
+class FittedDeltaCoder(DeltaCoder):
+    """A coder whose means and weights are those of the deltas that training boxes ask of the anchors.
+
+    Training finds the numbers before it starts and keeps them in the run's config; until then they are the paper's.
+
+    Deltas are in units of the anchor: of anchors four times as wide as the objects, a box needs four times the
+    precision for the same pixels, and starts log(1/4) away from every object. An optimiser whose steps do not depend
+    on the gradient's size (Adam) does not make up for either. Normalised, anchors that are too large learn as precise
+    boxes as anchors that fit.
+
+    Args:
+        images: training images whose boxes are looked at.
+        clip: as in `DeltaCoder`.
+        means, weights: as in `DeltaCoder`; None: not fitted yet.
+    """
+
+    derived = ("means", "weights")
+    """Follow from data, anchors and assigner, which are in a run's identity already."""
+
+    def __init__(
+        self,
+        images: Count = 64,
+        clip: Positive | None = LARGEST,
+        means: FourNumbers | None = None,
+        weights: FourWeights | None = None,
+    ):
+        super().__init__((1.0,) * 4 if weights is None else weights, clip, (0.0,) * 4 if means is None else means)
+        self.images = images
+        self.is_fitted = weights is not None
 
 
 def _centre_and_size(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -106,14 +106,14 @@ class Describer:
     def describe(self, configs: Sequence[Config]) -> list[Facts | str]:
         """Facts of each config, or the sentence that says why it fits no network or data."""
         from anchorlab.data.sample import DataError
-        from anchorlab.training.preflight import with_fitted_parts
+        from anchorlab.training.preflight import with_fitted_anchors
 
         found: list[Facts | str] = []
         grids: dict[int, AnchorGrid] = {}
         for index, config in enumerate(configs):
             try:
                 check_signatures(config)
-                settled = with_fitted_parts(config, self._data_of(config))
+                settled = with_fitted_anchors(config, self._data_of(config))
                 facts, grids[index] = self._facts(settled)
             except (SettingError, DataError) as error:
                 found.append(str(error).splitlines()[0])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.backbones.weights import read
+from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.variants import CascadeRPN
 from anchorlab.trained.load import load_trained
@@ -39,7 +40,7 @@ class Donor:
 
     backbone: as the state_dict of ours names it. convs: weight and bias of each 3x3 convolution of the head.
     kernels: by the number of anchors per location, as levels of equal number share them, and by output ("scores",
-    "deltas", "quality"), weight and bias. coder: its factors of x, y, w and h. cascade: the state_dict of a first
+    "deltas", "quality"), weight and bias. coder: what its deltas mean. cascade: the state_dict of a first
     stage that moves anchors. note: what the start screen says besides.
     """
 
@@ -47,7 +48,7 @@ class Donor:
     convs: Sequence[State]
     kernels: Mapping[int, Mapping[str, State]]
     anchors: AnchorGrid
-    coder: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+    coder: DeltaCoder = field(default_factory=DeltaCoder)
     cascade: State = field(default_factory=dict)
     note: str = ""
 
@@ -113,7 +114,7 @@ def of_network(network: RegionProposalNetwork) -> Donor:
             k: {name: part[str(k)].state_dict() for name, part in parts.items()} for k in sorted(set(head.num_anchors))
         },
         anchors=network.anchors,
-        coder=network.coder.weights,
+        coder=network.coder,
         cascade=network.cascade.state_dict() if isinstance(network, CascadeRPN) else {},
     )
 
@@ -156,7 +157,7 @@ def of_detector(state: State, strides: Sequence[int], anchors: AnchorGrid | None
         convs=_convolutions_in(head),
         kernels={count: kernels},
         anchors=anchors,
-        coder=state[FACTORS].tolist() if FACTORS in state else (1.0, 1.0, 1.0, 1.0),
+        coder=DeltaCoder(state[FACTORS].tolist()) if FACTORS in state else DeltaCoder(),
         note=note,
     )
 
@@ -233,20 +234,20 @@ def _copy_convolutions(network: RegionProposalNetwork, theirs: Sequence[State]) 
 
 
 def _copy_kernels(network: RegionProposalNetwork, k: int, origin: Origin, donor: Donor) -> None:
-    head, factors = network.head, network.coder.weights
+    head, coder = network.head, network.coder
     for kind in ("weight", "bias"):
         scores = _picked(donor, origin, "scores", kind)  # (k, 1 or 2, ...)
         getattr(head.scores[str(k)], kind).copy_(_as_scores(scores, head.objectness == "softmax").flatten(0, 1))
         deltas = _picked(donor, origin, "deltas", kind)  # (k, 4, ...)
         stretch = ((1.0, 1.0),) * k if donor.cascade else origin.stretch  # the head sees anchors that have moved
-        ours = _in_our_terms(deltas, stretch, donor.coder, factors, kind == "bias")
+        ours = _in_our_terms(deltas, stretch, donor.coder, coder, kind == "bias")
         getattr(head.deltas[str(k)], kind).copy_(ours.flatten(0, 1))
         if head.quality is not None and all("quality" in kernels for kernels in donor.kernels.values()):
             getattr(head.quality[str(k)], kind).copy_(_picked(donor, origin, "quality", kind).flatten(0, 1))
     if isinstance(network, CascadeRPN):
         moves = {
             f"deltas.{kind}": _in_our_terms(
-                donor.cascade[f"deltas.{kind}"][None], origin.stretch, donor.coder, factors, kind == "bias"
+                donor.cascade[f"deltas.{kind}"][None], origin.stretch, donor.coder, coder, kind == "bias"
             )[0]
             for kind in ("weight", "bias")
         }
@@ -269,19 +270,20 @@ def _as_scores(theirs: Tensor, softmax: bool) -> Tensor:
 def _in_our_terms(
     theirs: Tensor,
     stretch: Sequence[tuple[float, float]],
-    before: Sequence[float],
-    factors: Sequence[float],
+    before: DeltaCoder,
+    ours: DeltaCoder,
     is_bias: bool,
 ) -> Tensor:
-    """(k, 4, ...) of the same boxes relative to our anchors, which are of another size, by our coder's factors."""
+    """(k, 4, ...) of the same boxes relative to our anchors, which are of another size, as our coder writes them."""
     parts = theirs.clone()
     for part, sides in zip(parts, stretch, strict=True):
-        for i, (old, new) in enumerate(zip(before, factors, strict=True)):
-            part[i] *= new / old
+        for i in range(4):
+            t = part[i] / before.weights[i] + before.means[i] * is_bias
             if i < 2:  # of the centre
-                part[i] *= sides[i]
+                t = t * sides[i]
             elif is_bias:
-                part[i] += new * math.log(sides[i - 2])
+                t = t + math.log(sides[i - 2])
+            part[i] = (t - ours.means[i] * is_bias) * ours.weights[i]
     return parts
 
 

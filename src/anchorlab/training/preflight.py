@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from anchorlab.analysis.coverage import Coverage, cover
-from anchorlab.analysis.delta_fit import DeltaFit
+from anchorlab.analysis.deltas import means_and_weights
 from anchorlab.analysis.fitting import AnchorFit
 from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
 from anchorlab.build import build, user_errors
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError
-from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import yardstick
+from anchorlab.rpn.coders import FittedDeltaCoder
 from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.variants import CascadeRPN
 
 ADVICE_BOXES = 2000
 """Enough to name an override that helps: its figure is given without a promise of the third digit."""
@@ -39,44 +40,42 @@ class Preflight:
 
 def fits_anchors(config: Mapping[str, Any]) -> bool:
     """Whether the group `anchor` is a fit, and holds no anchors yet."""
-    return _is_a(config["anchor"], AnchorFit)
+    return config["anchor"]["_target_"].rsplit(".", 1)[-1] == AnchorFit.__name__
 
 
-def with_fitted_parts(config: Mapping[str, Any], data: DataModule) -> dict[str, Any]:
-    """The config with anchor=fit and coder=fit replaced by what they find in the training split.
+def with_fitted_anchors(config: Mapping[str, Any], data: DataModule) -> dict[str, Any]:
+    """The config with anchor=fit replaced by what it finds in the training split; any other config as it is.
 
-    Reads the data set where something is fitted. The same data and settings give the same numbers, so that all
-    processes agree.
+    Reads the data set where it fits. The same data and settings give the same anchors, so that all processes agree.
 
     Raises:
         SettingError: nothing can be fitted.
         DataError: a data set that cannot be used as it is.
     """
-    anchor, coder = fits_anchors(config), _is_a(config["coder"], DeltaFit)
-    if not (anchor or coder):
+    if not fits_anchors(config):
         return dict(config)
     group = config["backbone"]
     backbone = build({**group, "weights": "none"} if "weights" in group else group, "backbone")
-    grids, assigner = BackboneGrids(backbone), build(config["assigner"], "assigner")
+    fit: AnchorFit = build(config["anchor"], "anchor", strides=backbone.strides)
     with user_errors():
         data.setup()
-        truth = truth_of(data, "train", grids)
-    fitted = dict(config)
-    if anchor:
-        anchor_fit: AnchorFit = build(config["anchor"], "anchor", strides=backbone.strides)
-        with user_errors():
-            fitted["anchor"] = anchor_fit(truth, yardstick(assigner)).group
-    if coder:
-        delta_fit: DeltaFit = build(config["coder"], "coder")
-        # A cascade's deltas start from anchors that have been moved: nothing is known of them yet.
-        known = truth.part(slice(0)) if config.get("cascade") else truth
-        grid: AnchorGrid = build(fitted["anchor"], "anchor", strides=backbone.strides)
-        fitted["coder"] = delta_fit(known, grid, assigner).group
-    return fitted
+        found = fit(truth_of(data, "train", BackboneGrids(backbone)), yardstick(build(config["assigner"], "assigner")))
+    return {**config, "anchor": found.group}
 
 
-def _is_a(group: Mapping[str, Any], cls: type) -> bool:
-    return group["_target_"].rsplit(".", 1)[-1] == cls.__name__
+def fit_coder(config: Mapping[str, Any], data: DataModule, network: RegionProposalNetwork) -> dict[str, Any]:
+    """Fit the network's coder to the training boxes where it is to be fitted and is not yet; the config that says so.
+
+    A cascade's last deltas start from anchors that were moved before: nothing is known of them, nothing is fitted.
+    """
+    coder = network.coder
+    if not isinstance(coder, FittedDeltaCoder) or coder.is_fitted or isinstance(network, CascadeRPN):
+        return dict(config)
+    truth = truth_of(data, "train", BackboneGrids(network.backbone))
+    means, weights = means_and_weights(truth, network.anchors, network.assigner, coder.images)
+    group = {**config["coder"], "means": means, "weights": weights}
+    network.coder = build(group, "coder")
+    return {**config, "coder": group}
 
 
 def look_ahead(config: Mapping[str, Any], data: DataModule, network: RegionProposalNetwork) -> Preflight | None:
