@@ -57,7 +57,10 @@ PLAIN: tuple[str, ...] = ("anchor.sizes=[16,32,64]", "anchor.ratios=[0.5,1,2]")
             (*PLAIN, "head=sigmoid", "coder.weights=[10,10,5,5]"),
             ("anchor.sizes=[[12,20],[40],[80]]", "anchor.ratios=[1]"),
         ),
-        (("anchor.sizes=[[12,20],[40],[80]]", "anchor.ratios=[1]"), (*PLAIN, "coder.weights=[2,2,1,1]")),
+        (
+            ("anchor.sizes=[[12,20],[40],[80]]", "anchor.ratios=[1]"),
+            (*PLAIN, "coder.weights=[2,2,1,1]", "coder.means=[0,0.1,-1,0.5]"),
+        ),
         ((*PLAIN, "quality=iou"), (*PLAIN, "anchor.ratios=[2,1]", "quality=iou")),
     ],
 )

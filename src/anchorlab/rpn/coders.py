@@ -57,9 +57,15 @@ class DeltaCoder:
         """Deltas (..., 4) that lead from `anchors` (..., 4) to `boxes` (..., 4)."""
         x_a, y_a, w_a, h_a = _centre_and_size(_at_least_float32(anchors))
         x, y, w, h = _centre_and_size(_at_least_float32(boxes))
-        moves = ((x - x_a) / w_a, (y - y_a) / h_a, torch.log(w / w_a), torch.log(h / h_a))
-        normal = zip(moves, self.weights, self.means, strict=True)
-        return torch.stack([weight * (move - mean) for move, weight, mean in normal], dim=-1)
+        w_x, w_y, w_w, w_h = self.weights
+        plain = (
+            w_x * (x - x_a) / w_a,  # in this order, and the means apart, torchvision's to the last bit
+            w_y * (y - y_a) / h_a,
+            w_w * torch.log(w / w_a),
+            w_h * torch.log(h / h_a),
+        )
+        shifts = [weight * mean for weight, mean in zip(self.weights, self.means, strict=True)]
+        return torch.stack([move - shift for move, shift in zip(plain, shifts, strict=True)], dim=-1)
 
     def decode(self, anchors: Tensor, deltas: Tensor) -> Tensor:
         """Boxes (..., 4), not clipped to any image, that `deltas` (..., 4) make of `anchors` (..., 4)."""

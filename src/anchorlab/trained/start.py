@@ -278,12 +278,12 @@ def _in_our_terms(
     parts = theirs.clone()
     for part, sides in zip(parts, stretch, strict=True):
         for i in range(4):
-            t = part[i] / before.weights[i] + before.means[i] * is_bias
-            if i < 2:  # of the centre
-                t = t * sides[i]
-            elif is_bias:
-                t = t + math.log(sides[i - 2])
-            part[i] = (t - ours.means[i] * is_bias) * ours.weights[i]
+            old, new = before.weights[i], ours.weights[i]
+            mean, times = before.means[i], sides[i] if i < 2 else 1.0  # x and y, of the centre
+            part[i] *= new / old * times
+            if is_bias:
+                grown = 0.0 if i < 2 else math.log(sides[i - 2])
+                part[i] += new * (mean * times + grown - ours.means[i])
     return parts
 
 
