@@ -234,15 +234,15 @@ def test_names_of_pictures():
 
 
 def test_images_are_as_large_as_the_run_allows_or_the_command(run, photos, tmp_path):
-    """48 x 90 pixels are 0.0043 megapixels."""
+    """48 x 90 pixels are 0.0043 megapixels, 56 x 84 are 0.0047."""
     trained = load_trained(run)
-    trained.config["data"]["megapixels"] = 0.004
-    images = {"images": [{"id": 1, "file_name": "0.png"}], "annotations": [], "categories": []}
-    (tmp_path / "truth.json").write_text(json.dumps(images))
-    for source in (photos / "0.png", tmp_path / "truth.json"):
+    trained.config["data"]["megapixels"] = 0.0045
+    files = [{"id": i, "file_name": f"{i}.png"} for i in range(2)]
+    (tmp_path / "truth.json").write_text(json.dumps({"images": files, "annotations": [], "categories": []}))
+    for source in (f"[{photos / '0.png'},{photos / '1.png'}]", tmp_path / "truth.json"):
         words = (f"run={run}", f"source={source}", f"folder={photos}", f"output={tmp_path / 'out'}", *QUICK)
         (line,) = propose_with(trained, composed("propose", *words)).unreadable
-        assert "above megapixels=0.004: raise it" in line
+        assert "above megapixels=0.0045: raise it" in line
         assert propose_with(trained, composed("propose", *words, "megapixels=1")).unreadable == []
 
 
