@@ -318,7 +318,7 @@ def _images(trained: Trained, config: Mapping[str, Any]) -> list[Tensor]:
 
 def _records(trained: Trained, config: Mapping[str, Any]) -> list[Record]:
     if config["photos"] is not None:
-        listed = list_images(config["photos"])
+        listed = list_images(config["photos"], megapixels=trained.megapixels)
         return [listed.record(row) for row in range(min(3, len(listed.paths)))]
     group = trained.config["data"]
     if "reader" not in group:

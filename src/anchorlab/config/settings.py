@@ -26,6 +26,7 @@ from anchorlab.signatures import (
     Counts,
     Levels,
     Numbers,
+    Positive,
     Seed,
     Share,
     Text,
@@ -94,6 +95,8 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "batch_size": Count,
     "workers": CountOrZero,
     "chunk": Count,
+    "shard": or_null(Text),
+    "megapixels": or_null(Positive),
     # export.py
     "formats": words_of(Literal["safetensors", "torch", "onnx"], "[safetensors,torch]"),
     "photos": or_null(Texts),

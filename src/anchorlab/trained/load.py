@@ -17,6 +17,7 @@ from torch import Tensor
 
 from anchorlab.build import build_network
 from anchorlab.config.moved import with_current_names
+from anchorlab.data.headers import ImageRules
 from anchorlab.errors import SettingError
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import Run, read_run
@@ -75,6 +76,11 @@ class Trained:
     def pad_to(self) -> int:
         """The sides of the network's input are multiples of this, in training and ever after."""
         return self.config["data"].get("pad_to", 1)
+
+    @property
+    def megapixels(self) -> float:
+        """`data.megapixels`: larger images were refused."""
+        return self.config["data"].get("megapixels", ImageRules.megapixels)
 
 
 def load_asked_for(config: Mapping[str, Any], source: str | Path | None = None) -> Trained:

@@ -9,7 +9,7 @@ k anchors of ours per location, m of theirs | C channels
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.backbones.weights import read
+from anchorlab.rpn.cascade import AnchorRefinement
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.variants import CascadeRPN
@@ -40,8 +41,8 @@ class Donor:
 
     backbone: as the state_dict of ours names it. convs: weight and bias of each 3x3 convolution of the head.
     kernels: by the number of anchors per location, as levels of equal number share them, and by output ("scores",
-    "deltas", "quality"), weight and bias. coder: what its deltas mean. cascade: the state_dict of a first
-    stage that moves anchors. note: what the start screen says besides.
+    "deltas", "quality"), weight and bias. coder: what its deltas mean. cascade: the state_dict of a first stage that
+    moves anchors, whose moves have a coder of their own. note: what the start screen says besides.
     """
 
     backbone: State
@@ -50,6 +51,7 @@ class Donor:
     anchors: AnchorGrid
     coder: DeltaCoder = field(default_factory=DeltaCoder)
     cascade: State = field(default_factory=dict)
+    cascade_coder: DeltaCoder = field(default_factory=DeltaCoder)
     note: str = ""
 
 
@@ -97,6 +99,8 @@ def start_from(network: RegionProposalNetwork, donor: Donor) -> str:
     with torch.no_grad():
         for k, origin in origins.items():
             _copy_kernels(network, k, origin, donor)
+            if isinstance(network, CascadeRPN):
+                _copy_cascade(network.cascade, origin, donor)
     words = [f"backbone: {copied} tensors", _in_words(network.anchors, donor.anchors, origins)]
     if network.head.quality is not None and not all("quality" in kernels for kernels in donor.kernels.values()):
         words.append("the quality output begins anew")
@@ -107,7 +111,7 @@ def of_network(network: RegionProposalNetwork) -> Donor:
     """A network of ours as a donor."""
     head = network.head
     parts = {"scores": head.scores, "deltas": head.deltas} | ({} if head.quality is None else {"quality": head.quality})
-    return Donor(
+    donor = Donor(
         backbone=network.backbone.state_dict(),
         convs=[layer.state_dict() for layer in head.conv if isinstance(layer, nn.Conv2d)],
         kernels={
@@ -115,8 +119,11 @@ def of_network(network: RegionProposalNetwork) -> Donor:
         },
         anchors=network.anchors,
         coder=network.coder,
-        cascade=network.cascade.state_dict() if isinstance(network, CascadeRPN) else {},
     )
+    if isinstance(network, CascadeRPN):
+        cascade = network.cascade
+        return replace(donor, cascade=cascade.state_dict(), cascade_coder=cascade.coder)
+    return donor
 
 
 def of_detector(state: State, strides: Sequence[int], anchors: AnchorGrid | None = None) -> Donor:
@@ -244,14 +251,21 @@ def _copy_kernels(network: RegionProposalNetwork, k: int, origin: Origin, donor:
         getattr(head.deltas[str(k)], kind).copy_(ours.flatten(0, 1))
         if head.quality is not None and all("quality" in kernels for kernels in donor.kernels.values()):
             getattr(head.quality[str(k)], kind).copy_(_picked(donor, origin, "quality", kind).flatten(0, 1))
-    if isinstance(network, CascadeRPN):
-        moves = {
-            f"deltas.{kind}": _in_our_terms(
-                donor.cascade[f"deltas.{kind}"][None], origin.stretch, donor.coder, coder, kind == "bias"
-            )[0]
-            for kind in ("weight", "bias")
-        }
-        network.cascade.load_state_dict({**donor.cascade, **moves})
+
+
+def _copy_cascade(cascade: AnchorRefinement, origin: Origin, donor: Donor) -> None:
+    """The first stage, whose moves lead from our anchors to the same boxes; k is 1 on every level of both."""
+    moves = {
+        kind: _in_our_terms(
+            donor.cascade[f"deltas.{kind}"][None],
+            origin.stretch,
+            donor.cascade_coder,
+            cascade.coder,
+            kind == "bias",
+        )
+        for kind in ("weight", "bias")
+    }
+    cascade.load_state_dict({**donor.cascade, **{f"deltas.{kind}": moved[0] for kind, moved in moves.items()}})
 
 
 def _picked(donor: Donor, origin: Origin, output: str, kind: str) -> Tensor:
