@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anchorlab.metrics.figures import AT_50
+from anchorlab.metrics.from_ranks import AT_50
 from anchorlab.metrics.recall import ProposalRecall, match
 from anchorlab.runs.gallery import Scene, thumbnail, write_scenes
 from anchorlab.runs.metrics import MetricsCSV

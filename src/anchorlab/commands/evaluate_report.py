@@ -14,10 +14,10 @@ from rich.table import Table
 
 from anchorlab.analysis.attribution import AnchorReport
 from anchorlab.console import console
-from anchorlab.metrics.figures import THRESHOLDS
+from anchorlab.metrics.from_ranks import BUDGETS, THRESHOLDS
 from anchorlab.plots.anchor_report import funnel_table, in_words
 from anchorlab.runs.files import write_whole
-from anchorlab.training.summary import BUDGETS, figures_table
+from anchorlab.training.summary import figures_table
 
 COLUMNS = ("recall_100", "recall_1000", "AR_10", "AR_100", "AR_300", "AR_1000")
 

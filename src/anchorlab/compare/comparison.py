@@ -21,7 +21,7 @@ from anchorlab.compare.statistics import Bootstrap, Difference, Group, all_pairs
 from anchorlab.config.identity import settings_that_count
 from anchorlab.config.settings import nearest_word
 from anchorlab.errors import SettingError
-from anchorlab.metrics.figures import Figure
+from anchorlab.metrics.from_ranks import Metric
 from anchorlab.runs.record import Run
 
 LABELLED = 4
@@ -445,9 +445,9 @@ def _mean_number(values: Sequence[Any]) -> float | None:
     return float(np.mean(numbers)) if numbers else None
 
 
-def _figure(metric: str) -> Figure:
+def _figure(metric: str) -> Metric:
     try:
-        return Figure.of(metric)
+        return Metric.of(metric)
     except ValueError as error:
         raise SettingError(f"metric={error}") from error
 

@@ -19,10 +19,10 @@ from plotly.offline import get_plotlyjs
 
 from anchorlab.compare.comparison import Comparison, Entry, Mean, Table
 from anchorlab.compare.labels import shown
-from anchorlab.compare.report import answer, people
-from anchorlab.compare.scores import BUDGETS, CURVE
+from anchorlab.compare.report import answer
+from anchorlab.compare.scores import CURVE
 from anchorlab.config.identity import all_settings, settings_that_count
-from anchorlab.metrics.figures import AT_50, AT_70, THRESHOLDS
+from anchorlab.metrics.from_ranks import AT_50, AT_70, BUDGETS, THRESHOLDS, Metric
 from anchorlab.runs.anchor_report import read_diagnosis
 from anchorlab.runs.gallery import Scene, read_scenes
 from anchorlab.runs.record import Run
@@ -90,7 +90,7 @@ def _table(comparison: Comparison, table: Table, details: "_Details") -> dict[st
         "notes": table.notes,
         "baseline": table.baseline,
         "chosen": table.chosen,
-        "figures": {key: people(key) for key in figures},
+        "figures": {key: str(Metric.of(key)) for key in figures},
         "axes": _varied(entry.runs[0].axes for entry in entries),
         "settings": [key for key in settings if key in entries[0].settings],
         "budgets": [n for n in CURVE if n in entries[0].scores[0].budgets],

@@ -16,11 +16,11 @@ from wandb_workspaces.reports.v2.interface import ParallelCoordinatesPlotColumn
 
 from anchorlab.compare.comparison import Comparison, Entry, Table
 from anchorlab.errors import SettingError
+from anchorlab.metrics.from_ranks import BUDGETS
 from anchorlab.runs.gallery import read_scenes
 
 PINNED = 20
 """Runs that W&B keeps in view at most."""
-BUDGETS = (10, 50, 100, 300, 1000)
 
 
 def saved(comparison: Comparison, entity: str, project: str, name: str, url: str | None = None) -> str:

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from anchorlab.data.batch import Batch, collate
 from anchorlab.data.decode import decode
 from anchorlab.data.module import DataModule
-from anchorlab.metrics.figures import AT_50
+from anchorlab.metrics.from_ranks import AT_50
 from anchorlab.metrics.recall import match
 from anchorlab.plots.boxes import Scene, anchors_figure, proposals_figure, save
 from anchorlab.rpn.network import Predictions
