@@ -23,12 +23,15 @@ from anchorlab.rpn.variants import variant
 
 Config = Mapping[str, Any]
 
+NETWORK_GROUPS = (
+    *("backbone", "anchor", "head", "coder", "assigner", "sampler", "loss", "objectness", "proposals"),
+    *("quality", "cascade"),
+)
+"""All that `build_network` reads of a config; one of before there were the last groups lacks them."""
+
 
 def build_network(config: Config) -> RegionProposalNetwork:
-    """The network of the groups backbone, anchor, head, coder, assigner, sampler, loss, objectness, quality, proposals,
-    cascade.
-
-    Configs of before there were the last groups lack them; they mean the defaults.
+    """The network of the groups `NETWORK_GROUPS`.
 
     Raises:
         SettingError: the anchors, levels or weights cannot be built or loaded.

@@ -24,7 +24,7 @@ from anchorlab.compare.scores import CURVE
 from anchorlab.config.identity import all_settings, settings_that_count
 from anchorlab.metrics.from_ranks import AT_50, AT_70, BUDGETS, THRESHOLDS, Metric
 from anchorlab.runs.anchor_report import read_diagnosis
-from anchorlab.runs.gallery import Scene, read_scenes
+from anchorlab.runs.gallery import GalleryImage, read_gallery
 from anchorlab.runs.record import Run
 from anchorlab.version import __version__
 
@@ -226,7 +226,7 @@ class _Details:
         if self.limit == 0:
             return []
         try:
-            scenes = read_scenes(run.folder)
+            scenes = read_gallery(run.folder)
         except ValueError as error:
             self.problems.append(str(error))
             return []
@@ -239,7 +239,7 @@ class _Details:
             self.problems.append(str(error))
             return None
 
-    def _key(self, scene: Scene) -> str | None:
+    def _key(self, scene: GalleryImage) -> str | None:
         key = hashlib.sha256(scene.image_id.encode() + scene.image).hexdigest()[:12]
         if key not in self._of_table and len(self._of_table) >= self.limit:
             return None
@@ -251,7 +251,7 @@ class _Details:
         return key
 
 
-def _scene(scene: Scene, key: str) -> dict[str, Any]:
+def _scene(scene: GalleryImage, key: str) -> dict[str, Any]:
     return {
         "image": key,
         "boxes": scene.boxes.round(1),

