@@ -23,6 +23,7 @@ from anchorlab.compare.report import answer
 from anchorlab.compare.scores import CURVE
 from anchorlab.config.identity import all_settings, settings_that_count
 from anchorlab.metrics.from_ranks import AT_50, AT_70, BUDGETS, THRESHOLDS, Metric
+from anchorlab.plots.palette import as_css
 from anchorlab.runs.anchor_report import read_diagnosis
 from anchorlab.runs.gallery import GalleryImage, read_gallery
 from anchorlab.runs.record import Run
@@ -56,7 +57,7 @@ def as_page(comparison: Comparison, gallery: int = 6) -> str:
         "images": details.images,
     }
     parts = {
-        "css": _file("page.css"),
+        "css": as_css() + _file("page.css"),
         "script": _file("page.js"),
         "plotly": get_plotlyjs(),
         "content": as_script(content),
