@@ -23,7 +23,7 @@ from anchorlab.analysis.coverage import cover
 from anchorlab.analysis.fitting import AnchorFit, Fitted
 from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
 from anchorlab.analysis.report import Scored
-from anchorlab.build import build, user_errors
+from anchorlab.build import build, user_errors, without_weights
 from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, user_sentences
@@ -85,8 +85,7 @@ class _Basis:
 
 def _basis(config: Mapping[str, Any]) -> _Basis:
     started = time.perf_counter()
-    group = config["backbone"]
-    backbone = build({**group, "weights": "none"} if "weights" in group else group, "backbone")
+    backbone = build(without_weights(config["backbone"]), "backbone")
     data = build(config["data"], "data", augment=None, seed=0)
     with console().status("reading boxes"), user_errors():
         grids = BackboneGrids(backbone)

@@ -131,22 +131,19 @@ class Describer:
         import torch
 
         from anchorlab.analysis.ground_truth import BackboneGrids, anchors_per_image, input_size
-        from anchorlab.build import build, build_optional, user_errors
+        from anchorlab.build import build, build_on
 
+        build(config["augment"], "augment")  # for what its arguments may be at odds about
         backbone = self._backbone(config)
-        for group in ("assigner", "coder", "sampler", "proposals", "augment"):
-            build(config[group], group)  # for what their arguments may be at odds about
-        build_optional(config.get("objectness"), "objectness")
-        with user_errors():
-            anchors = build(config["anchor"], "anchor", strides=backbone.strides)
-            head = build(config["head"], "head", in_channels=backbone.channels, num_anchors=anchors.num_anchors)
+        network = build_on(backbone, config)
+        anchors = network.anchors
         height, width = input_size(self._data_of(config))
         rows_and_columns = BackboneGrids(backbone)(torch.tensor([[height, width]]))[0].tolist()
         facts = Facts(
             key=experiment_key(config, [shapes.tolist() for shapes in anchors.shapes]),
             k=max(anchors.num_anchors),
             anchors_per_image=anchors_per_image(anchors.num_anchors, rows_and_columns),
-            head_parameters=sum(parameter.numel() for parameter in head.parameters()),
+            head_parameters=sum(parameter.numel() for parameter in network.head.parameters()),
             coverage=float("nan"),
             mean_best_iou=float("nan"),
         )
@@ -172,12 +169,11 @@ class Describer:
 
     def _backbone(self, config: Config) -> Any:
         """Built without its weights: only its strides, channels and map sizes are asked for."""
-        from anchorlab.build import build
+        from anchorlab.build import build, without_weights
 
         key = _text(config["backbone"])
         if key not in self._backbones:
-            group = dict(config["backbone"])
-            self._backbones[key] = build({**group, "weights": "none"} if "weights" in group else group, "backbone")
+            self._backbones[key] = build(without_weights(config["backbone"]), "backbone")
         return self._backbones[key]
 
     def _ground_truth(self, config: Config) -> "GroundTruth":

@@ -15,7 +15,7 @@ import torch
 from hydra.utils import get_object
 from torch import Tensor
 
-from anchorlab.build import NETWORK_GROUPS, build_network
+from anchorlab.build import NETWORK_GROUPS, build_network, without_weights
 from anchorlab.config.moved import with_current_names
 from anchorlab.errors import SettingError
 from anchorlab.rpn.network import RegionProposalNetwork
@@ -133,8 +133,7 @@ def find_trained(patterns: str | Sequence[str]) -> list[Path]:
 def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The groups that make the network, complete with its weights: no others are loaded while it is built."""
     groups = {name: config[name] for name in NETWORK_GROUPS if name in config}
-    backbone = groups["backbone"]
-    return {**groups, "backbone": {**backbone, "weights": "none"} if "weights" in backbone else backbone}
+    return {**groups, "backbone": without_weights(groups["backbone"])}
 
 
 def check_classes(settings: Any, file: Path, allow: Sequence[str] = ()) -> None:
