@@ -21,8 +21,8 @@ def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         (["+anchor.ratio=[1]"], "anchor.ratio is not a setting: did you mean anchor.ratios?"),
         (["++anchor.ratio=[1]"], "anchor.ratio is not a setting: did you mean anchor.ratios?"),
         (["anchor={ratois:[1]}"], "anchor.ratois is not a setting: did you mean anchor.ratios?"),
-        (["anchor=torchvison"], "anchor=torchvison is not there: did you mean anchor=torchvision?"),
-        (["experiment=paper-vgg"], "experiment=paper-vgg is not there: did you mean experiment=paper-vgg16?"),
+        (["anchor=torchvison"], "anchor=torchvison does not exist: did you mean anchor=torchvision?"),
+        (["experiment=paper-vgg"], "experiment=paper-vgg does not exist: did you mean experiment=paper-vgg16?"),
         (["anchr=fpn"], "anchr is not a setting: did you mean anchor?"),
         (
             ["anchor.ratios=[0.5,", "1,", "2]"],
@@ -39,7 +39,7 @@ def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         (["-m", "anchor.k=3,a"], "anchor.k=a is not possible"),
         (
             ["-m", "anchor.k=3,6", "backbone=tiny,tinny"],
-            "backbone=tinny is not there: did you mean backbone=tiny?",
+            "backbone=tinny does not exist: did you mean backbone=tiny?",
         ),
         (["callbacks.mine._target_=tests.training.breaking.Remove"], "write +callbacks.mine._target_="),
         (

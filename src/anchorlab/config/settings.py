@@ -261,6 +261,13 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     return f"{key} is not a setting: {hint}"
 
 
+def unknown_choice(group: str, choice: str, known: Sequence[str]) -> str:
+    """The sentence for a choice that a group does not have, with the nearest one that it has."""
+    nearest = nearest_word(choice, known)
+    hint = f"did you mean {group}={nearest}?" if nearest else f"there are {', '.join(known)}"
+    return f"{group}={choice} does not exist: {hint}"
+
+
 def nearest_word(word: str, known: Iterable[str]) -> str | None:
     """The most alike of `known`; a key whose last part matches counts as near, whatever its group."""
     known = list(known)

@@ -112,6 +112,11 @@ class Metric:
         return tuple(np.bincount(image, values, minlength=len(ranks.num_boxes)) for values in (found, wanted))
 
 
+def in_table(value: float | None) -> str:
+    """A metric in a table: three digits, and a dash where it is missing or had no box to find."""
+    return "-" if value is None or value < 0 else f"{value:.3f}"
+
+
 def metric_keys(budgets: Sequence[int]) -> list[str]:
     """The key of every metric at each of these numbers of proposals."""
     return [f"{name}_{n}" for n in budgets for name in KINDS]

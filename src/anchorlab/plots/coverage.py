@@ -78,7 +78,6 @@ def mean_iou_map(
     tried = GroundTruth(
         boxes=torch.from_numpy(boxes.astype(np.float32)),
         image=here,
-        row=here,
         sizes=truth.sizes[image : image + 1],
         padded=truth.padded[image : image + 1],
         grids=truth.grids[image : image + 1],
@@ -191,8 +190,8 @@ def _draw_anchors(axis: Axes, anchors: AnchorGrid) -> None:
             s=60,
             marker="P",
             color=LEVELS[level % len(LEVELS)],
-            edgecolors="black",
-            linewidths=0.8,
+            edgecolors="white",
+            linewidths=1.2,
             label=f"stride {stride}",
             clip_on=False,
             zorder=3,

@@ -59,7 +59,7 @@ def list_images(source: str | Sequence[str], folder: str | None = None) -> Liste
     Ids are COCO's numbers, else the path below the folder that was named.
 
     Raises:
-        SettingError: a source that is not there or names no image; names in two folders that are the same.
+        SettingError: a source that does not exist or names no image; names in two folders that are the same.
     """
     listed = Listed([], [], {}, [])
     seen: set[Path] = set()

@@ -12,7 +12,7 @@ from anchorlab.analysis.ground_truth import feature_grids, input_size
 from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import Record
-from anchorlab.metrics.from_ranks import BUDGETS, KINDS
+from anchorlab.metrics.from_ranks import BUDGETS, KINDS, in_table
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.training.resume import position
 from anchorlab.training.trainer import TrainerSettings
@@ -62,7 +62,7 @@ def figures_table(figures: Mapping[str, float], title: str) -> Table:
         table.add_column(f"N={budget}", justify="right")
     for name, kind in KINDS.items():
         indent = "" if kind.area == "all" else "  "
-        table.add_row(indent + kind.title, *(_shown(figures.get(f"{name}_{budget}")) for budget in BUDGETS))
+        table.add_row(indent + kind.title, *(in_table(figures.get(f"{name}_{budget}")) for budget in BUDGETS))
     return table
 
 
@@ -163,7 +163,3 @@ def _grid(rows: Iterable[tuple[str, str]]) -> Table:
     for name, text in rows:
         table.add_row(name, escape(text))  # a folder may be called `[x]`
     return table
-
-
-def _shown(figure: float | None) -> str:
-    return "-" if figure is None or figure < 0 else f"{figure:.3f}"

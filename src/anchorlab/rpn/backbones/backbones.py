@@ -323,11 +323,11 @@ def _timm_body(name: str, weights: str) -> nn.Module:
 
 def _as_features(body: nn.Module, state: sources.State) -> sources.State:
     """The tensors of a whole timm model under the names its feature extractor has for them."""
-    joined = {_joined(name): tensor for name, tensor in state.items()}
-    return {name: joined[_joined(name)] for name in body.state_dict() if _joined(name) in joined}
+    joined = {_plain_name(name): tensor for name, tensor in state.items()}
+    return {name: joined[_plain_name(name)] for name in body.state_dict() if _plain_name(name) in joined}
 
 
-def _joined(name: str) -> str:
+def _plain_name(name: str) -> str:
     """One spelling for stages.0.conv of a timm model: its extractors say stages_0.conv or body.stages.0.conv."""
     return name.removeprefix("model.").removeprefix("body.").replace(".", "_")
 
@@ -371,9 +371,9 @@ def _freeze_stages(body: nn.Module, ends: Sequence[str], frozen_stages: int) -> 
         raise ValueError(f"frozen_stages={frozen_stages}: give a number from 0 (none) to {len(ends)} (all).")
     if not frozen_stages:
         return
-    end = _joined(ends[frozen_stages - 1] + ".")
+    end = _plain_name(ends[frozen_stages - 1] + ".")
     modules = list(body.named_modules())  # in the order of the forward pass, a container before its parts
-    inside = [i for i, (name, _) in enumerate(modules) if _joined(name + ".").startswith(end)]
+    inside = [i for i, (name, _) in enumerate(modules) if _plain_name(name + ".").startswith(end)]
     if not inside:
         raise ValueError(f"frozen_stages={frozen_stages}: this model does not name its stages, use 0.")
     for _, module in modules[: inside[-1] + 1]:
