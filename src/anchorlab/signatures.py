@@ -148,6 +148,18 @@ def argument(annotation: Any) -> Argument:
     return Argument(accepts, in_words(annotation))
 
 
+def holds_text(annotation: Any, in_list: bool = False) -> bool:
+    """Whether a value may be a free text or a path (a word out of a few is none); `in_list`: several of them."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return False
+    if isinstance(origin, type) and issubclass(origin, Sequence | Mapping):
+        return in_list and issubclass(origin, Sequence) and any(map(holds_text, args))
+    if annotation in (str, Path):
+        return not in_list
+    return any(holds_text(part, in_list) for part in args)
+
+
 def in_words(annotation: Any) -> str:
     """An annotation as a person reads it: "a number above 0 and up to 1 or null"."""
     origin, args = get_origin(annotation), get_args(annotation)

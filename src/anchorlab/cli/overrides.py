@@ -55,7 +55,7 @@ def check_command_line(
         own_folder: False for a command that leaves no run behind; it does not sweep either.
         short: overrides that stand for others, such as `wandb=true` for `wandb.save=true`.
     """
-    sys.argv[1:] = [quoted(short.get(argument, argument)) for argument in sys.argv[1:]]
+    sys.argv[1:] = [quoted(short.get(argument, argument), config_dir) for argument in sys.argv[1:]]
     arguments = get_args_parser().parse_intermixed_args(sys.argv[1:])
     # Hydra's parser takes options only before the overrides; people also write them behind.
     options = [argument for argument in sys.argv[1:] if argument not in arguments.overrides]

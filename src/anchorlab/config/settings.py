@@ -52,6 +52,7 @@ COMMAND_SETTINGS: dict[str, Any] = {
     # train.py
     "seed": Seed,
     "start": or_null(Text),
+    "resume": or_null(Text),
     "preflight": Literal["warn", "refuse", "none"],
     "preflight_least": Share,
     "debug.look": CountOrZero,
@@ -70,6 +71,8 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "bootstrap.confidence": Annotated[float, Ge(0.5), Le(0.9999)],
     "bootstrap.seed": CountOrZero,
     "wandb.entity": or_null(Text),
+    "wandb.project": Text,
+    "wandb.name": Text,
     "wandb.url": or_null(Text),
     # evaluate.py
     "run": Texts,
