@@ -121,7 +121,7 @@ def build(group: Config, key: str = "", /, **derived: Any) -> Any:
         SettingError: a value that the signature of its class refuses, or what a constructor refuses.
     """
     current = with_current_names(group)
-    check_signatures(current, key)
+    check_signatures(current, key, before_building=True)
     with user_errors(key, _names(current)):
         return instantiate(current, **derived, _convert_="all")
 

@@ -78,6 +78,12 @@ def checked(target: Target) -> Target:
     return cls
 
 
+def checks_itself(target: Callable[..., Any]) -> bool:
+    """Whether a class or function is `checked`, so that nobody has to look at its arguments before a call."""
+    function: Any = target.__init__ if isinstance(target, type) else target
+    return getattr(function, "checks_itself", False)
+
+
 def _checking(function: Any) -> Any:
     signature = inspect.signature(function)
 
@@ -90,6 +96,7 @@ def _checking(function: Any) -> Any:
         check_arguments(call, given)
         return function(*args, **kwargs)
 
+    call.checks_itself = True  # pyright: ignore[reportAttributeAccessIssue]
     return call
 
 

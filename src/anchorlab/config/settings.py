@@ -32,6 +32,7 @@ from anchorlab.signatures import (
     Texts,
     argument,
     check_arguments,
+    checks_itself,
     shown,
 )
 
@@ -133,10 +134,13 @@ def check(config: Mapping[str, Any]) -> None:
     _check_anchor_sizes(config.get("anchor") or {}, data.get("long"))
 
 
-def check_signatures(config: Mapping[str, Any], key: str = "") -> None:
+def check_signatures(config: Mapping[str, Any], key: str = "", before_building: bool = False) -> None:
     """Raise SettingError for the first value that the signature of its class refuses, in the whole of a config.
 
     Imports the classes that the config names, and with most of them torch; builds none.
+
+    Args:
+        before_building: leave out what the classes themselves look at as they are built (those of `_partial_` later).
     """
     target = config.get("_target_")
     if isinstance(target, str):
@@ -144,12 +148,13 @@ def check_signatures(config: Mapping[str, Any], key: str = "") -> None:
         cls = _located(target, key)
         _check_names(cls, given, key)
         try:
-            check_arguments(cls, given)
+            if not (before_building and checks_itself(cls) and not config.get("_partial_")):
+                check_arguments(cls, given)
         except ArgumentError as error:
             raise SettingError(f"{key}.{error}" if key else str(error)) from error
     for name, child in config.items():
         if isinstance(child, Mapping):
-            check_signatures(child, f"{key}.{name}" if key else name)
+            check_signatures(child, f"{key}.{name}" if key else name, before_building)
 
 
 def _check_names(cls: Any, given: Iterable[str], key: str) -> None:
