@@ -1,4 +1,4 @@
-"""What a class declares in its source: read as text, because importing it would import torch.
+"""Declarations of a class, read from its source text: importing it would import torch.
 
 Only what the class's own body says as a plain value counts; what it inherits does not.
 """
