@@ -1,6 +1,6 @@
 """Declarations of a class, read from its source text: importing it would import torch.
 
-Only what the class's own body says as a plain value counts; what it inherits does not.
+Only what the class's own body says counts, as plain values and annotations; what it inherits does not.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""A record's file -> its pixels in the frame of its boxes; checked again, because files change while a run goes on.
+"""Decoding of a record's file: its pixels in the frame of its boxes; checked again, as files change during a run.
 
 OpenCV decodes, and Pillow what OpenCV does not know. OpenCV decodes a truncated JPEG without an error and leaves the
 rest grey: a file without its end mark is therefore judged by Pillow first, as at set-up.

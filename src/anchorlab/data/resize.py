@@ -1,4 +1,4 @@
-"""How large an image is for the network: one pure function that study, training and evaluation share.
+"""Resizing: how large the network sees an image, in one function that study, training and evaluation share.
 
 Boxes follow by new / old side, axis by axis, because rounding a side to whole pixels changes the two scales
 by a little. Padding is not resizing (batch.py).

@@ -1,4 +1,4 @@
-"""On what a trained network runs: the machine it was trained on where this is one like it, else what suits this one."""
+"""Device of a trained network: the one it was trained on where this machine has it, else what suits this one."""
 
 from collections.abc import Mapping
 from typing import Any

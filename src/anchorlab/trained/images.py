@@ -1,4 +1,4 @@
-"""Which images are meant: files, folders, globs, lists and COCO's JSON -> one list in a fixed order, read as it comes.
+"""Images of a command: files, folders, globs, lists and COCO's JSON -> one list in a fixed order, read as it comes.
 
 H, W height and width of an image.
 """

@@ -1,4 +1,4 @@
-"""What to know of a trained network before using it: facts from its run, as values and as a page (MODEL_CARD.md)."""
+"""Model card of a trained network: facts from its run, as values and as a page (MODEL_CARD.md)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
