@@ -18,9 +18,10 @@ train: $(VENV)/base  ## train on the built-in data (three minutes on two cores);
 test: $(VENV)/dev  ## run the tests; ARGS="-k recall" picks some
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-lint: $(VENV)/dev  ## ruff: style and formatting
+lint: $(VENV)/dev  ## ruff: style and formatting; deptry: every import a dependency, and every dependency imported
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/deptry .
 
 types: $(VENV)/dev  ## pyright
 	$(BIN)/pyright

@@ -12,7 +12,7 @@ from anchorlab.compare.comparison import Question, compare
 from anchorlab.compare.page import as_page
 from anchorlab.compare.report import as_csv, as_markdown
 from anchorlab.compare.scores import read_runs
-from anchorlab.metrics.figures import AREA_RANGES, THRESHOLDS, UNMATCHED
+from anchorlab.metrics.from_ranks import AREA_RANGES, THRESHOLDS, UNMATCHED
 from anchorlab.runs.record import RunRecord
 from benchmarks.measure import Options, Row, parse, peak_mib, report, set_threads
 

@@ -43,7 +43,6 @@ def coco_like(num_boxes: int, num_images: int) -> GroundTruth:
     return GroundTruth(
         boxes=torch.from_numpy(np.concatenate((corner, corner + extent), axis=1).astype(np.float32)),
         image=torch.from_numpy(image),
-        row=torch.zeros(num_boxes, dtype=torch.int64),
         sizes=content,
         padded=content,
         grids=torch.stack([-(-content // stride) for stride in STRIDES], dim=1),

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anchorlab.metrics.from_ranks import BUDGETS
 from anchorlab.metrics.recall import ProposalRecall
 from benchmarks.measure import Options, Row, Timing, interleaved, parse, peak_memory, report, set_threads
 
-BUDGETS = (10, 50, 100, 300, 1000)
 TOLERANCE = 1e-9
 
 

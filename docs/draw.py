@@ -19,8 +19,9 @@ from matplotlib.patches import Polygon, Rectangle
 from torch import Tensor
 
 from anchorlab.data import painting
-from anchorlab.data.synthetic import Recipe, Scene, draw_scene
-from anchorlab.plots.boxes import BOX, FOUND, FOUND_IOU, PLAIN, draw, save, show
+from anchorlab.data.synthetic import Recipe, SyntheticImage, draw_image
+from anchorlab.plots.boxes import FOUND_IOU, draw, save, show
+from anchorlab.plots.palette import BLUE, FOUND, GREEN, INK, PAPER, PLAIN, PURPLE, SKY_BLUE, TRUTH
 from anchorlab.rpn.anchors import AnchorGrid, Anchors
 from anchorlab.rpn.assigners.max_iou import BACKGROUND, IGNORE, OBJECT, MaxIoUAssigner
 from anchorlab.rpn.boxes import pairwise_iou
@@ -29,8 +30,8 @@ from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.proposals.nms import Proposals, ProposalSelector
 
 IMAGES = Path(__file__).parent / "images"
-SIZE_COLOURS = ("#0072B2", "#009E73", "#CC79A7")  # anchors of 128, 256 and 512 pixels
-HIDDEN, PAPER, INK, DARK_ORANGE = "#56B4E9", "#E8EEF2", "#222222", "#9A6400"
+SIZE_COLOURS = (BLUE, GREEN, PURPLE)  # anchors of 128, 256 and 512 pixels
+HIDDEN, DARK_ORANGE = SKY_BLUE, "#9A6400"
 TEXT, TITLE = 10.5, 11.5
 
 SIZE, STRIDE, CELLS = (224, 224), 16, (14, 14)
@@ -215,7 +216,7 @@ def assignment() -> Figure:
     for j, axis in enumerate(axes):
         show(axis, image, "")
         for box in BOXES.numpy():
-            draw(axis, box, BOX, 2.8)
+            draw(axis, box, TRUTH, 2.8)
         for box in boxes[..., j, :][label[..., j] == OBJECT].numpy():
             draw(axis, box, FOUND, 1.3, "--")
         for value, style in LABEL_STYLES.items():
@@ -238,7 +239,7 @@ LABEL_STYLES = {
 
 def assignment_key() -> tuple[list[Line2D], list[str]]:
     marks = [
-        Line2D([], [], color=BOX, linewidth=2.8),
+        Line2D([], [], color=TRUTH, linewidth=2.8),
         Line2D([], [], color=FOUND, linestyle="", marker="o", markersize=8),
         Line2D([], [], color=FOUND, linewidth=1.3, linestyle="--"),
         Line2D([], [], linestyle="", marker="o", markersize=6, markerfacecolor="white", markeredgecolor=INK),
@@ -256,7 +257,7 @@ def coder() -> Figure:
     anchor, box = anchors_at(ROW, COLUMN)[ANCHOR], BOXES[0]
     show(picture, example_image(), "")
     picture.set(xlim=(38, 214), ylim=(212, 22))
-    for rectangle, colour, style in ((anchor, SIZE_COLOURS[0], "--"), (box, BOX, "-")):
+    for rectangle, colour, style in ((anchor, SIZE_COLOURS[0], "--"), (box, TRUTH, "-")):
         draw(picture, rectangle.numpy(), colour, 2.6, style)
     (x_a, y_a), (x, y) = centres(torch.stack((anchor, box)).numpy())
     arrow(picture, (x_a, y_a), (x, y_a))
@@ -313,7 +314,7 @@ def write_formulas(axis: Axes, deltas: Sequence[float]) -> None:
 def proposals() -> Figure:
     """The best anchors, what their deltas make of them, and what NMS leaves; predictions are made up from the boxes."""
     recipe = Recipe(SCENE, (4, 4), (44, 110), (0.5, 1, 2), 0.1, ("ellipse", "bar", "blob", "ring"), 0, 2, 0)
-    scene = draw_scene(recipe, np.random.default_rng(SCENE_SEED))
+    scene = draw_image(recipe, np.random.default_rng(SCENE_SEED))
     grid = AnchorGrid([32, 64, 128], offset=0.5, strides=[STRIDE])([(15, 20)], SCENE, "cpu")
     logits, deltas = imagined_predictions(grid.boxes, torch.as_tensor(scene.boxes).float())
     best = grid.boxes[logits.topk(TOP).indices]
@@ -323,7 +324,7 @@ def proposals() -> Figure:
     for axis, boxes, name in zip(axes, (best, decoded, kept), names, strict=True):
         draw_against(axis, scene, boxes)
         titled(axis, name)
-    lines = [Line2D([], [], color=colour, linewidth=2) for colour in (BOX, FOUND, PLAIN)]
+    lines = [Line2D([], [], color=colour, linewidth=2) for colour in (TRUTH, FOUND, PLAIN)]
     labels = ("box of an object", "IoU of at least 0.5 with a box", "less")
     figure.legend(lines, labels, loc="outside lower center", ncols=3, fontsize=TEXT, frameon=False)
     return figure
@@ -343,13 +344,13 @@ def select(grid: Anchors, logits: Tensor, deltas: Tensor, nms_iou: float) -> Pro
     return selector(logits[None], deltas[None], grid, DeltaCoder(), [SCENE])[0]
 
 
-def draw_against(axis: Axes, scene: Scene, boxes: Tensor) -> None:
+def draw_against(axis: Axes, scene: SyntheticImage, boxes: Tensor) -> None:
     show(axis, faded(scene.image), "")
     near = (pairwise_iou(boxes, torch.as_tensor(scene.boxes)) >= FOUND_IOU).any(dim=1)
     for box, is_near in zip(boxes.numpy(), near.tolist(), strict=True):
         draw(axis, box, FOUND if is_near else PLAIN, 1.2)
     for box in scene.boxes:
-        draw(axis, box, BOX, 2.6)
+        draw(axis, box, TRUTH, 2.6)
 
 
 # ------------------------------------------------------------------------------------------------------ helpers

@@ -49,7 +49,7 @@ def main() -> None:
     for arm in given.arms:
         data = data_of(trained.config, given.batch, given.images)
         torch.manual_seed(0)
-        model = detector(arm, trained, 1 + data.num_categories)
+        model = detector(arm, trained, 1 + len(data.category_names))
         started = time.perf_counter()
         fit(model, data, given.steps, given.lr)
         minutes = (time.perf_counter() - started) / 60

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -18,22 +19,30 @@ from anchorlab.config.moved import with_current_names
 from anchorlab.config.settings import check_signatures
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, UserError
+from anchorlab.rpn.backbones.backbones import Backbone
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.variants import variant
 
 Config = Mapping[str, Any]
 
+NETWORK_GROUPS = (
+    *("backbone", "anchor", "head", "coder", "assigner", "sampler", "loss", "objectness", "proposals"),
+    *("quality", "cascade"),
+)
+"""All that `build_network` reads of a config; one of before there were the last groups lacks them."""
+
 
 def build_network(config: Config) -> RegionProposalNetwork:
-    """The network of the groups backbone, anchor, head, coder, assigner, sampler, loss, objectness, quality, proposals,
-    cascade.
-
-    Configs of before there were the last groups lack them; they mean the defaults.
+    """The network of the groups `NETWORK_GROUPS`.
 
     Raises:
         SettingError: the anchors, levels or weights cannot be built or loaded.
     """
-    backbone = build(config["backbone"], "backbone")
+    return build_on(build(config["backbone"], "backbone"), config)
+
+
+def build_on(backbone: Backbone, config: Config) -> RegionProposalNetwork:
+    """The same on a backbone that was built before: all other parts are new."""
     anchors = build(config["anchor"], "anchor", strides=backbone.strides)
     derived = {"in_channels": backbone.channels, "num_anchors": anchors.num_anchors}
     quality = build_optional(config.get("quality"), "quality")
@@ -53,9 +62,36 @@ def build_network(config: Config) -> RegionProposalNetwork:
         )
 
 
+def check_buildable(config: Config) -> None:
+    """Raise SettingError where settings are at odds that are each possible: for a check before anything is written.
+
+    Builds the network and the data module, and lets them go again. Nothing is read from disk, weights least of all, and
+    the backbone takes no memory. Anchors that are fitted to boxes are built as the backbone's levels allow.
+    """
+    if "data" in config:
+        build_data({"seed": 0, "augment": {"_target_": None}, **config})
+    if "backbone" in config:
+        with torch.device("meta"):
+            backbone = build(without_weights(config["backbone"]), "backbone")
+        anchors = build(config["anchor"], "anchor", strides=backbone.strides)
+        if not hasattr(anchors, "num_anchors"):
+            one = {"_target_": "anchorlab.rpn.AnchorGrid", "scale": 8, "ratios": [1], "k": config["anchor"]["k"]}
+            config = {**config, "anchor": one}
+        if all(group in config for group in NETWORK_GROUPS):
+            build_on(backbone, config)
+        elif "assigner" in config:
+            build(config["assigner"], "assigner")
+
+
+def without_weights(backbone: Config) -> Config:
+    """The group `backbone` with random weights, for what asks only for its levels or brings weights of its own."""
+    return {**backbone, "weights": "none"} if "weights" in backbone else backbone
+
+
 def build_data(config: Config) -> DataModule:
     """The data module of the groups data and augment; files are not read yet."""
-    return build(config["data"], "data", augment=build(config["augment"], "augment"), seed=config["seed"])
+    augment = build_optional(config["augment"], "augment")
+    return build(config["data"], "data", augment=augment, seed=config["seed"])
 
 
 def build_validation_data(group: Config, seed: int = 0) -> DataModule:
@@ -85,7 +121,7 @@ def build(group: Config, key: str = "", /, **derived: Any) -> Any:
         SettingError: a value that the signature of its class refuses, or what a constructor refuses.
     """
     current = with_current_names(group)
-    check_signatures(current, key)
+    check_signatures(current, key, before_building=True)
     with user_errors(key, _names(current)):
         return instantiate(current, **derived, _convert_="all")
 

@@ -78,6 +78,12 @@ def checked(target: Target) -> Target:
     return cls
 
 
+def checks_itself(target: Callable[..., Any]) -> bool:
+    """Whether a class or function is `checked`, so that nobody has to look at its arguments before a call."""
+    function: Any = target.__init__ if isinstance(target, type) else target
+    return getattr(function, "checks_itself", False)
+
+
 def _checking(function: Any) -> Any:
     signature = inspect.signature(function)
 
@@ -90,6 +96,7 @@ def _checking(function: Any) -> Any:
         check_arguments(call, given)
         return function(*args, **kwargs)
 
+    call.checks_itself = True  # pyright: ignore[reportAttributeAccessIssue]
     return call
 
 
@@ -146,6 +153,18 @@ def argument(annotation: Any) -> Argument:
         return True
 
     return Argument(accepts, in_words(annotation))
+
+
+def holds_text(annotation: Any, in_list: bool = False) -> bool:
+    """Whether a value may be a free text or a path (a word out of a few is none); `in_list`: several of them."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return False
+    if isinstance(origin, type) and issubclass(origin, Sequence | Mapping):
+        return in_list and issubclass(origin, Sequence) and any(map(holds_text, args))
+    if annotation in (str, Path):
+        return not in_list
+    return any(holds_text(part, in_list) for part in args)
 
 
 def in_words(annotation: Any) -> str:

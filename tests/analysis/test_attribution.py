@@ -14,7 +14,7 @@ from anchorlab.cli.overrides import check_overrides
 from anchorlab.data.batch import Batch, Item, Target, collate
 from anchorlab.data.sample import Sample
 from anchorlab.metrics.recall import ProposalRecall
-from anchorlab.plots.anchor_report import attribution_table, funnel_table, in_words, table_rows
+from anchorlab.plots.anchor_report import funnel_table, in_words, table_rows
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners.max_iou import OBJECT
 from anchorlab.rpn.boxes import clip, pairwise_iou
@@ -177,7 +177,6 @@ def test_dead_shapes_are_named_and_everything_can_be_shown():
     assert any("300 x 10" in line for line in in_words(report))
     columns, rows = table_rows(report)
     assert [len(row) for row in rows] == [len(columns)] * 6
-    assert attribution_table(report).row_count == 6
     assert funnel_table(report).row_count == len(report.funnel.stages)
     assert set(report.values()) == {"schema_version", "images", "budget", "AR", "funnel", "shapes", "dead"}
 

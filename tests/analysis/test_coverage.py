@@ -27,7 +27,6 @@ def truth_from(images: Sequence[tuple[tuple[int, int], Sequence[Sequence[float]]
     return GroundTruth(
         boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         image=torch.repeat_interleave(torch.arange(len(images)), count),
-        row=torch.cat([torch.arange(n) for n in count.tolist()] or [torch.zeros(0, dtype=torch.int64)]),
         sizes=sizes,
         padded=padded,
         grids=torch.stack([-(-padded // stride) for stride in STRIDES], dim=1),

@@ -28,7 +28,7 @@ def boxes_of(sides: np.ndarray, rng: np.random.Generator, size: tuple[int, int] 
     boxes = torch.from_numpy(np.concatenate((corner, corner + sides), axis=1).astype(np.float32))
     image = torch.arange(len(boxes)) // 10
     sizes = torch.tensor([size]).expand(int(image.max()) + 1, 2)
-    return GroundTruth(boxes, image, image, sizes, sizes, torch.stack([-(-sizes // s) for s in STRIDES], dim=1))
+    return GroundTruth(boxes, image, sizes, sizes, torch.stack([-(-sizes // s) for s in STRIDES], dim=1))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_fit_finds_planted_shapes():
 @pytest.mark.parametrize("strides", [STRIDES, (16,)])
 def test_same_boxes_give_the_same_anchors_with_k_on_every_level(spread, form, strides):
     grids = torch.stack([-(-spread.sizes // stride) for stride in strides], dim=1)
-    truth = GroundTruth(spread.boxes, spread.image, spread.row, spread.sizes, spread.padded, grids)
+    truth = GroundTruth(spread.boxes, spread.image, spread.sizes, spread.padded, grids)
     found = [AnchorFit(2, form, boxes=200, strides=strides)(truth, ASSIGNER) for _ in range(2)]
     assert found[0].settings == found[1].settings
     grid = found[0].grid(strides)

@@ -51,16 +51,14 @@ def test_boxes_equal_those_of_training(real_data, short, long):
     data = DataModule(VocReader, str(real_data / "voc07"), short=short, long=long, limit_val=60)
     truth = truth_of(data, "val", lambda sizes: torch.stack((sizes // 8, sizes // 16), 1))
     dataset = data.dataset("val")
-    boxes, images, rows = [], [], []
+    boxes, images = [], []
     for index in range(len(dataset)):
         sample = dataset[index].sample
         boxes.append(sample.boxes[~sample.ignore])
         images += [index] * int((~sample.ignore).sum())
-        rows += np.flatnonzero(~sample.ignore).tolist()
         assert tuple(truth.sizes[index].tolist()) == sample.image.shape[:2]
     assert np.array_equal(truth.boxes.numpy(), np.concatenate(boxes))
     assert truth.image.tolist() == images
-    assert truth.row.tolist() == rows
     assert any(record.ignore.any() for record in data.val_records)
 
 

@@ -21,8 +21,8 @@ def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         (["+anchor.ratio=[1]"], "anchor.ratio is not a setting: did you mean anchor.ratios?"),
         (["++anchor.ratio=[1]"], "anchor.ratio is not a setting: did you mean anchor.ratios?"),
         (["anchor={ratois:[1]}"], "anchor.ratois is not a setting: did you mean anchor.ratios?"),
-        (["anchor=torchvison"], "anchor=torchvison is not there: did you mean anchor=torchvision?"),
-        (["experiment=paper-vgg"], "experiment=paper-vgg is not there: did you mean experiment=paper-vgg16?"),
+        (["anchor=torchvison"], "anchor=torchvison does not exist: did you mean anchor=torchvision?"),
+        (["experiment=paper-vgg"], "experiment=paper-vgg does not exist: did you mean experiment=paper-vgg16?"),
         (["anchr=fpn"], "anchr is not a setting: did you mean anchor?"),
         (
             ["anchor.ratios=[0.5,", "1,", "2]"],
@@ -39,7 +39,7 @@ def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         (["-m", "anchor.k=3,a"], "anchor.k=a is not possible"),
         (
             ["-m", "anchor.k=3,6", "backbone=tiny,tinny"],
-            "backbone=tinny is not there: did you mean backbone=tiny?",
+            "backbone=tinny does not exist: did you mean backbone=tiny?",
         ),
         (["callbacks.mine._target_=tests.training.breaking.Remove"], "write +callbacks.mine._target_="),
         (
@@ -75,7 +75,7 @@ def test_help_shows_every_group_its_choices_and_the_settings_beside_them(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_key_and_help_import_no_torch(tmp_path):
+def test_wrong_key_help_and_the_composed_config_import_no_torch(tmp_path):
     program = (
         "import runpy, sys\n"
         f"sys.argv = ['train.py', *{{arguments!r}}]\n"
@@ -83,7 +83,7 @@ def test_wrong_key_and_help_import_no_torch(tmp_path):
         "except SystemExit:\n    pass\n"
         "print('heavy:', sorted({'torch', 'lightning', 'albumentations', 'wandb'} & set(sys.modules)))"
     )
-    for arguments in (["--help"], ["anchor.ratio=1"]):
+    for arguments in (["--help"], ["anchor.ratio=1"], ["--cfg", "job"]):
         command = [sys.executable, "-c", program.replace("{arguments!r}", repr(arguments))]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
         assert "heavy: []" in done.stdout, done.stdout[-500:] + done.stderr
@@ -95,11 +95,21 @@ def test_wrong_key_and_help_import_no_torch(tmp_path):
         (["anchor.k=7"], "anchor.k=7"),
         (["anchor.sizes=[32,64]", "anchor.scale=null"], "anchor.sizes"),
         (["anchor.ratios=[0.05]", "anchor.rounded=true", "anchor.scale=0.5"], "anchor"),
-        (["backbone=efficientnet_lite0_fpn", "backbone.weights=/nowhere.pth"], "backbone.weights"),
+        (["anchor=fit", "data.short=900", "data.long=300"], "data.short=900 is above data.long=300"),
+        (["loss.divisor=budget", "sampler=all"], "loss.divisor=budget divides by the sampler's budget"),
     ],
 )
-def test_impossible_network_is_refused_before_data_is_read(arguments, sentence, tmp_path):
+def test_settings_at_odds_are_refused_before_a_run_has_a_folder(arguments, sentence, tmp_path):
+    done = train(*arguments, "logger=none", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_do_not_exist_are_refused_before_data_is_read(tmp_path):
     unread = tmp_path / "unread"
+    arguments, sentence = ["backbone=efficientnet_lite0_fpn", "backbone.weights=/nowhere.pth"], "backbone.weights"
     done = train(*arguments, f"data.root={unread}", "logger=none", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from anchorlab.cli.quoting import quoted
 
 ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "conf"
 PLACES = [
     "josé",
     "数据集",
@@ -36,7 +37,7 @@ PLACES = [
 
 
 def arrives(argument: str) -> object:
-    override = OverridesParser.create().parse_override(quoted(argument))
+    override = OverridesParser.create().parse_override(quoted(argument, CONFIGS))
     assert not override.is_sweep_override()
     return override.value()
 
@@ -54,7 +55,7 @@ def test_a_place_arrives_as_typed(key: str, place: str) -> None:
 
 @given(st.text(st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="$~"), min_size=1))
 def test_any_text_arrives(text: str) -> None:
-    given_in_quotes = quoted(f"data.root={text}") == f"data.root={text}"
+    given_in_quotes = quoted(f"data.root={text}", CONFIGS) == f"data.root={text}"
     assert given_in_quotes or arrives(f"data.root={text}") == text
 
 
@@ -64,7 +65,7 @@ def test_home_and_variables_expand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_sweep_over_places_has_quotes_of_its_own() -> None:
-    override = OverridesParser.create().parse_override(quoted("data.root='a b','c,d'"))
+    override = OverridesParser.create().parse_override(quoted("data.root='a b','c,d'", CONFIGS))
     assert override.is_sweep_override()
     assert list(override.sweep_string_iterator()) == ["'a b'", "'c,d'"]
 
@@ -91,7 +92,7 @@ def test_other_values_stay_what_they_are(argument: str, value: object) -> None:
     "argument", ["-m", "--config-dir=a b", "data=voc", "anchor.k=3,6", "data.root=choice('a','b')"]
 )
 def test_what_is_no_place_is_not_touched(argument: str) -> None:
-    assert quoted(argument) == argument
+    assert quoted(argument, CONFIGS) == argument
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from anchorlab.metrics.figures import figures_from_ranks
+from anchorlab.metrics.from_ranks import metrics_from_ranks
 from tests.training.conftest import command
 
 
@@ -67,7 +67,7 @@ def test_run_says_what_happens_and_leaves_its_folder(small, train, tmp_path):
     anchors = json.loads((folder / "anchors.json").read_text())
     assert (anchors["images"], len(anchors["shapes"])) == (7, 9)
     with np.load(folder / "recall.npz") as saved:
-        figures = figures_from_ranks(saved["rank"], saved["counted"], saved["budgets"])
+        figures = metrics_from_ranks(saved["rank"], saved["counted"], saved["budgets"])
         assert len(saved["image_ids"]) == 7
     final = content["figures"]["final"]
     assert {name: final[name] for name in figures} == figures

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from anchorlab.metrics.figures import AT_50
+from anchorlab.metrics.from_ranks import AT_50
 from anchorlab.metrics.recall import ProposalRecall, match
-from anchorlab.runs.gallery import Scene, thumbnail, write_scenes
+from anchorlab.runs.gallery import GalleryImage, thumbnail, write_gallery
 from anchorlab.runs.metrics import MetricsCSV
 from anchorlab.runs.record import RunRecord
 
@@ -65,7 +65,7 @@ def write_run(
     figures = recall.compute()
     record.add(final=figures | {"epoch": 3}, best=figures)
     record.write_recall(recall.ranks(), [f"{data}-{index}" for index in range(images)])
-    write_scenes(folder, scenes)
+    write_gallery(folder, scenes)
     metrics = MetricsCSV(folder / "metrics.csv")
     for step in range(12):
         metrics.append(step, {"epoch": step // 4, "train/loss": 1 / (1 + step) + miss})
@@ -124,13 +124,13 @@ def made_up_scene(fixed: np.random.Generator, noise: np.random.Generator, miss: 
     return {"image": image.astype(np.uint8), "boxes": boxes, "proposals": proposals, "scores": scores}
 
 
-def as_kept(index: int, scene: Mapping[str, np.ndarray]) -> Scene:
+def as_kept(index: int, scene: Mapping[str, np.ndarray]) -> GalleryImage:
     best = np.argsort(-scene["scores"])
     proposals, scores = scene["proposals"][best], scene["scores"][best]
     counted = np.ones((len(scene["boxes"]), 1), dtype=bool)
     rank = match(proposals, scores, scene["boxes"], counted, limit=1000)[:, AT_50, 0]
     size = (SIDE, SIDE)
-    return Scene(f"picture {index}", thumbnail(scene["image"]), size, scene["boxes"], rank, proposals, scores)
+    return GalleryImage(f"picture {index}", thumbnail(scene["image"]), size, scene["boxes"], rank, proposals, scores)
 
 
 def write_sweep(root: Path, seeds: int = 3) -> Path:

@@ -14,7 +14,7 @@ from rich.console import Console
 from anchorlab.cli.overrides import check_overrides
 from anchorlab.compare.comparison import Comparison, Question, compare, run_names, split_terms, telling_keys
 from anchorlab.compare.labels import choices_of
-from anchorlab.compare.report import answer, as_csv, as_markdown, on_screen, people
+from anchorlab.compare.report import answer, as_csv, as_markdown, on_screen
 from anchorlab.compare.scores import read_runs
 from anchorlab.compare.statistics import Bootstrap
 from anchorlab.config.moved import with_old_names
@@ -302,7 +302,7 @@ def test_names_are_told_apart(tmp_path):
 
 @pytest.mark.parametrize(
     ("metric", "message"),
-    [("AR@100", "metric=AR@100 is no figure"), ("AR_2000", "was scored with 1000: choose a smaller N")],
+    [("AR@100", "metric=AR@100 is no metric"), ("AR_2000", "was scored with 1000: choose a smaller N")],
 )
 def test_a_metric_that_cannot_be_had_is_one_sentence(sweep, metric, message):
     with pytest.raises(SettingError, match=message):
@@ -342,12 +342,6 @@ def test_the_screen_names_what_was_found_letter_by_letter(sweep):
     few = screen(compared(sweep, baseline="ratios=[1]"), rows=2)
     assert "k=6" not in few
     assert "ratios=[1], k=3" in few  # the baseline, whatever its rank
-
-
-def test_figures_are_written_as_people_say_them():
-    assert people("AR_100") == "AR@100"
-    assert people("recall_iou70_300") == "recall (IoU 0.7)@300"
-    assert people("AR_s_10") == "AR small@10"
 
 
 # ------------------------------------------------------------------------------------------------ command line

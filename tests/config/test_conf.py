@@ -13,7 +13,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from torch import nn
 
-from anchorlab.build import build
+from anchorlab.build import NETWORK_GROUPS, build, build_network
 from anchorlab.cli.overrides import check_overrides
 from anchorlab.config.settings import COMMAND_SETTINGS, leaf_keys
 from anchorlab.signatures import arguments_of
@@ -244,3 +244,25 @@ def test_every_choice_of_data_builds_a_reader_with_each_key(tmp_path):
         module = build({**node, "root": str(tmp_path)}, augment=None, seed=0)
         assert module.batch_size == node["batch_size"]
         assert OmegaConf.create(node["reader"])  # plain containers all the way down
+
+
+class Noted(dict):
+    """A config that remembers which groups were asked for."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+
+def test_the_network_is_built_of_the_groups_that_are_said_to_make_it():
+    config = Noted(check_overrides("train", CONFIGS, ["quality=iou"]))
+    build_network(config)
+    assert config.asked == set(NETWORK_GROUPS)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchorlab.data import painting, synthetic
-from anchorlab.data.synthetic import Recipe, SyntheticReader, draw_scene
+from anchorlab.data.synthetic import Recipe, SyntheticReader, draw_image
 
 SIZE = (96, 144)
 RECIPE = Recipe(
@@ -28,12 +28,12 @@ RECIPE = Recipe(
 )
 
 
-def scenes(count: int, **changes) -> list[synthetic.Scene]:
+def scenes(count: int, **changes) -> list[synthetic.SyntheticImage]:
     recipe = replace(RECIPE, **changes)
-    return [draw_scene(recipe, np.random.default_rng([7, index])) for index in range(count)]
+    return [draw_image(recipe, np.random.default_rng([7, index])) for index in range(count)]
 
 
-def sides(some: list[synthetic.Scene]) -> tuple[np.ndarray, np.ndarray]:
+def sides(some: list[synthetic.SyntheticImage]) -> tuple[np.ndarray, np.ndarray]:
     """Heights and widths of every box."""
     boxes = np.concatenate([scene.boxes for scene in some])
     return boxes[:, 3] - boxes[:, 1], boxes[:, 2] - boxes[:, 0]
@@ -102,7 +102,7 @@ def test_visible_area_keeps_to_the_allowed_occlusion():
 
 
 def test_images_differ_only_by_their_generator():
-    one, same, other = (draw_scene(RECIPE, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    one, same, other = (draw_image(RECIPE, np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.image, same.image)
     np.testing.assert_array_equal(one.boxes, same.boxes)
     assert (one.image != other.image).mean() > 0.5
@@ -154,7 +154,7 @@ def test_scene_boxes_are_the_extents_of_what_is_painted(monkeypatch):
     monkeypatch.setattr(painting, "develop", lambda picture, *_: picture.astype(np.uint8))
     monkeypatch.setattr(painting, "paint_object", flat)
     for seed in range(10):
-        scene = draw_scene(RECIPE, np.random.default_rng(seed))
+        scene = draw_image(RECIPE, np.random.default_rng(seed))
         for index, (box, area) in enumerate(zip(scene.boxes, scene.area, strict=True)):
             rows, columns = np.nonzero(painted[index] >= painting.COVERED)
             np.testing.assert_array_equal(box, [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
@@ -224,7 +224,7 @@ def test_every_setting_has_a_folder_of_its_own(tmp_path):
 
 def test_is_drawn_once(tmp_path, monkeypatch):
     reader(tmp_path).read("train")
-    monkeypatch.setattr(synthetic, "draw_scene", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(synthetic, "draw_image", lambda *_: pytest.fail("drawn again"))
     assert len(reader(tmp_path).read("val")[0]) == 2
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pycocotools import mask
 from torch.multiprocessing.spawn import spawn
 
-from anchorlab.metrics.figures import AREA_RANGES, THRESHOLDS, UNMATCHED, figures_from_ranks
+from anchorlab.metrics.from_ranks import AREA_RANGES, THRESHOLDS, UNMATCHED, metrics_from_ranks
 from anchorlab.metrics.recall import ProposalRecall, finds_known, iou_of, pairs_above_half, serve_in_order
 from tests.by_pycocotools import Scored, by_pycocotools, xywh
 
@@ -181,7 +181,7 @@ def test_figures_follow_from_the_saved_arrays(tmp_path):
     metric = measure([random_image(rng, 40, 5) for _ in range(4)], [1, 10])
     np.savez_compressed(tmp_path / "recall.npz", **metric.ranks())  # type: ignore[arg-type]
     with np.load(tmp_path / "recall.npz", allow_pickle=False) as saved:
-        assert figures_from_ranks(saved["rank"], saved["counted"], saved["budgets"].tolist()) == metric.compute()
+        assert metrics_from_ranks(saved["rank"], saved["counted"], saved["budgets"].tolist()) == metric.compute()
 
 
 @given(st.permutations(range(5)), st.lists(st.integers(0, 4), max_size=4))

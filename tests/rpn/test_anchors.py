@@ -1,6 +1,7 @@
 """Anchors against worked-out values and torchvision's generator; settings that contradict each other."""
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -259,3 +260,13 @@ def test_can_be_copied_and_sent_to_another_process():
         result = other([(2, 3)], (16, 24), "cpu")
         assert isinstance(result, Anchors)
         assert torch.equal(result.boxes, boxes)
+
+
+def test_the_grid_knows_which_of_its_arguments_only_place_anchors():
+    moved = {"offset": 0.5, "stride": "inferred"}
+    assert set(AnchorGrid.PLACING) == set(moved)
+    assert set(AnchorGrid.PLACING) < set(AnchorGrid.HABITS) < set(inspect.signature(AnchorGrid).parameters)
+    plain, other = AnchorGrid([32, 64], strides=[8, 16]), AnchorGrid([32, 64], strides=[8, 16], **moved)
+    assert all(torch.equal(a, b) for a, b in zip(plain.shapes, other.shapes, strict=True))
+    placed = [grid([(4, 5), (2, 3)], (40, 48), "cpu").boxes for grid in (plain, other)]
+    assert not torch.equal(*placed)

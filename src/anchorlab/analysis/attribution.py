@@ -17,7 +17,7 @@ from torch import Tensor
 
 from anchorlab.analysis.funnel import Funnel, best_by_stage, stage_names
 from anchorlab.data.batch import Batch, Target
-from anchorlab.metrics.figures import UNMATCHED
+from anchorlab.metrics.from_ranks import UNMATCHED
 from anchorlab.metrics.recall import counted_by_area, match
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners.max_iou import OBJECT

@@ -8,6 +8,7 @@ over widths and heights that never accepts a worse set.
 G: boxes, L: levels, k: shapes per level, S = L k: shapes of all levels, P: candidates.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -42,18 +43,12 @@ TRIALS = 16
 ROUNDS = 6
 LEAST_GAIN = 1e-4  # of a round, for another one with the same spread
 
-PLAIN_GRID = {
-    "_target_": "anchorlab.rpn.AnchorGrid",
-    "sizes": None,
-    "ratios": [0.5, 1, 2],
-    "scale": None,
-    "scales_per_octave": None,
-    "shapes": None,
-    "k": None,
-    "rounded": False,
-    "order": "size",
-    "stride": "declared",
+DEFAULTS = {
+    name: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+    for name, parameter in inspect.signature(AnchorGrid).parameters.items()
+    if parameter.default is not parameter.empty
 }
+"""Of `AnchorGrid`'s own arguments, as a config holds them."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +65,11 @@ class Fitted:
     @property
     def group(self) -> dict[str, Any]:
         """The `anchor` group as `AnchorGrid` takes it, every key given."""
-        return PLAIN_GRID | self.settings
+        return {"_target_": "anchorlab.rpn.AnchorGrid"} | DEFAULTS | self.settings
 
     def grid(self, strides: Sequence[int]) -> AnchorGrid:
         """The anchors themselves."""
-        group = {key: value for key, value in self.group.items() if key != "_target_"}
-        return AnchorGrid(**group, strides=strides)
+        return AnchorGrid(**self.settings, strides=strides)
 
 
 @checked
@@ -240,7 +234,7 @@ def _improved_shapes(problem: _Problem, start: list[np.ndarray], rng: np.random.
     _search(improve, len(shapes), float(problem.worth(iou.amax(dim=0))))
     rounded = [_rounded_shapes(shapes[level_of == level]) for level in range(len(start))]
     final = torch.cat([problem.iou(level, np.array(part)) for level, part in enumerate(rounded)]).amax(dim=0)
-    settings = {"shapes": rounded, "ratios": PLAIN_GRID["ratios"]}
+    settings = {"shapes": rounded}
     return Fitted(settings, float(problem.worth(final)))
 
 

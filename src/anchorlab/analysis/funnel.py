@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anchorlab.metrics.figures import THRESHOLDS
+from anchorlab.metrics.from_ranks import THRESHOLDS
 from anchorlab.rpn.boxes import clip, pairwise_iou
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import ProposalSelector

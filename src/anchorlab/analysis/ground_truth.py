@@ -32,14 +32,13 @@ Grids = Callable[[Tensor], Tensor]
 class GroundTruth:
     """Objects of all images, ignored ones left out, in pixels of the network's input.
 
-    boxes: (G, 4) float32 xyxy, bit for bit as `data.dataset` resizes them; image: (G,) int64, row of the record;
-    row: (G,) int64, which of the record's boxes. sizes: (I, 2) int64, (height, width) of the contents; padded: (I, 2),
-    with padding; grids: (I, L, 2) int64, rows and columns of each level.
+    boxes: (G, 4) float32 xyxy, bit for bit as `data.dataset` resizes them; image: (G,) int64, row of the record.
+    sizes: (I, 2) int64, (height, width) of the contents; padded: (I, 2), with padding; grids: (I, L, 2) int64, rows and
+    columns of each level.
     """
 
     boxes: Tensor
     image: Tensor
-    row: Tensor
     sizes: Tensor
     padded: Tensor
     grids: Tensor
@@ -65,7 +64,7 @@ class GroundTruth:
 
     def part(self, boxes: slice | Tensor) -> "GroundTruth":
         """Some of the boxes, of the same images."""
-        chosen = {name: getattr(self, name)[boxes] for name in ("boxes", "image", "row")}
+        chosen = {name: getattr(self, name)[boxes] for name in ("boxes", "image")}
         return GroundTruth(**{field.name: chosen.get(field.name, getattr(self, field.name)) for field in fields(self)})
 
 
@@ -125,14 +124,12 @@ def ground_truth(
     sizes = np.array(targets, dtype=np.int64).reshape(-1, 2)[which.reshape(-1)]  # (I, 2)
     count = [len(record.boxes) for record in records]
     image = np.repeat(np.arange(len(records)), count)
-    row = np.arange(len(image)) - np.repeat(np.cumsum(count) - count, count)
-    boxes = _resized(_joined([record.boxes for record in records], (0, 4)), original[image], sizes[image])
-    objects = ~_joined([record.ignore for record in records], (0,)).astype(bool)
+    boxes = _resized(_concatenated([record.boxes for record in records], (0, 4)), original[image], sizes[image])
+    objects = ~_concatenated([record.ignore for record in records], (0,)).astype(bool)
     padded = torch.from_numpy(-(-sizes // pad_to) * pad_to)
     return GroundTruth(
         boxes=torch.from_numpy(boxes[objects]),
         image=torch.from_numpy(image[objects]),
-        row=torch.from_numpy(row[objects]),
         sizes=torch.from_numpy(sizes),
         padded=padded,
         grids=grids(padded),
@@ -146,7 +143,7 @@ def _resized(boxes: np.ndarray, original: np.ndarray, sizes: np.ndarray) -> np.n
     return (clipped * (sizes / original)[:, [1, 0, 1, 0]]).astype(np.float32)
 
 
-def _joined(arrays: list[np.ndarray], empty: tuple[int, ...]) -> np.ndarray:
+def _concatenated(arrays: list[np.ndarray], empty: tuple[int, ...]) -> np.ndarray:
     return np.concatenate(arrays) if arrays else np.zeros(empty)
 
 

@@ -104,7 +104,7 @@ def methods_table(rows: Sequence[Scored], assigner: MaxIoUAssigner, title: str) 
             table.add_section()
         cells = []
         for split, figures in (("train", row.train), ("val", row.val)):
-            shown = [_shown((figures or {}).get(key), 2 if key == "positives_per_box" else 3) for key in keys]
+            shown = [_rounded((figures or {}).get(key), 2 if key == "positives_per_box" else 3) for key in keys]
             if figures is not None and figures["coverage"] == _best(rows, row.k, split):
                 shown[0] = f"[bold]{shown[0]}[/bold]"
             cells += shown
@@ -170,7 +170,7 @@ def _cells(group: Group, with_threshold: bool) -> list[str]:
     shares = [group.mean_best_iou, group.recall_50, group.recall_70]
     shares += [group.coverage] if with_threshold else []
     shares += [group.saved, group.untouched]
-    return [f"{group.boxes:,}", *(_shown(share, 3) for share in shares), _shown(group.positives, 2)]
+    return [f"{group.boxes:,}", *(_rounded(share, 3) for share in shares), _rounded(group.positives, 2)]
 
 
 def _best(rows: Sequence[Scored], k: int, split: str) -> float:
@@ -178,7 +178,7 @@ def _best(rows: Sequence[Scored], k: int, split: str) -> float:
     return max((found["coverage"] for found in figures if found is not None), default=float("nan"))
 
 
-def _shown(value: float | None, digits: int) -> str:
+def _rounded(value: float | None, digits: int) -> str:
     return "-" if value is None or value != value else f"{value:.{digits}f}"
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -33,6 +33,7 @@ from anchorlab.config.settings import (
     takes_more,
     unknown_key,
 )
+from anchorlab.console import in_sweep
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.runs.files import new_folder
 from anchorlab.sweeps.folder import claim, find
@@ -54,7 +55,7 @@ def check_command_line(
         own_folder: False for a command that leaves no run behind; it does not sweep either.
         short: overrides that stand for others, such as `wandb=true` for `wandb.save=true`.
     """
-    sys.argv[1:] = [quoted(short.get(argument, argument)) for argument in sys.argv[1:]]
+    sys.argv[1:] = [quoted(short.get(argument, argument), config_dir) for argument in sys.argv[1:]]
     arguments = get_args_parser().parse_intermixed_args(sys.argv[1:])
     # Hydra's parser takes options only before the overrides; people also write them behind.
     options = [argument for argument in sys.argv[1:] if argument not in arguments.overrides]
@@ -64,11 +65,14 @@ def check_command_line(
         raise SystemExit(0)
     if arguments.hydra_help or arguments.info or arguments.shell_completion:
         return
+    if in_sweep():
+        return  # the sweep has checked this very command, and gave it a folder
     with user_sentences():
         if _reads_a_folder(config_name, config_dir, arguments.overrides, arguments.config_dir):
             sys.argv.append(FOUND_DATA)
             arguments.overrides.append(FOUND_DATA)
-        config = check_overrides(config_name, config_dir, arguments.overrides, arguments.config_dir, arguments.multirun)
+        classes = "unseen" if arguments.cfg else "apart" if arguments.multirun else "built"
+        config = check_overrides(config_name, config_dir, arguments.overrides, arguments.config_dir, classes)
         if "sweep" in config:
             check_sweep(config, arguments.overrides, arguments.multirun or arguments.cfg is not None)
         if arguments.multirun and not own_folder:
@@ -100,7 +104,7 @@ def check_overrides(
     config_dir: Path,
     overrides: Sequence[str],
     more_configs: str | None = None,
-    sweep: bool = False,
+    classes: Literal["here", "built", "apart", "unseen"] = "here",
 ) -> dict[str, Any]:
     """The plain config that `overrides` compose to; of a sweep, the one with every first value.
 
@@ -109,7 +113,8 @@ def check_overrides(
 
     Args:
         more_configs: a further folder of groups.
-        sweep: look at the classes in a process of its own.
+        classes: how their signatures are looked at, which imports torch: here; here, and built to see whether two
+            settings are at odds; in a process apart, for a sweep, which stays small; or not at all.
 
     Raises:
         SettingError: an override that cannot be read, a key or a choice that does not exist, a wrong value.
@@ -121,11 +126,15 @@ def check_overrides(
         for option in options[1:]:
             job = [option if i == at else others[0] for i, others in enumerate(values)]
             configs.append(_check_composed(config_name, config_dir, job, more_configs))
-    if sweep:
+    if classes == "apart":
         check_signatures_apart(configs)
-    else:
+    elif classes != "unseen":
         for config in configs:
             check_signatures(config)
+    if classes == "built":
+        from anchorlab.build import check_buildable
+
+        check_buildable(configs[0])
     return configs[0]
 
 

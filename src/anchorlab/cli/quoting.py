@@ -7,25 +7,27 @@ already stays as it is, so that a sweep over paths is written with quotes: `data
 
 import os
 import re
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-TEXTS = frozenset(
-    (
-        *("root", "cache_folder", "folder", "output", "source", "run", "runs", "image", "photos", "start", "resume"),
-        *("dir", "weights", "baseline", "categories", "entity", "project", "name", "tags", "group", "notes", "url"),
-    )
-)
-"""Last words of keys whose value is a place or a text."""
-READER = ("images", "annotations", "train", "val", "test")
-"""Those of `data.reader`; elsewhere these words are something else (`callbacks.pictures.images=4`)."""
+from anchorlab.config import declared
+from anchorlab.config.settings import COMMAND_SETTINGS
+from anchorlab.signatures import holds_text
+
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+"""Settings of Hydra's own that are places."""
 PLAIN = re.compile(r"true|false|[+-]?\d+(\.\d+)?", re.IGNORECASE)
-LISTS = frozenset(["source", "run", "runs", "photos", "categories", "tags"])
-"""Those that may also be a list, `[a,b]`."""
 FUNCTION = re.compile(r"(choice|glob|sort|shuffle|tag|range|interval|extend_list)\(.*\)", re.DOTALL)
+TARGET = re.compile(r"^\s*_target_:\s*([\w.]+)", re.MULTILINE)
 AS_IT_IS = ("", "null", "???")
 
 
-def quoted(argument: str) -> str:
+def quoted(argument: str, config_dir: Path) -> str:
     """An argument of the command line with its value quoted where that is a place or a text, `~` and `$HOME` expanded.
+
+    Which settings are is said by what they may hold: the commands' own by `COMMAND_SETTINGS`, those of a group by the
+    signatures of the classes that its choices in `config_dir` name.
 
     Of other settings a value that holds a further `=` is quoted. Options, choices of files and values that are quoted
     already come back as they are.
@@ -33,14 +35,37 @@ def quoted(argument: str) -> str:
     key, sign, value = argument.partition("=")
     if not sign or key.startswith("-"):
         return argument
-    group, _, word = key.lstrip("+").rpartition(".")
-    if (word in TEXTS and not (PLAIN.fullmatch(value) and word != "root")) or (
-        group == "data.reader" and word in READER
-    ):
-        return f"{key}={_text(value, may_be_list=word in LISTS)}"
+    plain_key = key.lstrip("+")
+    kinds = _kinds(plain_key, config_dir)
+    is_list = any(holds_text(kind, in_list=True) for kind in kinds)
+    # A folder may be called 2007; elsewhere a number or true is meant as one.
+    is_place = plain_key == "root" or plain_key.startswith("data.")
+    if (is_list or any(map(holds_text, kinds))) and (is_place or not PLAIN.fullmatch(value)):
+        return f"{key}={_text(value, is_list)}"
     if "=" in value and value[0] not in "'\"[{" and "(" not in value:
         return f"{key}={in_quotes(value)}"
     return argument
+
+
+def _kinds(key: str, config_dir: Path) -> list[Any]:
+    """What the setting may hold, as far as annotations say so."""
+    if key in COMMAND_SETTINGS:
+        return [COMMAND_SETTINGS[key]]
+    if key in FOLDERS:
+        return [Path]
+    group, _, rest = key.partition(".")
+    return _of_group(config_dir / group).get(rest.rpartition(".")[2], [])
+
+
+@cache
+def _of_group(folder: Path) -> dict[str, list[Any]]:
+    """Annotations by argument, of all classes that a group's choices name."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.yaml"))]
+    found: dict[str, list[Any]] = {}
+    for target in dict.fromkeys(name for text in texts for name in TARGET.findall(text)):
+        for name, annotation in declared.annotations(target).items():
+            found.setdefault(name, []).append(annotation)
+    return found
 
 
 def in_quotes(text: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from anchorlab.config.settings import nearest_word
+from anchorlab.config.settings import unknown_choice
 from anchorlab.errors import SettingError
 
 # Hydra launcher -> the module that brings it, and the extra of ours that installs it. Our own files: conf/hydra.
@@ -41,9 +41,7 @@ def check_sweep(config: Mapping[str, Any], overrides: Sequence[str], multirun: b
 
 def _check_launcher(name: str) -> None:
     if name not in LAUNCHERS:
-        nearest = nearest_word(name, LAUNCHERS)
-        hint = f"did you mean hydra/launcher={nearest}?" if nearest else f"there are {', '.join(LAUNCHERS)}"
-        raise SettingError(f"hydra/launcher={name} is not there: {hint}")
+        raise SettingError(unknown_choice("hydra/launcher", name, list(LAUNCHERS)))
     module, extra = LAUNCHERS[name]
     try:
         found = find_spec(module) is not None

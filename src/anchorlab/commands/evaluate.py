@@ -185,7 +185,7 @@ def _draw(module: Scoring, data: DataModule, folder: Path, images: int, top: int
     pictures = Pictures(images, top, 1)
     pictures.choose(data)
     scenes = pictures.scenes(module)
-    gallery.write_scenes(folder, [kept(scene) for scene in scenes])
+    gallery.write_gallery(folder, [kept(scene) for scene in scenes])
     save(proposals_figure(scenes, top), folder / "figures" / "proposals.png")
 
 

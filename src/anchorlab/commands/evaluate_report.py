@@ -14,10 +14,10 @@ from rich.table import Table
 
 from anchorlab.analysis.attribution import AnchorReport
 from anchorlab.console import console
-from anchorlab.metrics.figures import THRESHOLDS
+from anchorlab.metrics.from_ranks import BUDGETS, THRESHOLDS, in_table
 from anchorlab.plots.anchor_report import funnel_table, in_words
 from anchorlab.runs.files import write_whole
-from anchorlab.training.summary import BUDGETS, figures_table
+from anchorlab.training.summary import figures_table
 
 COLUMNS = ("recall_100", "recall_1000", "AR_10", "AR_100", "AR_300", "AR_1000")
 
@@ -74,7 +74,7 @@ def _by_iou(found: Evaluated) -> Table:
     for threshold in THRESHOLDS:
         table.add_column(f"{threshold:.2f}", justify="right")
     for budget, row in zip(BUDGETS, found.table, strict=True):
-        table.add_row(f"N={budget}", *("-" if value < 0 else f"{value:.3f}" for value in row))
+        table.add_row(f"N={budget}", *(in_table(value) for value in row))
     return table
 
 

@@ -265,7 +265,7 @@ def _compute(
                     done += worker(batch)
                 progress.advance(task, len(parcel.rows))
             done.sort(key=lambda image: image.row)
-            parts.write(number, _joined(done), [image.row for image in done], problems)
+            parts.write(number, _as_part(done), [image.row for image in done], problems)
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ class _Worker:
         return _Image(int(batch.index[row]), (height, width), boxes, found.scores[best].cpu().numpy())
 
 
-def _joined(images: Sequence[_Image]) -> Part:
+def _as_part(images: Sequence[_Image]) -> Part:
     return Part(
         ids=[image.row for image in images],
         size=np.array([image.size for image in images], np.int64).reshape(-1, 2),

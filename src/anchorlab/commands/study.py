@@ -23,11 +23,12 @@ from anchorlab.analysis.coverage import cover
 from anchorlab.analysis.fitting import AnchorFit, Fitted
 from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
 from anchorlab.analysis.report import Scored
-from anchorlab.build import build, user_errors
+from anchorlab.build import build, user_errors, without_weights
 from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.plots import coverage as pictures
+from anchorlab.plots.boxes import save
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner, yardstick
 from anchorlab.runs.files import write_whole
@@ -53,19 +54,19 @@ def study(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         DataError: a data set that cannot be used as it is.
     """
     keep_freed_memory()
-    scene = _scene(config)
-    console().print(report.grid_of(_head(scene)))
+    basis = _basis(config)
+    console().print(report.grid_of(_head(basis)))
     console().print()
     fits = config["fit"] or config["anchor"]["_target_"].endswith(AnchorFit.__name__)
-    found = _fit(scene, config, folder) if fits else _cover(scene, config, folder)
-    content = {"data": str(scene.data.root), "split": config["split"], "seconds_to_load": scene.seconds} | found
+    found = _fit(basis, config, folder) if fits else _cover(basis, config, folder)
+    content = {"data": str(basis.data.root), "split": config["split"], "seconds_to_load": basis.seconds} | found
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
     write_whole(folder / "study.json", f"{json.dumps(_finite(content), indent=2, allow_nan=False)}\n".encode())
     return content
 
 
 @dataclass(frozen=True)
-class _Scene:
+class _Basis:
     """What every study of one config shares."""
 
     data: DataModule
@@ -82,10 +83,9 @@ class _Scene:
         return None if other == self.split else truth_of(self.data, other, self.grids)
 
 
-def _scene(config: Mapping[str, Any]) -> _Scene:
+def _basis(config: Mapping[str, Any]) -> _Basis:
     started = time.perf_counter()
-    group = config["backbone"]
-    backbone = build({**group, "weights": "none"} if "weights" in group else group, "backbone")
+    backbone = build(without_weights(config["backbone"]), "backbone")
     data = build(config["data"], "data", augment=None, seed=0)
     with console().status("reading boxes"), user_errors():
         grids = BackboneGrids(backbone)
@@ -96,11 +96,11 @@ def _scene(config: Mapping[str, Any]) -> _Scene:
         )
     assigner = yardstick(build(config["assigner"], "assigner"))
     seconds = round(time.perf_counter() - started, 2)
-    return _Scene(data, config["split"], grids.strides, assigner, truth, grids, seconds)
+    return _Basis(data, config["split"], grids.strides, assigner, truth, grids, seconds)
 
 
-def _head(scene: _Scene) -> list[tuple[str, str]]:
-    truth, data = scene.truth, scene.data
+def _head(basis: _Basis) -> list[tuple[str, str]]:
+    truth, data = basis.truth, basis.data
     sides = truth.sizes.unique(dim=0)
     size = (
         " x ".join(map(str, sides[0].tolist()))
@@ -109,11 +109,11 @@ def _head(scene: _Scene) -> list[tuple[str, str]]:
     )
     bad = len(data.problems)
     left_out = f"; {bad} problem{'s' * (bad > 1)} left out" if bad else ""
-    rule = f"object from IoU {scene.assigner.foreground_iou:g}, background below {scene.assigner.background_iou:g}"
+    rule = f"object from IoU {basis.assigner.foreground_iou:g}, background below {basis.assigner.background_iou:g}"
     return [
-        ("data", f"{data.root}, {scene.split}: {len(truth):,} boxes in {truth.num_images:,} images{left_out}"),
-        ("network", f"input {size} (height x width); strides {', '.join(map(str, scene.strides))}"),
-        ("assigner", rule + _border(scene.assigner)),
+        ("data", f"{data.root}, {basis.split}: {len(truth):,} boxes in {truth.num_images:,} images{left_out}"),
+        ("network", f"input {size} (height x width); strides {', '.join(map(str, basis.strides))}"),
+        ("assigner", rule + _border(basis.assigner)),
     ]
 
 
@@ -123,39 +123,39 @@ def _border(assigner: MaxIoUAssigner) -> str:
     return f"; no anchors more than {assigner.border:g} px beyond the image"
 
 
-def _cover(scene: _Scene, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _cover(basis: _Basis, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The coverage of one anchor configuration: tables, the map, the worst boxes."""
-    anchors: AnchorGrid = build(config["anchor"], "anchor", strides=scene.strides)
+    anchors: AnchorGrid = build(config["anchor"], "anchor", strides=basis.strides)
     started = time.perf_counter()
-    coverage = cover(scene.truth, anchors, scene.assigner)
+    coverage = cover(basis.truth, anchors, basis.assigner)
     seconds = time.perf_counter() - started
-    name = f"{scene.data.root.name}, {scene.split}"
+    name = f"{basis.data.root.name}, {basis.split}"
     console().print(
         report.grid_of([("anchors" if not i else "", line) for i, line in enumerate(report.anchor_lines(anchors))])
     )
     console().print()
-    title = f"{len(scene.truth):,} boxes of {escape(name)}, covered in {seconds:.2f} s"
+    title = f"{len(basis.truth):,} boxes of {escape(name)}, covered in {seconds:.2f} s"
     console().print(report.coverage_table(coverage, title))
     console().print(report.grid_of(report.legend(coverage)))
     figures = folder / "figures"
-    files = [pictures.save(pictures.coverage_map(coverage, f"Coverage of {name}"), figures / "coverage.png")]
+    files = [save(pictures.coverage_map(coverage, f"Coverage of {name}"), figures / "coverage.png")]
     worst = (
-        pictures.worst_figure(coverage, scene.data.records(scene.split), config["worst"]) if config["worst"] else None
+        pictures.worst_figure(coverage, basis.data.records(basis.split), config["worst"]) if config["worst"] else None
     )
     if worst is not None:
-        files.append(pictures.save(worst, figures / "worst.png"))
+        files.append(save(worst, figures / "worst.png"))
     console().print()
     _say_where(folder, files, "fit=true anchor.k=3,6,9   (the anchors that fit)")
     return report.coverage_values(coverage)
 
 
-def _fit(scene: _Scene, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _fit(basis: _Basis, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The best anchors of each k beside what others would take: a table, what to paste, coverage against k."""
     ks = config["ks"] or [config["anchor"]["k"]]
-    rows = _scored(scene, config["anchor"], ks, scene.held_out(), config["baselines"])
-    name = f"{scene.data.root.name}, {scene.split}"
+    rows = _scored(basis, config["anchor"], ks, basis.held_out(), config["baselines"])
+    name = f"{basis.data.root.name}, {basis.split}"
     console().print(
-        report.methods_table(rows, scene.assigner, f"Anchors chosen on {len(scene.truth):,} boxes of {name}")
+        report.methods_table(rows, basis.assigner, f"Anchors chosen on {len(basis.truth):,} boxes of {name}")
     )
     console().print()
     curves = {row.method: {r.k: r.train["coverage"] for r in rows if r.method == row.method} for row in rows}
@@ -167,12 +167,12 @@ def _fit(scene: _Scene, config: Mapping[str, Any], folder: Path) -> dict[str, An
         console().print(f"[bold]k = {row.k}, {row.method}[/bold]", soft_wrap=True)
         console().print(f"  {report.override(fitted)}", soft_wrap=True, markup=False)
     best = max((row for row in ours if row.k == (knee or max(ks))), key=lambda row: (row.val or row.train)["coverage"])
-    threshold = f"boxes with an anchor of IoU >= {scene.assigner.foreground_iou:g}"
+    threshold = f"boxes with an anchor of IoU >= {basis.assigner.foreground_iou:g}"
     figure = pictures.knee_figure(curves, knee, f"{name}: {threshold}")
     files = [
-        *(_write_anchors(row, scene, folder) for row in sorted(ours, key=lambda row: row is not best)),
-        pictures.save(figure, folder / "figures" / "coverage_by_k.png"),
-        _map_of(ours[best], scene, folder),
+        *(_write_anchors(row, basis, folder) for row in sorted(ours, key=lambda row: row is not best)),
+        save(figure, folder / "figures" / "coverage_by_k.png"),
+        _map_of(ours[best], basis, folder),
     ]
     console().print()
     _say_where(folder, files, f"anchor=fit anchor.k={best.k}   (the same fit, inside training)", script="train.py")
@@ -180,10 +180,10 @@ def _fit(scene: _Scene, config: Mapping[str, Any], folder: Path) -> dict[str, An
 
 
 def _scored(
-    scene: _Scene, settings: Mapping[str, Any], ks: Sequence[int], held_out: GroundTruth | None, with_baselines: bool
+    basis: _Basis, settings: Mapping[str, Any], ks: Sequence[int], held_out: GroundTruth | None, with_baselines: bool
 ) -> list[Scored]:
     """Each method with each k: chosen on the boxes studied, scored on them and on those held out."""
-    sides = (scene.truth.boxes[:, 2:] - scene.truth.boxes[:, :2]).double().numpy()
+    sides = (basis.truth.boxes[:, 2:] - basis.truth.boxes[:, :2]).double().numpy()
     methods: dict[str, Callable[[np.ndarray, int, np.random.Generator], np.ndarray]] = {}
     if with_baselines:
         methods = {
@@ -194,48 +194,48 @@ def _scored(
     rows = []
 
     def score(method: str, k: int, anchors: AnchorGrid, fitted: Fitted | None = None) -> None:
-        others = None if held_out is None else cover(held_out, anchors, scene.assigner).figures
-        rows.append(Scored(method, k, cover(scene.truth, anchors, scene.assigner).figures, others, fitted))
+        others = None if held_out is None else cover(held_out, anchors, basis.assigner).figures
+        rows.append(Scored(method, k, cover(basis.truth, anchors, basis.assigner).figures, others, fitted))
 
     if with_baselines:
-        default = baselines.torchvision_default(scene.strides)
+        default = baselines.torchvision_default(basis.strides)
         score("torchvision default", default.num_anchors[0], default)
     with Progress(console=console(), transient=True) as progress:
         task = progress.add_task("", total=len(ks) * (len(methods) + len(OUR_FORMS)))
         for k in ks:
             for method, choose in methods.items():
                 progress.update(task, description=f"k = {k}: {method}")
-                shapes = choose(sides, k * len(scene.strides), np.random.default_rng(0))
-                levels = [level.tolist() for level in baselines.split_by_area(shapes, len(scene.strides))]
-                score(method, k, AnchorGrid(shapes=levels, strides=scene.strides))
+                shapes = choose(sides, k * len(basis.strides), np.random.default_rng(0))
+                levels = [level.tolist() for level in baselines.split_by_area(shapes, len(basis.strides))]
+                score(method, k, AnchorGrid(shapes=levels, strides=basis.strides))
                 progress.advance(task)
             for form, method in OUR_FORMS.items():
                 progress.update(task, description=f"k = {k}: {method}")
-                fit: AnchorFit = build({**settings, "k": k, "form": form}, "anchor", strides=scene.strides)
+                fit: AnchorFit = build({**settings, "k": k, "form": form}, "anchor", strides=basis.strides)
                 with user_errors():
-                    fitted = fit(scene.truth, scene.assigner)
-                score(method, k, fitted.grid(scene.strides), fitted)
+                    fitted = fit(basis.truth, basis.assigner)
+                score(method, k, fitted.grid(basis.strides), fitted)
                 progress.advance(task)
     return sorted(rows, key=lambda row: row.k)
 
 
-def _write_anchors(row: Scored, scene: _Scene, folder: Path) -> Path:
+def _write_anchors(row: Scored, basis: _Basis, folder: Path) -> Path:
     """The fitted anchors as a choice of the group `anchor`, below a folder for --config-dir."""
     assert row.fitted is not None
     form = "" if "shapes" in row.fitted.settings else "_grid"
     comment = (
-        f"Fitted to {len(scene.truth):,} {scene.split} boxes of {scene.data.root.name}, strides {list(scene.strides)}: "
-        f"{row.train['coverage']:.3f} of them have an anchor of IoU >= {scene.assigner.foreground_iou:g}."
+        f"Fitted to {len(basis.truth):,} {basis.split} boxes of {basis.data.root.name}, strides {list(basis.strides)}: "
+        f"{row.train['coverage']:.3f} of them have an anchor of IoU >= {basis.assigner.foreground_iou:g}."
     )
     path = folder / "conf" / "anchor" / f"fitted_k{row.k}{form}.yaml"
     write_whole(path, report.config_file(row.fitted, comment).encode())
     return path
 
 
-def _map_of(fitted: Fitted, scene: _Scene, folder: Path) -> Path:
-    coverage = cover(scene.truth, fitted.grid(scene.strides), scene.assigner)
-    title = f"Coverage of {scene.data.root.name}, {scene.split}, by the fitted k = {fitted.settings['k']}"
-    return pictures.save(pictures.coverage_map(coverage, title), folder / "figures" / "coverage.png")
+def _map_of(fitted: Fitted, basis: _Basis, folder: Path) -> Path:
+    coverage = cover(basis.truth, fitted.grid(basis.strides), basis.assigner)
+    title = f"Coverage of {basis.data.root.name}, {basis.split}, by the fitted k = {fitted.settings['k']}"
+    return save(pictures.coverage_map(coverage, title), folder / "figures" / "coverage.png")
 
 
 def _say_where(folder: Path, files: Sequence[Path], next_arguments: str, script: str = "study.py") -> None:

@@ -15,10 +15,10 @@ from anchorlab.analysis.ground_truth import input_size, scalar_axes
 from anchorlab.build import build, build_callbacks, build_data, build_network, user_errors
 from anchorlab.config.identity import config_hash
 from anchorlab.console import console, in_sweep
-from anchorlab.data.look import contact_sheet
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import LINES, DataError
 from anchorlab.errors import SettingError, user_sentences
+from anchorlab.plots.contact_sheet import contact_sheet
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import RunRecord
 from anchorlab.trained.load import network_settings, targets

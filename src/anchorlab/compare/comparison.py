@@ -18,17 +18,17 @@ import yaml
 from anchorlab.compare.labels import TARGET, Choices, as_typed, shown
 from anchorlab.compare.scores import ImageKeys, Scores, common_images, read_scores
 from anchorlab.compare.statistics import Bootstrap, Difference, Group, all_pairs, holm
+from anchorlab.config import declared
 from anchorlab.config.identity import settings_that_count
 from anchorlab.config.settings import nearest_word
 from anchorlab.errors import SettingError
-from anchorlab.metrics.figures import Figure
+from anchorlab.metrics.from_ranks import Metric
 from anchorlab.runs.record import Run
 
 LABELLED = 4
 """Settings that a label names."""
 
-LAYING = ("anchor.rounded", "anchor.order", "anchor.stride", "anchor.offset")
-"""Settings of how anchors are laid out, by which presets of other libraries differ; a label names them last."""
+ANCHORS = "anchorlab.rpn.AnchorGrid"
 
 
 class Mean(NamedTuple):
@@ -247,8 +247,11 @@ def telling_keys(settings: Sequence[Mapping[str, Any]], differing: Sequence[str]
 
 
 def _place_in_label(key: str) -> int:
-    """The anchors themselves first, then whole parts (`assigner=atss`), then their settings, `LAYING` last."""
-    if key in LAYING:
+    """The anchors themselves first, then whole parts (`assigner=atss`), then their settings.
+
+    Last comes how anchors are laid out: only presets of other libraries differ in it.
+    """
+    if key in (f"anchor.{name}" for name in declared.attribute(ANCHORS, "HABITS")):
         return 3
     return 0 if key.startswith("anchor.") else 1 if key.endswith(TARGET) else 2
 
@@ -445,9 +448,9 @@ def _mean_number(values: Sequence[Any]) -> float | None:
     return float(np.mean(numbers)) if numbers else None
 
 
-def _figure(metric: str) -> Figure:
+def _figure(metric: str) -> Metric:
     try:
-        return Figure.of(metric)
+        return Metric.of(metric)
     except ValueError as error:
         raise SettingError(f"metric={error}") from error
 

@@ -19,12 +19,13 @@ from plotly.offline import get_plotlyjs
 
 from anchorlab.compare.comparison import Comparison, Entry, Mean, Table
 from anchorlab.compare.labels import shown
-from anchorlab.compare.report import answer, people
-from anchorlab.compare.scores import BUDGETS, CURVE
+from anchorlab.compare.report import answer
+from anchorlab.compare.scores import CURVE
 from anchorlab.config.identity import all_settings, settings_that_count
-from anchorlab.metrics.figures import AT_50, AT_70, THRESHOLDS
+from anchorlab.metrics.from_ranks import AT_50, AT_70, BUDGETS, THRESHOLDS, Metric
+from anchorlab.plots.palette import as_css
 from anchorlab.runs.anchor_report import read_diagnosis
-from anchorlab.runs.gallery import Scene, read_scenes
+from anchorlab.runs.gallery import GalleryImage, read_gallery
 from anchorlab.runs.record import Run
 from anchorlab.version import __version__
 
@@ -56,7 +57,7 @@ def as_page(comparison: Comparison, gallery: int = 6) -> str:
         "images": details.images,
     }
     parts = {
-        "css": _file("page.css"),
+        "css": as_css() + _file("page.css"),
         "script": _file("page.js"),
         "plotly": get_plotlyjs(),
         "content": as_script(content),
@@ -90,7 +91,7 @@ def _table(comparison: Comparison, table: Table, details: "_Details") -> dict[st
         "notes": table.notes,
         "baseline": table.baseline,
         "chosen": table.chosen,
-        "figures": {key: people(key) for key in figures},
+        "figures": {key: str(Metric.of(key)) for key in figures},
         "axes": _varied(entry.runs[0].axes for entry in entries),
         "settings": [key for key in settings if key in entries[0].settings],
         "budgets": [n for n in CURVE if n in entries[0].scores[0].budgets],
@@ -226,7 +227,7 @@ class _Details:
         if self.limit == 0:
             return []
         try:
-            scenes = read_scenes(run.folder)
+            scenes = read_gallery(run.folder)
         except ValueError as error:
             self.problems.append(str(error))
             return []
@@ -239,7 +240,7 @@ class _Details:
             self.problems.append(str(error))
             return None
 
-    def _key(self, scene: Scene) -> str | None:
+    def _key(self, scene: GalleryImage) -> str | None:
         key = hashlib.sha256(scene.image_id.encode() + scene.image).hexdigest()[:12]
         if key not in self._of_table and len(self._of_table) >= self.limit:
             return None
@@ -251,7 +252,7 @@ class _Details:
         return key
 
 
-def _scene(scene: Scene, key: str) -> dict[str, Any]:
+def _scene(scene: GalleryImage, key: str) -> dict[str, Any]:
     return {
         "image": key,
         "boxes": scene.boxes.round(1),

@@ -17,17 +17,11 @@ from rich.text import Text
 
 from anchorlab.compare.comparison import Comparison, Entry, Mean, Table
 from anchorlab.compare.labels import shown
+from anchorlab.metrics.from_ranks import Metric
 
 FIGURES = ("AR_100", "AR_1000", "recall_100")
 AXES = {"k": "k", "anchors_per_image": "anchors", "coverage": "coverage"}
 """What stands in the tables beside the metric, and under which head; comparison.csv has everything."""
-
-
-def people(key: str) -> str:
-    """A figure's key as people write it: AR@100, recall@100 (IoU 0.7), AR small @100."""
-    name, _, budget = key.rpartition("_")
-    words = {"recall_iou70": "recall (IoU 0.7)", "AR_s": "AR small", "AR_m": "AR medium", "AR_l": "AR large"}
-    return f"{words.get(name, name)}@{budget}"
 
 
 def on_screen(comparison: Comparison, rows: int) -> Lines:
@@ -84,7 +78,7 @@ def answer(comparison: Comparison) -> str:
         return "No run has scores yet"
     table = comparison.tables[0]
     leader, metric = table.entries[0], comparison.question.metric
-    start = f"{people(metric)} is highest with {leader.label}: {with_sd(leader.figure(metric))}"
+    start = f"{Metric.of(metric)} is highest with {leader.label}: {with_sd(leader.figure(metric))}"
     others = len(table.entries) - 1
     if others == 0 or table.baseline is None:
         return start
@@ -110,7 +104,7 @@ def _ranking(comparison: Comparison, table: Table, rows: int | None = None) -> C
     figures = [metric, *(key for key in FIGURES if key != metric and key in table.entries[0].figures)]
     axes = [axis for axis in AXES if any(entry.axis(axis) is not None for entry in table.entries)]
     unfinished = any(entry.status != "finished" for entry in table.entries)
-    heads = ["#", "<run", "seeds", *map(people, figures), *(AXES[axis] for axis in axes)]
+    heads = ["#", "<run", "seeds", *(str(Metric.of(figure)) for figure in figures), *(AXES[axis] for axis in axes)]
     heads += ["time", "images/s", *(["<status"] if unfinished else [])]
     cells = [heads]
     for rank, entry in _first(table, rows):
@@ -240,7 +234,7 @@ def _title(table: Table) -> str:
 def _against(comparison: Comparison, table: Table) -> str:
     assert table.baseline is not None
     which = "the baseline" if table.chosen else "the leader"
-    return f"{people(comparison.question.metric)} against {which}, {table.entries[table.baseline].label}"
+    return f"{Metric.of(comparison.question.metric)} against {which}, {table.entries[table.baseline].label}"
 
 
 def _escaped(text: str) -> str:

@@ -17,10 +17,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anchorlab.errors import SettingError
-from anchorlab.metrics.figures import AREA_RANGES, THRESHOLDS, Figure, Ranks, recall_from_ranks
+from anchorlab.metrics.from_ranks import (
+    AREA_RANGES,
+    BUDGETS,
+    THRESHOLDS,
+    Metric,
+    Ranks,
+    metric_keys,
+    recall_from_ranks,
+)
 from anchorlab.runs.record import Run, read_run
 
-BUDGETS = (10, 50, 100, 300, 1000)
 CURVE = sorted({*BUDGETS, *np.geomspace(1, 1000, 50).round().astype(int).tolist()})
 """The budgets recall is drawn at."""
 
@@ -35,7 +42,7 @@ class Scores(NamedTuple):
     data    the identity of the images and of their boxes, by which runs are comparable or not
     images  (I,) their ids, sorted
     boxes   how many are counted
-    found   (I,), wanted (I,)  boxes of the metric, as in `ranks.Figure.per_image`
+    found   (I,), wanted (I,)  boxes of the metric, as in `Metric.per_image`
     recall  (N, T, A) at `budgets`, -1 where a range has no box
     """
 
@@ -48,12 +55,11 @@ class Scores(NamedTuple):
     recall: np.ndarray
 
     def figures(self) -> dict[str, float]:
-        """Every figure of `ranks.Figure` at every budget of `BUDGETS` that was scored."""
-        names = ("recall", "recall_iou70", "AR", "AR_s", "AR_m", "AR_l")
-        return {f"{name}_{n}": self.figure(f"{name}_{n}") for n in BUDGETS if n in self.budgets for name in names}
+        """Every figure of `Metric` at every budget of `BUDGETS` that was scored."""
+        return {key: self.figure(key) for key in metric_keys([n for n in BUDGETS if n in self.budgets])}
 
     def figure(self, key: str) -> float:
-        figure = Figure.of(key)
+        figure = Metric.of(key)
         return figure.from_table(self.recall[self.budgets.index(figure.budget)])
 
 
@@ -96,7 +102,7 @@ def _run_folders(pattern: str) -> list[Path]:
 
 
 def read_scores(
-    runs: Sequence[Run], figure: Figure, shared: ImageKeys | None = None
+    runs: Sequence[Run], figure: Metric, shared: ImageKeys | None = None
 ) -> tuple[list[Scores | None], list[str]]:
     """The scores of every run, None where it has none; and a sentence for each file that cannot be read.
 
@@ -125,7 +131,7 @@ def read_scores(
     return [None if isinstance(answer, ValueError) else answer for answer in answers], problems
 
 
-def scores_of(run: Run, figure: Figure, shared: ImageKeys | None = None) -> Scores | None:
+def scores_of(run: Run, figure: Metric, shared: ImageKeys | None = None) -> Scores | None:
     """Scores of one run; None before its first validation.
 
     Raises:

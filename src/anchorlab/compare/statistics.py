@@ -21,7 +21,7 @@ class Group:
     """The runs of one setting, scored on the same images.
 
     seeds  (S,)             their seeds, each once
-    found  (S, I) float64   boxes found, from `ranks.Figure.per_image`
+    found  (S, I) float64   boxes found, from `Metric.per_image`
     """
 
     seeds: tuple[int | None, ...]
@@ -82,7 +82,7 @@ class Bootstrap:
         """Every group against the one at `baseline`; None for that one.
 
         Args:
-            wanted: (I,) boxes to find of every image, from `ranks.Figure.per_image`; its zeros are left out.
+            wanted: (I,) boxes to find of every image, from `Metric.per_image`; its zeros are left out.
         """
         useful = wanted > 0
         groups = [Group(group.seeds, group.found[:, useful]) for group in groups]

@@ -16,11 +16,11 @@ from wandb_workspaces.reports.v2.interface import ParallelCoordinatesPlotColumn
 
 from anchorlab.compare.comparison import Comparison, Entry, Table
 from anchorlab.errors import SettingError
-from anchorlab.runs.gallery import read_scenes
+from anchorlab.metrics.from_ranks import BUDGETS
+from anchorlab.runs.gallery import read_gallery
 
 PINNED = 20
 """Runs that W&B keeps in view at most."""
-BUDGETS = (10, 50, 100, 300, 1000)
 
 
 def saved(comparison: Comparison, entity: str, project: str, name: str, url: str | None = None) -> str:
@@ -113,7 +113,7 @@ def _image_panels(table: Table) -> list[Any]:
 
 def _image_keys(entry: Entry) -> Iterable[str]:
     try:
-        scenes = read_scenes(entry.runs[0].folder)
+        scenes = read_gallery(entry.runs[0].folder)
     except ValueError:  # the page says so
         return
     for scene in scenes:

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from anchorlab.config.settings import check, nearest_word, unknown_key
+from anchorlab.config.settings import check, unknown_choice, unknown_key
 from anchorlab.errors import SettingError
 
 
@@ -61,9 +61,7 @@ def _missing_choice(message: str, wanted: str | Sequence[str] | None, options: S
     if not isinstance(wanted, str) or not options:
         return message.splitlines()[0]
     group, _, choice = wanted.rpartition("/")
-    nearest = nearest_word(choice, options)
-    meant = f"did you mean {group}={nearest}?" if nearest else f"there are {', '.join(options)}"
-    return f"{group}={choice} is not there: {meant}"
+    return unknown_choice(group, choice, options)
 
 
 def _reason(error: Exception, known: Sequence[str]) -> str:

@@ -1,14 +1,20 @@
-"""What a class declares in its source: read as text, because importing it would import torch.
+"""Declarations of a class, read from its source text: importing it would import torch.
 
-Only what the class's own body says as a plain value counts; what it inherits does not.
+Only what the class's own body says counts, as plain values and annotations; what it inherits does not.
 """
 
 import ast
+import collections.abc
+import contextlib
 import sys
+import typing
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import annotated_types
+
+from anchorlab import signatures
 from anchorlab.exports import home_of
 
 
@@ -22,18 +28,35 @@ def attribute(target: str, name: str) -> Any:
     return None
 
 
+def annotations(target: str) -> dict[str, Any]:
+    """The annotations of a class's or function's own arguments, where they are made of plain types and ranges."""
+    names = {**vars(typing), **vars(collections.abc), **vars(annotated_types), **vars(signatures), "Path": Path}
+    found: dict[str, Any] = {}
+    given = _arguments(target)
+    for argument in [] if given is None else [*given.args, *given.kwonlyargs]:
+        if argument.annotation is None:
+            continue
+        with contextlib.suppress(Exception):  # a type that only the module knows, such as a Tensor
+            found[argument.arg] = eval(ast.unparse(argument.annotation), names)
+    return found
+
+
 def defaults(target: str) -> dict[str, Any]:
     """The defaults of a class's or function's own arguments, where they are plain values."""
-    node = _definition(target)
-    if isinstance(node, ast.ClassDef):
-        node = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-    if not isinstance(node, ast.FunctionDef):
+    given = _arguments(target)
+    if given is None:
         return {}
-    given = node.args
     positional = [*given.posonlyargs, *given.args]
     pairs = list(zip(positional[len(positional) - len(given.defaults) :], given.defaults, strict=True))
     pairs += [(argument, value) for argument, value in zip(given.kwonlyargs, given.kw_defaults, strict=True) if value]
     return {argument.arg: _plain(value) for argument, value in pairs}
+
+
+def _arguments(target: str) -> ast.arguments | None:
+    node = _definition(target)
+    if isinstance(node, ast.ClassDef):
+        node = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    return node.args if isinstance(node, ast.FunctionDef) else None
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Which runs are the same experiment, and which have the same anchors? Hashes of what changes the result.
+"""Identity of an experiment and of its anchors: hashes of every setting that changes the result.
 
 Not a fingerprint of the code: the commit is recorded beside them.
 """

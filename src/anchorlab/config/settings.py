@@ -33,6 +33,7 @@ from anchorlab.signatures import (
     Texts,
     argument,
     check_arguments,
+    checks_itself,
     shown,
 )
 
@@ -53,6 +54,7 @@ COMMAND_SETTINGS: dict[str, Any] = {
     # train.py
     "seed": Seed,
     "start": or_null(Text),
+    "resume": or_null(Text),
     "preflight": Literal["warn", "refuse", "none"],
     "preflight_least": Share,
     "debug.look": CountOrZero,
@@ -71,6 +73,8 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "bootstrap.confidence": Annotated[float, Ge(0.5), Le(0.9999)],
     "bootstrap.seed": CountOrZero,
     "wandb.entity": or_null(Text),
+    "wandb.project": Text,
+    "wandb.name": Text,
     "wandb.url": or_null(Text),
     # evaluate.py
     "run": Texts,
@@ -133,10 +137,13 @@ def check(config: Mapping[str, Any]) -> None:
     _check_anchor_sizes(config.get("anchor") or {}, data.get("long"))
 
 
-def check_signatures(config: Mapping[str, Any], key: str = "") -> None:
+def check_signatures(config: Mapping[str, Any], key: str = "", before_building: bool = False) -> None:
     """Raise SettingError for the first value that the signature of its class refuses, in the whole of a config.
 
     Imports the classes that the config names, and with most of them torch; builds none.
+
+    Args:
+        before_building: leave out what the classes themselves look at as they are built (those of `_partial_` later).
     """
     target = config.get("_target_")
     if isinstance(target, str):
@@ -144,12 +151,13 @@ def check_signatures(config: Mapping[str, Any], key: str = "") -> None:
         cls = _located(target, key)
         _check_names(cls, given, key)
         try:
-            check_arguments(cls, given)
+            if not (before_building and checks_itself(cls) and not config.get("_partial_")):
+                check_arguments(cls, given)
         except ArgumentError as error:
             raise SettingError(f"{key}.{error}" if key else str(error)) from error
     for name, child in config.items():
         if isinstance(child, Mapping):
-            check_signatures(child, f"{key}.{name}" if key else name)
+            check_signatures(child, f"{key}.{name}" if key else name, before_building)
 
 
 def _check_names(cls: Any, given: Iterable[str], key: str) -> None:
@@ -262,6 +270,13 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     nearest = nearest_word(key, known)
     hint = f"did you mean {nearest}?" if nearest else "--cfg job shows all keys"
     return f"{key} is not a setting: {hint}"
+
+
+def unknown_choice(group: str, choice: str, known: Sequence[str]) -> str:
+    """The sentence for a choice that a group does not have, with the nearest one that it has."""
+    nearest = nearest_word(choice, known)
+    hint = f"did you mean {group}={nearest}?" if nearest else f"there are {', '.join(known)}"
+    return f"{group}={choice} does not exist: {hint}"
 
 
 def nearest_word(word: str, known: Iterable[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Files with boxes -> `Sample` -> `Batch`; imports only `errors` of this project."""
+"""Data: files with boxes -> `Sample` -> `Batch`; knows no network and no config."""
 
 from anchorlab.exports import exports
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, judged once for every format; not a repair of annotations.
+"""Checks of annotations, the same for every format: note each fault and keep what can be used; guess nothing.
 
 A reader hands over what a file says (`Entry`, `RawBox`); the `Checker` gives back what can be used and notes each
 fault as a `Problem` with file, id and value. A bad box costs the box, a bad image the image; what can be mended

@@ -1,4 +1,4 @@
-"""A record's file -> its pixels in the frame of its boxes; checked again, because files change while a run goes on.
+"""Decoding of a record's file: its pixels in the frame of its boxes; checked again, as files change during a run.
 
 OpenCV decodes, and Pillow what OpenCV does not know. OpenCV decodes a truncated JPEG without an error and leaves the
 rest grey: a file without its end mark is therefore judged by Pillow first, as at set-up.
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from anchorlab.data.headers import image_size, is_cut_short, pillow_without_limit
-from anchorlab.data.resize import resize_image, target_size, with_image
+from anchorlab.data.resize import follow_image, resize_image, target_size
 from anchorlab.data.sample import DataError, Problem, Record, Sample
 
 COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -49,7 +49,7 @@ def read_sample(record: Record, short: int | None, long: int | None) -> tuple[Sa
 
 def sample_at(record: Record, image: np.ndarray) -> tuple[Sample, tuple[float, float]]:
     """The same around pixels that `read_resized` gave before."""
-    return with_image(sample_of(record, image), image, (record.height, record.width))
+    return follow_image(sample_of(record, image), (record.height, record.width))
 
 
 def decode(record: Record) -> Sample:

@@ -1,4 +1,4 @@
-"""What an image file says of itself before its pixels are decoded: size, orientation, depth, whether it is whole.
+"""Headers of image files: size, orientation, depth and wholeness, before any pixel is decoded.
 
 Pixels are decode.py's. Pillow reads the headers; its own limit on pixels is replaced by `ImageRules.megapixels`.
 """

@@ -1,4 +1,4 @@
-"""What a data set's folder turns out to be: which files belong to which split, and which format reads them.
+"""Layout of a data set's folder: which files belong to which split, and which format reads them.
 
 Recognisers (the modules of `layouts`) propose, `recognise` chooses, and refuses where two readings fit. Annotations are
 read by the formats (coco.py, voc.py, yolo.py, ...).

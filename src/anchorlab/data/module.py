@@ -156,10 +156,6 @@ class DataModule(lightning.LightningDataModule):
             return list(self.reader.categories)
         return [*self.categories, *(self._unseen_names() if self.score == "unseen" else ())]
 
-    @property
-    def num_categories(self) -> int:
-        return len(self.category_names)
-
     def records(self, split: str) -> list[Record]:
         """The images of "train", "val" or "test"; reads the split first where `setup` has not."""
         self._require(split)

@@ -1,4 +1,4 @@
-"""The image that an annotation's name means: one rule for all names of a file, found on a sample of them.
+"""Lookup of the image that an annotation names: one rule for all names of a file, found on a sample of them.
 
 A name stays inside the data set's folder whatever it says: an absolute path, a URL, `..` and a Windows path count as
 so many parts, of which the last ones that lead to an image decide.

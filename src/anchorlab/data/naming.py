@@ -1,4 +1,4 @@
-"""Which split a name speaks of: `instances_val2017`, `Validation`, `minitrain` -> train, val, test, or none of them."""
+"""Split names: `instances_val2017`, `Validation`, `minitrain` -> train, val, test, or none of them."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The brush behind the synthetic images: textures, shapes and light, not which objects lie where.
+"""Painting of the synthetic images: textures, shapes and light; not which objects lie where.
 
 Pictures are float32 (H, W, 3) in 0..255 while they are painted. A texture is a float32 field (H, W) in 0..1,
 an outline a list of closed contours (n, 2) of x, y that touch all four sides of the unit square, a mask the

@@ -1,4 +1,4 @@
-"""How large an image is for the network: one pure function that study, training and evaluation share.
+"""Resizing: how large the network sees an image, in one function that study, training and evaluation share.
 
 Boxes follow by new / old side, axis by axis, because rounding a side to whole pixels changes the two scales
 by a little. Padding is not resizing (batch.py).
@@ -49,15 +49,14 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def resize_sample(sample: Sample, size: tuple[int, int]) -> tuple[Sample, tuple[float, float]]:
     """The sample at (height, width) = `size`, and its scale (height, width): new pixels / old pixels."""
-    return with_image(sample, resize_image(sample.image, size), sample.image.shape[:2])
+    return follow_image(replace(sample, image=resize_image(sample.image, size)), sample.image.shape[:2])
 
 
-def with_image(sample: Sample, image: np.ndarray, old: tuple[int, ...]) -> tuple[Sample, tuple[float, float]]:
-    """The sample with the same picture at another size, and its scale; its boxes lay in an `old` (height, width)."""
-    tall, wide = image.shape[0] / old[0], image.shape[1] / old[1]
+def follow_image(sample: Sample, old: tuple[int, ...]) -> tuple[Sample, tuple[float, float]]:
+    """The sample with its boxes taken from an `old` (height, width) to its image, and the scale between them."""
+    tall, wide = sample.image.shape[0] / old[0], sample.image.shape[1] / old[1]
     resized = replace(
         sample,
-        image=image,
         boxes=(sample.boxes * np.array([wide, tall, wide, tall])).astype(np.float32),
         area=(sample.area * (tall * wide)).astype(np.float32),
     )

@@ -1,4 +1,4 @@
-"""What the files of a data set become before they are tensors: a `Record` is read, a `Sample` is decoded.
+"""Records and samples: an image and its boxes as annotations have them, and decoded; no tensors yet.
 
 A record is what annotations and image headers say of one image, checked once at set-up; a sample adds its
 pixels. Neither knows the size the network works at (resize.py) nor its neighbours in a batch (batch.py).

@@ -188,7 +188,7 @@ class SyntheticReader:
         note = f"Drawing {len(indices)} synthetic images ({split})"
         console = Console(stderr=True)
         for index in track(indices, note, console=console, transient=True, disable=not console.is_terminal):
-            scene = draw_scene(self.recipe, np.random.default_rng([self.seed, number, index]))
+            scene = draw_image(self.recipe, np.random.default_rng([self.seed, number, index]))
             name = f"{split}/{index:06d}.jpg"
             _write_jpeg(folder / name, scene.image)
             _append(coco, scene, name)
@@ -196,7 +196,7 @@ class SyntheticReader:
 
 
 @dataclass(frozen=True)
-class Scene:
+class SyntheticImage:
     """One synthetic image with its objects in painting order, the last on top."""
 
     image: np.ndarray  # (H, W, 3) uint8, RGB
@@ -205,7 +205,7 @@ class Scene:
     category: np.ndarray  # (G,) int64
 
 
-def draw_scene(recipe: Recipe, rng: Generator) -> Scene:
+def draw_image(recipe: Recipe, rng: Generator) -> SyntheticImage:
     """Draw one image: design the objects, lay them out, then paint them over ground and clutter.
 
     An object's size and ratio are drawn whatever room there is, so that crowding does not bend their spread.
@@ -220,7 +220,7 @@ def draw_scene(recipe: Recipe, rng: Generator) -> Scene:
     for index, corner in layout.corners.items():
         painting.paint_object(picture, masks[index], corner, rng)
     order = list(layout.corners)
-    return Scene(
+    return SyntheticImage(
         image=painting.develop(picture, recipe.noise, rng),
         boxes=np.array([layout.box(index) for index in order], np.int64).reshape(-1, 4),
         area=layout.visible[order],
@@ -311,7 +311,7 @@ def _check_own(root: Path) -> None:
         )
 
 
-def _append(coco: dict[str, Any], scene: Scene, name: str) -> None:
+def _append(coco: dict[str, Any], scene: SyntheticImage, name: str) -> None:
     """Add one image and its objects to a COCO file's contents."""
     height, width = scene.image.shape[:2]
     image_id = len(coco["images"]) + 1

@@ -1,4 +1,4 @@
-"""What lies below a data set's folder, listed once: images and other files by name, without what systems put there.
+"""Listing of a data set's folder, made once: images and other files by name, without what systems put there.
 
 Names are relative to the root, with `/`, in a fixed order. Nothing is opened here.
 """

@@ -14,7 +14,6 @@ from anchorlab.data.layout import Part, Source, Template
 from anchorlab.data.sample import DataError
 
 NUM_FIELDS = 5  # class, centre x, centre y, width, height
-FEWEST_FOR_POLYGON = 7  # class and three points
 LARGEST_SHARE = 2.0  # a number above is no share of anything, however far a box reaches over the border
 CORNERS = "write `class cx cy w h`, all but the class in shares of the image"
 

@@ -1,4 +1,4 @@
-"""Recall, and every figure's name, budget and meaning."""
+"""Recall, and every metric's name, budget and meaning."""
 
 from anchorlab.exports import exports
 

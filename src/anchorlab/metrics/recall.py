@@ -23,7 +23,15 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from anchorlab.metrics.figures import AREA_RANGES, THRESHOLDS, UNMATCHED, Ranks, figures_from_ranks, recall_from_ranks
+from anchorlab.metrics.from_ranks import (
+    AREA_RANGES,
+    BUDGETS,
+    THRESHOLDS,
+    UNMATCHED,
+    Ranks,
+    metrics_from_ranks,
+    recall_from_ranks,
+)
 
 AREA_LOW, AREA_HIGH = np.array(list(AREA_RANGES.values())).T
 
@@ -35,10 +43,10 @@ class ProposalRecall(Metric):
     """recall@N and AR@N of class-free proposals: pycocotools' COCOeval with `useCats=0`, `maxDets=budgets`.
 
     `compute` gives, for each budget N, `recall_N` (IoU 0.5), `recall_iou70_N`, `AR_N` (mean over the
-    thresholds) and `AR_s_N`, `AR_m_N`, `AR_l_N` (by annotation area); a figure without any box to find is -1.
+    thresholds) and `AR_s_N`, `AR_m_N`, `AR_l_N` (by annotation area); a metric without any box to find is -1.
 
     Images are counted by `index`: one that a distributed sampler repeats counts once, and neither the number
-    of processes nor the order of the images changes a bit of any figure. `compute`, `ranks` and `table`
+    of processes nor the order of the images changes a bit of any metric. `compute`, `ranks` and `table`
     gather over the processes, so every process calls them or none does.
 
     Args:
@@ -65,7 +73,7 @@ class ProposalRecall(Metric):
         "counted": torch.uint8,
     }
 
-    def __init__(self, budgets: Sequence[int] = (10, 50, 100, 300, 1000)) -> None:
+    def __init__(self, budgets: Sequence[int] = BUDGETS) -> None:
         super().__init__()
         self.budgets = check_budgets(budgets)
         self._merged: Ranks | None = None
@@ -114,9 +122,9 @@ class ProposalRecall(Metric):
         self._append(np.array([index]), np.array([len(counted)]), rank.ravel(), counted.ravel())
 
     def compute(self) -> dict[str, float]:
-        """Every figure by its key, over the images of all processes."""
+        """Every metric by its key, over the images of all processes."""
         self._merged = merge(**{name: self._state(name) for name in self._STATES})
-        return figures_from_ranks(self._merged.rank, self._merged.counted, self.budgets)
+        return metrics_from_ranks(self._merged.rank, self._merged.counted, self.budgets)
 
     def ranks(self) -> dict[str, np.ndarray]:
         """What `recall.npz` holds: `Ranks`, with `thresholds` (T,), `areas` (A,) and `budgets` (N,)."""

@@ -6,11 +6,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from anchorlab.analysis.attribution import AnchorReport, ShapeShare
-from anchorlab.plots.coverage import LEVEL_COLOURS
+from anchorlab.analysis.attribution import AnchorReport
+from anchorlab.metrics.from_ranks import in_table
+from anchorlab.plots.palette import BLUE, GREEN, ORANGE, SKY_BLUE
 
 COLUMNS = {"positives": "positives", "proposals": "proposals", "matched": "matched boxes"}
-AR, AT_50, AT_70 = "#0072B2", "#56B4E9", "#009E73"
+COLUMN_COLOURS = (ORANGE, SKY_BLUE, GREEN)
+AR, AT_50, AT_70 = BLUE, SKY_BLUE, GREEN
 
 
 def funnel_figure(report: AnchorReport) -> Figure:
@@ -36,9 +38,9 @@ def attribution_figure(report: AnchorReport) -> Figure:
     figure = Figure(figsize=(9, 1.4 + 0.36 * len(shapes)), layout="constrained")
     shares, losses = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
     places = np.arange(len(shapes))
-    for at, (key, label) in enumerate(COLUMNS.items()):
+    for at, ((key, label), colour) in enumerate(zip(COLUMNS.items(), COLUMN_COLOURS, strict=True)):
         values = [getattr(shape, key) for shape in shapes]
-        shares.barh(places + 0.27 * (at - 1), values, height=0.26, label=label, color=LEVEL_COLOURS[(0, 5, 3)[at]])
+        shares.barh(places + 0.27 * (at - 1), values, height=0.26, label=label, color=colour)
     names = [shape.name + (" (dead)" if shape.matched == 0 else "") for shape in shapes]
     shares.set_yticks(places, names, fontsize=8)
     shares.set(xlabel="share of all shapes together", title=f"What each anchor does: {report.images} images")
@@ -57,18 +59,7 @@ def funnel_table(report: AnchorReport) -> Table:
     for name in ("stage", "IoU 0.5", "IoU 0.7", "AR"):
         table.add_column(name, justify="left" if name == "stage" else "right")
     for row in report.funnel.rows():
-        table.add_row(row["stage"], *(_shown(row[key]) for key in ("recall_50", "recall_70", "AR")))
-    return table
-
-
-def attribution_table(report: AnchorReport) -> Table:
-    title = f"What each anchor does, among the best {report.budget} proposals; AR@{report.budget} {report.AR:.3f}"
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("width x height")
-    for name in (*COLUMNS.values(), "AR without"):
-        table.add_column(name, justify="right")
-    for shape in report.shapes:
-        table.add_row(shape.name, *_cells(shape))
+        table.add_row(row["stage"], *(in_table(row[key]) for key in ("recall_50", "recall_70", "AR")))
     return table
 
 
@@ -95,13 +86,5 @@ def in_words(report: AnchorReport) -> list[str]:
     return lines
 
 
-def _cells(shape: ShapeShare) -> Sequence[str]:
-    return [*(f"{100 * getattr(shape, key):.1f} %" for key in COLUMNS), _shown(shape.AR_without)]
-
-
 def _some(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None or value < 0 else f"{value:.3f}"

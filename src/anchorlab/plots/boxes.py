@@ -1,7 +1,6 @@
 """Figures of images with boxes: one location's anchors, proposals beside ground truth, and recall against N.
 
-Drawn with matplotlib's Figure, without pyplot, so that no process holds figures open. Colours are those of Okabe and
-Ito, which the colour-blind can tell apart: boxes orange, proposals that found one blue, misses vermilion.
+Drawn with matplotlib's Figure, without pyplot, so that no process holds figures open.
 """
 
 from collections.abc import Sequence
@@ -19,11 +18,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import ScalarFormatter
 
 from anchorlab.data.batch import Batch
+from anchorlab.plots.palette import FOUND, LEVELS, MISSED, PLAIN, TRUTH
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import pairwise_iou
 
-BOX, FOUND, MISSED, PLAIN = "#E69F00", "#0072B2", "#D55E00", "#999999"
-LEVEL_COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00")
 FOUND_IOU = 0.5
 
 
@@ -53,7 +51,7 @@ def anchors_figure(image: np.ndarray, anchors: Anchors, batch: Batch) -> Figure:
         axis.scatter(*np.meshgrid(x, y), s=3, color="white", linewidths=0)
         for j in range(count):
             box = np.array([x1[column, j], y1[row, j], x2[column, j], y2[row, j]])
-            draw(axis, box / to_image, LEVEL_COLOURS[at % len(LEVEL_COLOURS)])
+            draw(axis, box / to_image, LEVELS[at % len(LEVELS)])
         axis.scatter(x[column], y[row], s=40, marker="+", color="black", linewidths=2)
     return figure
 
@@ -74,7 +72,7 @@ def proposals_figure(scenes: Sequence[Scene], top: int) -> Figure:
         for proposal, hit in zip(proposals, hits, strict=True):
             draw(axis, proposal, FOUND if hit else PLAIN, 1.2 if hit else 0.6)
         for box, is_found in zip(scene.boxes, found, strict=True):
-            draw(axis, box, BOX if is_found else MISSED, 2.0, "-" if is_found else "--")
+            draw(axis, box, TRUTH if is_found else MISSED, 2.0, "-" if is_found else "--")
     figure.text(
         0.01,
         0.005,
@@ -88,7 +86,7 @@ def recall_figure(curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str) 
     """Recall against the number of proposals, a curve for each IoU; N on a logarithmic axis."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
-    for (name, (budgets, recall)), colour in zip(curves.items(), LEVEL_COLOURS, strict=False):
+    for (name, (budgets, recall)), colour in zip(curves.items(), LEVELS, strict=False):
         axis.plot(budgets, recall, label=name, color=colour)
     axis.set(xscale="log", xlabel="proposals per image N", ylabel="recall", ylim=(0, 1), title=title)
     axis.xaxis.set_major_formatter(ScalarFormatter())
@@ -122,9 +120,10 @@ def draw(axis: Axes, box: np.ndarray, colour: str, width: float = 1.5, style: st
     )
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+    return path
 
 
 def proposals_picture(scene: Scene, top: int, with_truth: bool) -> Figure:

@@ -1,28 +1,25 @@
 """Figures of a study: coverage over size and ratio, coverage against k, and the worst-covered boxes.
 
-matplotlib's Figure without pyplot, so that no process holds figures open; colours that the colour-blind can tell apart.
+matplotlib's Figure without pyplot, so that no process holds figures open.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from anchorlab.analysis.coverage import Coverage, cover
 from anchorlab.analysis.ground_truth import GroundTruth
 from anchorlab.data.decode import decode
 from anchorlab.data.sample import Record
+from anchorlab.plots.boxes import draw
+from anchorlab.plots.palette import FOUND, LEVELS, TRUTH
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 from anchorlab.rpn.boxes import pairwise_iou
-
-LEVEL_COLOURS = ("#E69F00", "#D55E00", "#CC79A7", "#009E73", "#F0E442", "#56B4E9")
-BOX, BEST = "#D55E00", "#0072B2"
 
 SIZE_CELLS, RATIO_CELLS, PLACES = 48, 32, 12
 """The map's columns and rows, and random places that each of its cells is tried at."""
@@ -81,7 +78,6 @@ def mean_iou_map(
     tried = GroundTruth(
         boxes=torch.from_numpy(boxes.astype(np.float32)),
         image=here,
-        row=here,
         sizes=truth.sizes[image : image + 1],
         padded=truth.padded[image : image + 1],
         grids=truth.grids[image : image + 1],
@@ -148,12 +144,6 @@ def worst_figure(coverage: Coverage, records: Sequence[Record], count: int) -> F
     return figure
 
 
-def save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
-
-
 def _one_per_image(coverage: Coverage, count: int) -> list[int]:
     found: dict[int, int] = {}
     for g in coverage.best.argsort(stable=True).tolist():
@@ -169,8 +159,8 @@ def _draw_worst(axis: Axes, coverage: Coverage, record: Record, g: int) -> None:
     box = truth.boxes[g]
     height, width = truth.sizes[image].tolist()
     axis.imshow(decode(record).image, extent=(0, width, height, 0))
-    _draw(axis, best_anchor(coverage, g).numpy(), BEST, "--")
-    _draw(axis, box.numpy(), BOX, "-")
+    draw(axis, best_anchor(coverage, g).numpy(), FOUND, style="--")
+    draw(axis, box.numpy(), TRUTH)
     wide, tall = (box[2:] - box[:2]).tolist()
     axis.set(xlim=(0, width), ylim=(height, 0))
     axis.set_title(f"{record.image_id}: {wide:.0f} x {tall:.0f} px, best IoU {coverage.best[g]:.2f}", fontsize=8)
@@ -191,11 +181,6 @@ def best_anchor(coverage: Coverage, g: int) -> torch.Tensor:
     return anchors[iou.argmax()]
 
 
-def _draw(axis: Axes, box: np.ndarray, colour: str, style: str) -> None:
-    x1, y1, x2, y2 = (float(side) for side in box)
-    axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.6, linestyle=style))
-
-
 def _draw_anchors(axis: Axes, anchors: AnchorGrid) -> None:
     for level, (stride, shapes) in enumerate(zip(anchors.strides, anchors.shapes, strict=True)):
         width, height = shapes.unbind(1)
@@ -204,9 +189,9 @@ def _draw_anchors(axis: Axes, anchors: AnchorGrid) -> None:
             height / width,
             s=60,
             marker="P",
-            color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)],
-            edgecolors="black",
-            linewidths=0.8,
+            color=LEVELS[level % len(LEVELS)],
+            edgecolors="white",
+            linewidths=1.2,
             label=f"stride {stride}",
             clip_on=False,
             zorder=3,

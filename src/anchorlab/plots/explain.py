@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from anchorlab.plots.boxes import FOUND, FOUND_IOU, LEVEL_COLOURS, Scene, draw, proposals_figure, show
+from anchorlab.plots.boxes import FOUND_IOU, Scene, draw, proposals_figure, show
+from anchorlab.plots.palette import FOUND, INK, LEVELS, PAPER, SKY_BLUE, SOFT_LINE
 from anchorlab.rpn.boxes import pairwise_iou
 
 
@@ -58,7 +59,6 @@ class Steps:
 
 
 WIDTH = 9.0
-INK = "#222222"
 
 
 def all_of(steps: Steps) -> dict[str, Figure]:
@@ -95,7 +95,7 @@ def features(steps: Steps) -> Figure:
         axis.set_yticks([])
         if level == steps.place.level:
             place = steps.place
-            axis.plot(place.column, place.row, "o", markersize=11, markerfacecolor="none", color="#56B4E9", mew=2)
+            axis.plot(place.column, place.row, "o", markersize=11, markerfacecolor="none", color=SKY_BLUE, mew=2)
     text = f"2. The backbone makes maps of {steps.channels} channels (here their mean activation); one cell is followed"
     figure.suptitle(text, fontsize=11)
     return figure
@@ -132,9 +132,9 @@ def numbers(steps: Steps) -> Figure:
     table.scale(1, 1.55)
     table.auto_set_column_width(list(range(len(names))))
     for (row, _), cell in table.get_celld().items():
-        cell.set_edgecolor("#CCCCCC")
+        cell.set_edgecolor(SOFT_LINE)
         if row == 0:
-            cell.set_facecolor("#E8EEF2")
+            cell.set_facecolor(PAPER)
             cell.set_text_props(weight="bold")
         else:
             cell.get_text().set_color(_colour(row - 1) if cell is table[row, 0] else INK)
@@ -155,7 +155,7 @@ def scores(steps: Steps) -> Figure:
         extent = (left, left + columns * stride, top + rows * stride, top)
         axis.imshow(chances, cmap="magma", vmin=0, vmax=1, alpha=0.75, extent=extent)
         axis.set(xlim=(0, width), ylim=(height, 0))
-        axis.plot(x, y, "o", markersize=11, markerfacecolor="none", color="#56B4E9", mew=2)
+        axis.plot(x, y, "o", markersize=11, markerfacecolor="none", color=SKY_BLUE, mew=2)
     figure.suptitle(f"5. The same at every location of stride {stride}: P(object), bright is 1", fontsize=11)
     return figure
 
@@ -254,7 +254,7 @@ def _legend(axis: Axes, texts: list[str], steps: Steps) -> None:
 def _around(axis: Axes, steps: Steps, boxes: np.ndarray) -> None:
     """Show the image and, in grey, what of the boxes lies beyond it."""
     height, width = steps.image.shape[:2]
-    axis.set_facecolor("#DDDDDD")
+    axis.set_facecolor(SOFT_LINE)
     left, top = np.minimum(boxes[:, :2].min(0), 0) - 4
     right, bottom = np.maximum(boxes[:, 2:].max(0), (width, height)) + 4
     axis.set(xlim=(left, right), ylim=(bottom, top))
@@ -266,7 +266,7 @@ def _close_to(axis: Axes, steps: Steps, boxes: np.ndarray) -> None:
     (x, y), (width, height) = (low + high) / 2, (high - low) * 1.5
     width = max(width, height / _shape(steps))
     height = width * _shape(steps)
-    axis.set_facecolor("#DDDDDD")
+    axis.set_facecolor(SOFT_LINE)
     axis.set(xlim=(x - width / 2, x + width / 2), ylim=(y + height / 2, y - height / 2))
 
 
@@ -280,4 +280,4 @@ def _sides(box: np.ndarray) -> str:
 
 
 def _colour(j: int) -> str:
-    return LEVEL_COLOURS[j % len(LEVEL_COLOURS)]
+    return LEVELS[j % len(LEVELS)]

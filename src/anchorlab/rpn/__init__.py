@@ -1,4 +1,4 @@
-"""The Region Proposal Network: plain tensors in and out; imports only `errors` of this project."""
+"""The Region Proposal Network: plain tensors in and out; knows no config, no data set and no training."""
 
 from anchorlab.exports import exports
 

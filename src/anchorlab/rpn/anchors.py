@@ -71,7 +71,13 @@ class AnchorGrid:
         strides: pixels per cell on each level, from the backbone.
 
     Raises ValueError, naming the setting, where these contradict each other or give an anchor without area.
+
+    HABITS: the arguments that are switches for the habits of reference implementations. PLACING: those of them that
+    move anchors and leave their widths and heights as they are.
     """
+
+    HABITS = ("rounded", "offset", "order", "stride")
+    PLACING = ("offset", "stride")
 
     def __init__(
         self,

@@ -157,10 +157,21 @@ class RegionProposalNetwork(nn.Module):
                 which other images share the batch or the process.
             average: takes the mean over all processes that share a batch; None: there is one.
         """
-        images = enumerate(zip(boxes, ignore, as_pairs(sizes), generators, strict=True))
-        targets = [self.targets(predictions.anchors_of(i), *image) for i, image in images]
+        targets = self.batch_targets(predictions, boxes, ignore, sizes, generators)
         outputs = predictions.at([image.rows for image in targets])
         return self.losses_of(targets, outputs, predictions.num_locations, average)
+
+    def batch_targets(
+        self,
+        predictions: Predictions | PendingPredictions,
+        boxes: Sequence[Tensor],
+        ignore: Sequence[Tensor],
+        sizes: Sizes,
+        generators: Sequence[torch.Generator],
+    ) -> list[ImageTargets]:
+        """The `targets` of each image, for the anchors that its predictions start from."""
+        images = enumerate(zip(boxes, ignore, as_pairs(sizes), generators, strict=True))
+        return [self.targets(predictions.anchors_of(i), *image) for i, image in images]
 
     @torch.no_grad()
     def targets(

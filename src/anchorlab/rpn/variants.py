@@ -51,19 +51,17 @@ class QualityRPN(RegionProposalNetwork):
         average: Average | None = None,
     ) -> Losses:
         """As of the plain network, and "quality"."""
-        targets, near = [], []
-        for i, image in enumerate(zip(boxes, ignore, as_pairs(sizes), generators, strict=True)):
-            anchors = predictions.anchors_of(i)
-            targets.append(self.targets(anchors, *image))
-            # After the sample, from the same generator: the output leaves the sample as it is.
-            near.append(self.quality.draw(anchors, boxes[i][~ignore[i]].float(), generators[i]))
+        targets = self.batch_targets(predictions, boxes, ignore, sizes, generators)
+        # After the sample, from the same generators: the output leaves the sample as it is.
+        near = [
+            self.quality.draw(predictions.anchors_of(i), boxes[i][~ignore[i]].float(), generator)
+            for i, generator in enumerate(generators)
+        ]
         # Asked about together, so that a location that both need is computed once.
-        rows = [torch.cat((image.rows, drawn.anchor)) for image, drawn in zip(targets, near, strict=True)]
-        outputs = predictions.at(rows)
-        sampled = [len(image.rows) for image in targets]
-        is_near = torch.cat(
-            [torch.arange(len(row), device=row.device) >= n for row, n in zip(rows, sampled, strict=True)]
-        )
+        asked = [(image.rows, drawn.anchor) for image, drawn in zip(targets, near, strict=True)]
+        outputs = predictions.at([torch.cat(rows) for rows in asked])
+        parts = [torch.full_like(rows, kind) for image in asked for kind, rows in enumerate(image)]
+        is_near = torch.cat(parts).bool()
         losses = self.losses_of(targets, outputs.of(~is_near), predictions.num_locations, average)
         anchors = torch.cat([predictions.anchors_of(i).boxes[drawn.anchor] for i, drawn in enumerate(near)])
         term = self._quality_loss(outputs.of(is_near), anchors, near, average)

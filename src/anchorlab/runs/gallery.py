@@ -22,7 +22,7 @@ LONGEST, QUALITY = 480, 80
 
 
 @dataclass(frozen=True)
-class Scene:
+class GalleryImage:
     """One image, everything in its own pixels.
 
     image      JPEG, at most 480 px on its long side     boxes      (G, 4) xyxy, ignored ones left out
@@ -47,27 +47,27 @@ def thumbnail(image: np.ndarray) -> bytes:
     return packed.getvalue()
 
 
-def write_scenes(folder: str | Path, scenes: Sequence[Scene]) -> None:
+def write_gallery(folder: str | Path, images: Sequence[GalleryImage]) -> None:
     """proposals.npz in a run's folder, with the best `KEPT` proposals of each."""
     arrays = {
-        "image_ids": np.array([scene.image_id for scene in scenes], dtype=np.str_),
-        "sizes": np.array([scene.size for scene in scenes], dtype=np.int32).reshape(-1, 2),
-        "jpeg": np.frombuffer(b"".join(scene.image for scene in scenes), dtype=np.uint8),
-        "num_bytes": np.array([len(scene.image) for scene in scenes], dtype=np.int64),
-        "boxes": _stack([scene.boxes for scene in scenes], (4,)),
-        "rank": np.concatenate([np.zeros(0, np.int32), *(scene.rank for scene in scenes)]).astype(np.int32),
-        "num_boxes": np.array([len(scene.boxes) for scene in scenes], dtype=np.int32),
-        "proposals": _stack([scene.proposals[:KEPT] for scene in scenes], (4,)),
-        "scores": _stack([scene.scores[:KEPT] for scene in scenes], ()),
-        "num_proposals": np.array([min(KEPT, len(scene.scores)) for scene in scenes], dtype=np.int32),
+        "image_ids": np.array([image.image_id for image in images], dtype=np.str_),
+        "sizes": np.array([image.size for image in images], dtype=np.int32).reshape(-1, 2),
+        "jpeg": np.frombuffer(b"".join(image.image for image in images), dtype=np.uint8),
+        "num_bytes": np.array([len(image.image) for image in images], dtype=np.int64),
+        "boxes": _stack([image.boxes for image in images], (4,)),
+        "rank": np.concatenate([np.zeros(0, np.int32), *(image.rank for image in images)]).astype(np.int32),
+        "num_boxes": np.array([len(image.boxes) for image in images], dtype=np.int32),
+        "proposals": _stack([image.proposals[:KEPT] for image in images], (4,)),
+        "scores": _stack([image.scores[:KEPT] for image in images], ()),
+        "num_proposals": np.array([min(KEPT, len(image.scores)) for image in images], dtype=np.int32),
     }
     packed = BytesIO()
     np.savez_compressed(packed, allow_pickle=False, **arrays)
     write_whole(Path(folder) / NAME, packed.getvalue())
 
 
-def read_scenes(folder: str | Path) -> list[Scene]:
-    """The scenes of a run; none where it kept none.
+def read_gallery(folder: str | Path) -> list[GalleryImage]:
+    """The gallery of a run; none where it kept none.
 
     Raises:
         ValueError: for a file that is no such archive.
@@ -90,7 +90,7 @@ def read_scenes(folder: str | Path) -> list[Scene]:
         sizes = [(int(height), int(width)) for height, width in kept["sizes"]]
         names = kept["image_ids"].tolist()
         jpegs = [image.tobytes() for image in images]
-        return [Scene(*row) for row in zip(names, jpegs, sizes, boxes, ranks, proposals, scores, strict=True)]
+        return [GalleryImage(*row) for row in zip(names, jpegs, sizes, boxes, ranks, proposals, scores, strict=True)]
     except Exception as error:  # numpy raises whatever zip, pickle or struct raise
         raise ValueError(f"{path} cannot be read ({error}): delete it, the page does without") from error
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from anchorlab.config import declared
 from anchorlab.config.identity import anchor_hash, config_hash
 from anchorlab.config.settings import check_signatures
 from anchorlab.errors import SettingError
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from anchorlab.analysis.ground_truth import GroundTruth
     from anchorlab.data.module import DataModule
     from anchorlab.rpn.anchors import AnchorGrid
-
-# What gives an anchor its width and height; where it lies is said by the group's other keys.
-SHAPE_KEYS = ("sizes", "ratios", "scale", "scales_per_octave", "shapes", "k", "order", "rounded")
 
 Config = Mapping[str, Any]
 
@@ -73,7 +71,9 @@ def experiment_key(config: Config, shapes: Sequence[Any]) -> str:
     Args:
         shapes: per level the (k, 2) width and height of its anchors.
     """
-    anchor = {name: value for name, value in config["anchor"].items() if name not in SHAPE_KEYS}
+    group = config["anchor"]
+    placing = declared.attribute(group["_target_"], "PLACING")
+    anchor = group if placing is None else {name: group[name] for name in ("_target_", *placing) if name in group}
     counted = {**config, "anchor": {**anchor, "shapes": anchor_hash(shapes)}}
     return f"{config_hash(counted)}-{config['seed']}"
 
@@ -131,22 +131,19 @@ class Describer:
         import torch
 
         from anchorlab.analysis.ground_truth import BackboneGrids, anchors_per_image, input_size
-        from anchorlab.build import build, build_optional, user_errors
+        from anchorlab.build import build, build_on
 
+        build(config["augment"], "augment")  # for what its arguments may be at odds about
         backbone = self._backbone(config)
-        for group in ("assigner", "coder", "sampler", "proposals", "augment"):
-            build(config[group], group)  # for what their arguments may be at odds about
-        build_optional(config.get("objectness"), "objectness")
-        with user_errors():
-            anchors = build(config["anchor"], "anchor", strides=backbone.strides)
-            head = build(config["head"], "head", in_channels=backbone.channels, num_anchors=anchors.num_anchors)
+        network = build_on(backbone, config)
+        anchors = network.anchors
         height, width = input_size(self._data_of(config))
         rows_and_columns = BackboneGrids(backbone)(torch.tensor([[height, width]]))[0].tolist()
         facts = Facts(
             key=experiment_key(config, [shapes.tolist() for shapes in anchors.shapes]),
             k=max(anchors.num_anchors),
             anchors_per_image=anchors_per_image(anchors.num_anchors, rows_and_columns),
-            head_parameters=sum(parameter.numel() for parameter in head.parameters()),
+            head_parameters=sum(parameter.numel() for parameter in network.head.parameters()),
             coverage=float("nan"),
             mean_best_iou=float("nan"),
         )
@@ -172,12 +169,11 @@ class Describer:
 
     def _backbone(self, config: Config) -> Any:
         """Built without its weights: only its strides, channels and map sizes are asked for."""
-        from anchorlab.build import build
+        from anchorlab.build import build, without_weights
 
         key = _text(config["backbone"])
         if key not in self._backbones:
-            group = dict(config["backbone"])
-            self._backbones[key] = build({**group, "weights": "none"} if "weights" in group else group, "backbone")
+            self._backbones[key] = build(without_weights(config["backbone"]), "backbone")
         return self._backbones[key]
 
     def _ground_truth(self, config: Config) -> "GroundTruth":

@@ -12,7 +12,7 @@ from typing import Annotated
 from annotated_types import Ge, MinLen
 
 from anchorlab.errors import SettingError
-from anchorlab.signatures import Count, checked
+from anchorlab.signatures import Count, checked, shown
 from anchorlab.sweeps.jobs import Job
 from anchorlab.sweeps.strategy import Strategy, Sweep
 
@@ -38,9 +38,7 @@ class Halving(Strategy):
         running = [job for job in jobs if job.runs]
         fields = self.fields(len(running), len(stops))
         share = self.share(fields, stops)
-        sweep.show(
-            jobs, share, f"epochs {_joined(stops)} with {_joined(fields)} jobs: {share:.0%} of the grid's epochs"
-        )
+        sweep.show(jobs, share, f"epochs {shown(stops)} with {shown(fields)} jobs: {share:.0%} of the grid's epochs")
         if self.dry_run:
             return
         for stop, count in zip(stops, fields, strict=True):
@@ -66,7 +64,7 @@ class Halving(Strategy):
             chosen = set(self.rungs)
             if list(self.rungs) != sorted(chosen) or not all(0 < rung <= total for rung in chosen):
                 raise SettingError(
-                    f"sweep.rungs=[{_joined(self.rungs)}] must be epochs in ascending order, none beyond the end at "
+                    f"sweep.rungs={shown(self.rungs)} must be epochs in ascending order, none beyond the end at "
                     f"trainer.epochs={total}"
                 )
         stops = sorted({*chosen, total})
@@ -95,7 +93,3 @@ class Halving(Strategy):
 def _expected(job: Job) -> tuple[float, float]:
     """What its anchors promise, before any training."""
     return (job.facts.coverage, job.facts.mean_best_iou) if job.facts else (-1.0, -1.0)
-
-
-def _joined(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))

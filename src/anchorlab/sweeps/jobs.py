@@ -131,7 +131,8 @@ def _arguments(config: DictConfig, hydra: Any, folder: Path) -> list[str]:
     budget = [] if stop is None else [f"callbacks.stop_after.epochs={stop}"]
     if (folder / LAST).is_file():
         return [f"resume='{folder}'", *_threads(config, hydra.launcher), *budget, place]
-    overrides = list(hydra.overrides.task)
+    # A job that can go on does so above, whatever the command says of resuming.
+    overrides = [override for override in hydra.overrides.task if override.lstrip("+") != "resume=auto"]
     if "group" in config.logger and config.logger.group is None:
         sweep = Path(hydra.sweep.dir).absolute()
         overrides.append(f"logger.group='{sweep.parent.name}_{sweep.name}'")

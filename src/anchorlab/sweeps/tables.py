@@ -35,7 +35,7 @@ def plan_table(axes: Sequence[Axis], jobs: Sequence[Job], states: Mapping[int, s
         status = "none" if job.number is None else states[job.number]
         left = facts.seconds if facts and job.runs and status != "finished" else None
         state = job.left_out or ("impossible" if job.impossible else "" if job.number is None else STATES[status])
-        table.add_row(*_start(job), *map(_shown, numbers), duration(left), state)
+        table.add_row(*_start(job), *map(_cell, numbers), duration(left), state)
     return table
 
 
@@ -88,7 +88,7 @@ def result_table(
         numbers = (facts.anchors_per_image, facts.coverage) if facts else (None, None)
         reached = (end.figures.get(name) for name in figures.values())
         status = "best" if job is best else _status(end)
-        table.add_row(*_start(job), *map(_shown, (*numbers, *reached)), status, style="bold" if job is best else None)
+        table.add_row(*_start(job), *map(_cell, (*numbers, *reached)), status, style="bold" if job is best else None)
     return table
 
 
@@ -149,10 +149,10 @@ def _table(axes: Sequence[Axis], jobs: Sequence[Job], sweep: Path, *numbers: str
 def _start(job: Job) -> list[str]:
     """The first columns: number, values, k."""
     number = "-" if job.number is None else str(job.number)
-    return [number, *(override.partition("=")[2] for override in job.point), _shown(job.facts and job.facts.k)]
+    return [number, *(override.partition("=")[2] for override in job.point), _cell(job.facts and job.facts.k)]
 
 
-def _shown(value: Any) -> str:
+def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"

@@ -1,4 +1,4 @@
-"""On what a trained network runs: the machine it was trained on where this is one like it, else what suits this one."""
+"""Device of a trained network: the one it was trained on where this machine has it, else what suits this one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,21 +11,6 @@ from anchorlab.training.hardware import decide
 from anchorlab.training.trainer import TrainerSettings
 
 DECIDED = ("accelerator", "precision", "channels_last", "keep_memory", "threads")
-ONE_PROCESS = {
-    "_target_": f"{TrainerSettings.__module__}.{TrainerSettings.__qualname__}",
-    "epochs": 1,
-    "max_steps": None,
-    "devices": 1,
-    "num_nodes": 1,
-    "strategy": "auto",
-    "sampled_only": False,
-    "gradient_clip": None,
-    "accumulate": 1,
-    "val_every": 1,
-    "limit_val_batches": None,
-    "log_every": 1,
-    "checkpoint_every": None,
-}
 
 
 def settings_for(
@@ -51,7 +36,8 @@ def settings_for(
         chosen = {**dict.fromkeys(DECIDED, "auto"), "accelerator": device or "auto"}
     if precision is not None:
         chosen["precision"] = precision
-    return build(decide({**ONE_PROCESS, **chosen, "limit_val_batches": limit_batches}, network), "trainer")
+    chosen |= {"_target_": "anchorlab.training.TrainerSettings", "devices": 1, "sampled_only": False}
+    return build(decide({**chosen, "limit_val_batches": limit_batches}, network), "trainer")
 
 
 def torch_device(settings: TrainerSettings) -> torch.device:

@@ -1,4 +1,4 @@
-"""The network as one graph, image in and proposals out, for any image size: what torch.export and ONNX can express.
+"""Graph of a network, image in and proposals out, for any image size: what torch.export and ONNX can express.
 
 It computes what `RegionProposalNetwork.propose` does on images of one size, padded as in training. Only what depends on
 the image's size in a way that a graph cannot follow is done otherwise: anchors are made of the maps' sizes, the top n

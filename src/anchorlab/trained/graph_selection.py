@@ -1,4 +1,4 @@
-"""From candidates to proposals in a graph: what the selectors of `rpn/proposals` do, with shapes that no value decides.
+"""Proposal selection in a graph: what the selectors of `rpn/proposals` do, in shapes that no value decides.
 
 A candidate that is dropped stays, with a score that loses; a choice is a mask. Knows plain NMS, tiered NMS and box
 voting, with results equal to the selectors' but for ties, which a graph gives to the finer level.

@@ -1,4 +1,7 @@
-"""Which images are meant: files, folders, globs, lists, COCO's JSON -> one list in a fixed order, read as it comes."""
+"""Images of a command: files, folders, globs, lists and COCO's JSON -> one list in a fixed order, read as it comes.
+
+H, W height and width of an image.
+"""
 
 import glob
 from collections.abc import Iterable, Sequence
@@ -63,7 +66,7 @@ def list_images(
     Ids are COCO's own; else the path below the folder that was named, the line of a list, or the file's name.
 
     Raises:
-        SettingError: a source that is not there or names no image; names in two folders that are the same.
+        SettingError: a source that does not exist or names no image; names in two folders that are the same.
     """
     listed = Listed([], [], {}, [], megapixels)
     seen: set[Path] = set()

@@ -15,16 +15,13 @@ import torch
 from hydra.utils import get_object
 from torch import Tensor
 
-from anchorlab.build import build_network
+from anchorlab.build import NETWORK_GROUPS, build_network, without_weights
 from anchorlab.config.moved import with_current_names
 from anchorlab.data.headers import ImageRules
 from anchorlab.errors import SettingError
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import Run, read_run
 from anchorlab.trained import package
-
-OTHER_GROUPS = ("data", "augment", "optimizer", "scheduler", "trainer", "callbacks", "logger", "sweep", "debug")
-"""The groups of a config that make no part of the network; every other one does."""
 
 PREFIX = "network."
 """Of the network's tensors in a checkpoint."""
@@ -141,10 +138,8 @@ def find_trained(patterns: str | Sequence[str]) -> list[Path]:
 
 def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The groups that make the network, complete with its weights: no others are loaded while it is built."""
-    parts = (name for name, group in config.items() if isinstance(group, Mapping) and "_target_" in group)
-    groups = {name: config[name] for name in parts if name not in OTHER_GROUPS}
-    backbone = groups["backbone"]
-    return {**groups, "backbone": {**backbone, "weights": "none"} if "weights" in backbone else backbone}
+    groups = {name: config[name] for name in NETWORK_GROUPS if name in config}
+    return {**groups, "backbone": without_weights(groups["backbone"])}
 
 
 def check_classes(settings: Any, file: Path, allow: Sequence[str] = ()) -> None:

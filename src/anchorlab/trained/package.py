@@ -40,7 +40,7 @@ def read_settings(path: Path) -> tuple[Path, dict[str, Any]]:
     """The tensors' file of an exported model, and the content of the .json beside it.
 
     Raises:
-        SettingError: a file that is not there, is no JSON, or comes from a newer AnchorLab.
+        SettingError: a file that does not exist, is no JSON, or comes from a newer AnchorLab.
     """
     file = path / f"{NAME}.safetensors" if path.is_dir() else path
     beside = file.with_suffix(".json")
@@ -62,7 +62,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file.
 
     Raises:
-        SettingError: a file that is not there or holds something else.
+        SettingError: a file that does not exist or holds something else.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

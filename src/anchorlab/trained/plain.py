@@ -1,4 +1,4 @@
-"""What can be handed over: a network made of the plain parts, which do what the paper says and nothing more."""
+"""Plain networks, the only ones that are handed over: their parts do what the paper says and nothing more."""
 
 from collections.abc import Sequence
 

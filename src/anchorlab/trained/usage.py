@@ -1,4 +1,4 @@
-"""How each exported file is used: Python for the model card, and the same lines run in a process of their own.
+"""Python that uses an exported file: for the model card, and run in a process of its own as a check.
 
 Every program defines `propose(photo)`: (H, W, 3) uint8 RGB -> boxes (P, 4) in its pixels, and scores (P,).
 """

@@ -168,8 +168,8 @@ class RPNModule(LightningModule):
             return
         now, before = _losses_of(figures), self._last_losses
         raise NonFiniteLossError(
-            f"the loss is not finite at step {self.global_step} (epoch {self.current_epoch}): now {_shown(now)}, "
-            f"the step before {_shown(before) or 'none'}; images {', '.join(map(str, batch.image_ids))}. "
+            f"the loss is not finite at step {self.global_step} (epoch {self.current_epoch}): now {_listed(now)}, "
+            f"the step before {_listed(before) or 'none'}; images {', '.join(map(str, batch.image_ids))}. "
             f"A lower optimizer.lr, a longer scheduler.warmup or trainer.precision=32 usually helps"
         )
 
@@ -216,7 +216,7 @@ def _losses_of(figures: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if name not in (POSITIVES, BOX_IOU, ANCHOR_IOU)}
 
 
-def _shown(figures: dict[str, float]) -> str:
+def _listed(figures: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 

@@ -11,7 +11,7 @@ from anchorlab.analysis.coverage import Coverage, cover
 from anchorlab.analysis.deltas import means_and_weights
 from anchorlab.analysis.fitting import AnchorFit
 from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
-from anchorlab.build import build, user_errors
+from anchorlab.build import build, user_errors, without_weights
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError
 from anchorlab.rpn.assigners.max_iou import yardstick
@@ -54,8 +54,7 @@ def with_fitted_anchors(config: Mapping[str, Any], data: DataModule) -> dict[str
     """
     if not fits_anchors(config):
         return dict(config)
-    group = config["backbone"]
-    backbone = build({**group, "weights": "none"} if "weights" in group else group, "backbone")
+    backbone = build(without_weights(config["backbone"]), "backbone")
     fit: AnchorFit = build(config["anchor"], "anchor", strides=backbone.strides)
     with user_errors():
         data.setup()

@@ -12,19 +12,10 @@ from anchorlab.analysis.ground_truth import feature_grids, input_size
 from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import Record
+from anchorlab.metrics.from_ranks import BUDGETS, KINDS, in_table
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.training.resume import position
 from anchorlab.training.trainer import TrainerSettings
-
-BUDGETS = (10, 50, 100, 300, 1000)
-ROWS = {
-    "recall@N (IoU 0.5)": "recall",
-    "recall@N (IoU 0.7)": "recall_iou70",
-    "AR@N (IoU 0.5:0.95)": "AR",
-    "  small (area up to 32² px)": "AR_s",
-    "  medium": "AR_m",
-    "  large (from 96² px)": "AR_l",
-}
 
 
 def show_start(
@@ -69,8 +60,9 @@ def figures_table(figures: Mapping[str, float], title: str) -> Table:
     table.add_column("")
     for budget in BUDGETS:
         table.add_column(f"N={budget}", justify="right")
-    for label, name in ROWS.items():
-        table.add_row(label, *(_shown(figures.get(f"{name}_{budget}")) for budget in BUDGETS))
+    for name, kind in KINDS.items():
+        indent = "" if kind.area == "all" else "  "
+        table.add_row(indent + kind.title, *(in_table(figures.get(f"{name}_{budget}")) for budget in BUDGETS))
     return table
 
 
@@ -171,7 +163,3 @@ def _grid(rows: Iterable[tuple[str, str]]) -> Table:
     for name, text in rows:
         table.add_row(name, escape(text))  # a folder may be called `[x]`
     return table
-
-
-def _shown(figure: float | None) -> str:
-    return "-" if figure is None or figure < 0 else f"{figure:.3f}"

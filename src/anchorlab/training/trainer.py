@@ -36,23 +36,23 @@ PRECISIONS = {32: "32-true", 16: "16-mixed", "bf16": "bf16-mixed"}
 class TrainerSettings:
     """The group's keys, with every "auto" already decided (see `hardware.decide`)."""
 
-    epochs: Count
-    max_steps: Count | None
-    accelerator: Literal["auto", "cpu", "gpu"]
-    devices: Annotated[int, Ge(-1)] | Annotated[list[CountOrZero], MinLen(1)] | Literal["auto"]
-    num_nodes: Count
-    strategy: str
-    precision: Literal["auto", 32, "bf16", 16]
-    channels_last: Annotated[bool, AUTO]
-    sampled_only: Annotated[bool, AUTO]
-    keep_memory: Annotated[bool, AUTO]
-    threads: Annotated[int, Ge(1), AUTO]
-    gradient_clip: Positive | None
-    accumulate: Count
-    val_every: Count
-    limit_val_batches: Count | None
-    log_every: Count
-    checkpoint_every: NotNegative | None
+    epochs: Count = 10
+    max_steps: Count | None = None
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: Annotated[int, Ge(-1)] | Annotated[list[CountOrZero], MinLen(1)] | Literal["auto"] = 1
+    num_nodes: Count = 1
+    strategy: str = "auto"
+    precision: Literal["auto", 32, "bf16", 16] = 32
+    channels_last: Annotated[bool, AUTO] = False
+    sampled_only: Annotated[bool, AUTO] = True
+    keep_memory: Annotated[bool, AUTO] = False
+    threads: Annotated[int, Ge(1), AUTO] = 1
+    gradient_clip: Positive | None = 10
+    accumulate: Count = 1
+    val_every: Count = 1
+    limit_val_batches: Count | None = None
+    log_every: Count = 10
+    checkpoint_every: NotNegative | None = 10
 
     def prepare_process(self) -> None:
         """Set what belongs to the process: memory, threads, and the silence of libraries that advertise."""

@@ -1,4 +1,4 @@
-"""Files that are about many images each, one or more a split: where their images may lie."""
+"""Annotation files that cover many images each, one or more a split: where their images may lie."""
 
 from collections.abc import Mapping, Sequence
 

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from anchorlab.plots import palette
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.atss import ATSSAssigner
 from anchorlab.rpn.assigners.max_iou import OBJECT, MaxIoUAssigner
@@ -57,7 +58,8 @@ def as_page(network: RegionProposalNetwork, example: Example) -> str:
         ValueError: not even the coarsest level's map fits.
     """
     content = contents(network, example)
-    parts = {name.replace(".", "_"): _file(name) for name in ("page.css", "rpn.js", "page.js")}
+    parts = {"palette": palette.as_css()}
+    parts |= {name.replace(".", "_"): _file(name) for name in ("page.css", "rpn.js", "page.js")}
     parts |= {"title": "Where do the anchors come in?", "content": _as_script(content)}
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _file("page.html"))
 

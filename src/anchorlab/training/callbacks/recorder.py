@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from anchorlab.data.sample import Record
-from anchorlab.metrics.figures import AT_50, AT_70, THRESHOLDS, recall_from_ranks
+from anchorlab.metrics.from_ranks import AT_50, AT_70, THRESHOLDS, recall_from_ranks
 from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.plots.boxes import recall_figure, save
 from anchorlab.runs.record import RunRecord

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from anchorlab.plots.boxes import Scene
-from anchorlab.signatures import checked
+from anchorlab.signatures import Text, checked
 from anchorlab.training.loggers.protocol import End, Row, RunFacts, RunLogger
 
 PROBE_SECONDS = 4
@@ -61,12 +61,12 @@ class WandbLogger(RunLogger):
     def __init__(
         self,
         mode: Literal["auto", "online", "offline"] = "auto",
-        project: str = "anchorlab",
-        entity: str | None = None,
-        group: str | None = None,
-        job_type: str | None = "train",
-        name: str | None = None,
-        tags: Sequence[str] = (),
+        project: Text = "anchorlab",
+        entity: Text | None = None,
+        group: Text | None = None,
+        job_type: Text | None = "train",
+        name: Text | None = None,
+        tags: Sequence[Text] = (),
         media: bool = True,
         checkpoint: bool = False,
     ) -> None:

@@ -1,19 +1,19 @@
-"""Ranks by hand and by brute force: a rank equal to the budget is one too late, sums over images give the figure."""
+"""Ranks by hand and by brute force: a rank equal to the budget is one too late, sums over images give the metric."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anchorlab.metrics.figures import (
+from anchorlab.metrics.from_ranks import (
     AREA_RANGES,
-    AT_50,
+    KINDS,
     THRESHOLDS,
     UNMATCHED,
-    Figure,
+    Metric,
     Ranks,
-    figures_from_ranks,
     found_within,
+    metrics_from_ranks,
     recall_from_ranks,
 )
 
@@ -44,23 +44,29 @@ def test_found_within_counts_as_comparing_does(seed, budgets):
 
 @given(st.integers(0, 1000))
 @settings(max_examples=50)
-def test_sums_over_images_give_every_figure(seed):
+def test_sums_over_images_give_every_metric(seed):
     ranks = random_ranks(seed)
-    for key, value in figures_from_ranks(ranks.rank, ranks.counted, [1, 10, 100]).items():
-        found, wanted = Figure.of(key).per_image(ranks)
+    for key, value in metrics_from_ranks(ranks.rank, ranks.counted, [1, 10, 100]).items():
+        found, wanted = Metric.of(key).per_image(ranks)
         assert len(found) == len(wanted) == len(ranks.num_boxes)
         assert value == pytest.approx(found.sum() / wanted.sum() if wanted.sum() else -1)
 
 
-def test_without_any_box_every_figure_is_minus_one():
+def test_without_any_box_every_metric_is_minus_one():
     ranks = random_ranks(0, images=0)
     assert (recall_from_ranks(ranks.rank, ranks.counted, [10]) == -1).all()
-    assert set(figures_from_ranks(ranks.rank, ranks.counted, [10]).values()) == {-1.0}
+    assert set(metrics_from_ranks(ranks.rank, ranks.counted, [10]).values()) == {-1.0}
 
 
-def test_keys_name_figures():
-    assert Figure.of("recall_7") == Figure(slice(AT_50, AT_50 + 1), 0, 7)
-    assert Figure.of("AR_l_1000") == Figure(slice(None), 3, 1000)
+def test_keys_name_metrics():
+    assert Metric.of("recall_7") == Metric(KINDS["recall"], 7)
+    assert (Metric.of("AR_l_1000").area, Metric.of("AR_l_1000").budget) == (3, 1000)
     for wrong in ("AR_0", "AR@100", "recall_s_100", "AR_", "loss"):
-        with pytest.raises(ValueError, match="is no figure"):
-            Figure.of(wrong)
+        with pytest.raises(ValueError, match="is no metric"):
+            Metric.of(wrong)
+
+
+def test_metrics_are_written_as_people_say_them():
+    assert str(Metric.of("AR_100")) == "AR@100"
+    assert str(Metric.of("recall_iou70_300")) == "recall (IoU 0.7)@300"
+    assert str(Metric.of("AR_s_10")) == "AR small@10"

@@ -1,4 +1,4 @@
-"""A sheet of samples with their boxes drawn in: what the network is about to see, on one page.
+"""Contact sheet of samples with their boxes drawn in: what the network is about to see, on one page.
 
 It draws and writes a picture; it neither loads nor changes a sample. Boxes are xyxy in pixels of their
 sample's image.
@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anchorlab.data.sample import Sample
+from anchorlab.plots import palette
+from anchorlab.plots.palette import rgb
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
-OBJECT: Colour = (64, 255, 96)
-IGNORED: Colour = (255, 64, 224)
+OBJECT: Colour = rgb(palette.TRUTH)
+IGNORED: Colour = rgb(palette.IGNORED)
 _PAPER, _INK = 250, 40  # grey levels
 _DASH = 5  # pixels drawn, then as many left out
 _CAPTION = 18  # height of a caption in pixels
@@ -27,8 +29,8 @@ _GAP = 6  # pixels between two tiles
 def contact_sheet(samples: Iterable[Sample], path: str | Path, columns: int = 4, tile: int = 320) -> Path:
     """Write all samples as one PNG, `columns` side by side, and return its path.
 
-    Each image is scaled until its longer side has `tile` pixels. A solid green frame is an object, a dashed
-    pink one an ignored region; the caption counts both. Raises `ValueError` without any sample.
+    Each image is scaled until its longer side has `tile` pixels. A solid orange frame is an object, a dashed
+    purple one an ignored region; the caption counts both. Raises `ValueError` without any sample.
     """
     tiles = [_tile(sample, tile) for sample in samples]
     if not tiles:

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from anchorlab.data.look import IGNORED, OBJECT, contact_sheet, draw_boxes
 from anchorlab.data.sample import Sample
+from anchorlab.plots.contact_sheet import IGNORED, OBJECT, contact_sheet, draw_boxes
 
 
 def sample(height=60, width=90, boxes=((10, 20, 50, 41),), ignore=(False,)) -> Sample:

@@ -1,4 +1,4 @@
-"""Metrics from match ranks: recall at every N, for any subset of images; matches nothing again.
+"""Metrics from match ranks: their names, and recall at every N for any subset of images; matches nothing again.
 
 `recall.py` finds the ranks and `recall.npz` keeps them; this module is their arithmetic, on numpy alone, so that
 whoever reads a run's folder needs no torch.
@@ -41,52 +41,85 @@ class Ranks(NamedTuple):
     counted: np.ndarray
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One figure by its key: `recall_100`, `recall_iou70_300`, `AR_1000`, `AR_s_100`; any budget from 1.
+class Kind(NamedTuple):
+    """A metric without its number of proposals.
 
-    Attributes:
-        thresholds: the columns of T it is the mean of.
-        area: its column of A.
-        budget: N.
+    thresholds: the columns of T it is the mean of; area: its key in `AREA_RANGES`.
+    title: in a table over N; short: in front of @N.
     """
 
     thresholds: slice
-    area: int
+    area: str
+    title: str
+    short: str
+
+
+KINDS = {
+    "recall": Kind(slice(AT_50, AT_50 + 1), "all", "recall@N (IoU 0.5)", "recall"),
+    "recall_iou70": Kind(slice(AT_70, AT_70 + 1), "all", "recall@N (IoU 0.7)", "recall (IoU 0.7)"),
+    "AR": Kind(slice(None), "all", "AR@N (IoU 0.5:0.95)", "AR"),
+    "AR_s": Kind(slice(None), "s", "small (area up to 32² px)", "AR small"),
+    "AR_m": Kind(slice(None), "m", "medium", "AR medium"),
+    "AR_l": Kind(slice(None), "l", "large (from 96² px)", "AR large"),
+}
+"""Every metric by its name; `recall_100` is the one named recall at 100 proposals per image."""
+
+BUDGETS = (10, 50, 100, 300, 1000)
+"""The numbers of proposals per image that runs are scored at."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric by its key: `recall_100`, `recall_iou70_300`, `AR_1000`, `AR_s_100`; any budget from 1."""
+
+    kind: Kind
     budget: int
 
-    _KEY = re.compile(r"(recall|recall_iou70|AR|AR_s|AR_m|AR_l)_([1-9]\d*)")
-
     @classmethod
-    def of(cls, key: str) -> "Figure":
-        """The figure of this key.
+    def of(cls, key: str) -> "Metric":
+        """The metric of this key.
 
         Raises:
             ValueError: for a key of another form.
         """
-        found = cls._KEY.fullmatch(key)
-        if found is None:
-            raise ValueError(f"{key} is no figure: write AR_100, AR_s_100, recall_100 or recall_iou70_100, with any N")
-        name, budget = found[1], int(found[2])
-        if name.startswith("recall"):
-            column = AT_70 if name.endswith("70") else AT_50
-            return cls(slice(column, column + 1), 0, budget)
-        return cls(slice(None), ["AR", "AR_s", "AR_m", "AR_l"].index(name), budget)
+        name, _, budget = key.rpartition("_")
+        if name not in KINDS or re.fullmatch(r"[1-9][0-9]*", budget) is None:
+            raise ValueError(f"{key} is no metric: write {', '.join(f'{name}_N' for name in KINDS)}, with any N")
+        return cls(KINDS[name], int(budget))
+
+    def __str__(self) -> str:
+        """As people write it: AR@100, recall (IoU 0.7)@100, AR small@100."""
+        return f"{self.kind.short}@{self.budget}"
+
+    @property
+    def area(self) -> int:
+        """Its column of A."""
+        return list(AREA_RANGES).index(self.kind.area)
 
     def from_table(self, recall: np.ndarray) -> float:
-        """The figure from the recall (T, A) at its budget."""
-        return float(recall[self.thresholds].mean(axis=0)[self.area])
+        """The metric from the recall (T, A) at its budget."""
+        return float(recall[self.kind.thresholds].mean(axis=0)[self.area])
 
     def per_image(self, ranks: Ranks) -> tuple[np.ndarray, ...]:
-        """Boxes found and boxes wanted of every image, (I,) float64 whole numbers; the sums' quotient is the figure.
+        """Boxes found and boxes wanted of every image, (I,) float64 whole numbers; the sums' quotient is the metric.
 
         A box counts once for each threshold, found or wanted: whole numbers add up to the same in any order.
         """
-        columns = ranks.rank[:, self.thresholds, self.area]
+        columns = ranks.rank[:, self.kind.thresholds, self.area]
         image = np.repeat(np.arange(len(ranks.num_boxes)), ranks.num_boxes)
         found = (columns < self.budget).sum(axis=1)
         wanted = ranks.counted[:, self.area] * columns.shape[1]
         return tuple(np.bincount(image, values, minlength=len(ranks.num_boxes)) for values in (found, wanted))
+
+
+def in_table(value: float | None) -> str:
+    """A metric in a table: three digits, and a dash where it is missing or had no box to find."""
+    return "-" if value is None or value < 0 else f"{value:.3f}"
+
+
+def metric_keys(budgets: Sequence[int]) -> list[str]:
+    """The key of every metric at each of these numbers of proposals."""
+    return [f"{name}_{n}" for n in budgets for name in KINDS]
 
 
 def found_within(rank: np.ndarray, budgets: Sequence[int]) -> np.ndarray:
@@ -109,9 +142,7 @@ def recall_from_ranks(rank: np.ndarray, counted: np.ndarray, budgets: Sequence[i
     return np.where(total > 0, found_within(rank, budgets) / np.maximum(total, 1), -1.0)
 
 
-def figures_from_ranks(rank: np.ndarray, counted: np.ndarray, budgets: Sequence[int]) -> dict[str, float]:
-    """Every figure by its key (see `Figure`) from the arrays of `Ranks`; one without any box to find is -1."""
-    names = ("recall", "recall_iou70", "AR", "AR_s", "AR_m", "AR_l")
+def metrics_from_ranks(rank: np.ndarray, counted: np.ndarray, budgets: Sequence[int]) -> dict[str, float]:
+    """Every metric by its key (see `Metric`) from the arrays of `Ranks`; one without any box to find is -1."""
     recall = dict(zip(budgets, recall_from_ranks(rank, counted, budgets), strict=True))
-    keys = [f"{name}_{n}" for n in budgets for name in names]
-    return {key: (figure := Figure.of(key)).from_table(recall[figure.budget]) for key in keys}
+    return {key: Metric.of(key).from_table(recall[int(key.rpartition("_")[2])]) for key in metric_keys(budgets)}
