@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import Progress
 
-from anchorlab.console import console
+from anchorlab.console import bar, console
 from anchorlab.data.batch import Batch
 from anchorlab.data.decode import decode
 from anchorlab.data.resize import resized
@@ -180,7 +179,7 @@ def _compute(
     stream = iter(
         parcels(listed, rows, resize, trained.pad_to, _divisor(parts.chunk, config["batch_size"]), config["workers"])
     )
-    with Progress(console=console(), transient=True) as progress:
+    with bar(console()) as progress:
         task = progress.add_task("proposals", total=len(listed.paths), completed=len(listed.paths) - len(rows))
         for number in missing:
             left, done, problems = len(parts.rows(number)), [], []

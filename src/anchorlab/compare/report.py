@@ -7,19 +7,19 @@ import csv
 import html
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group as Lines
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from anchorlab.compare.comparison import Comparison, Entry, Mean, Table
 from anchorlab.compare.labels import shown
+from anchorlab.console import Column, TextTable
 from anchorlab.metrics.from_ranks import Metric
 
 FIGURES = ("AR_100", "AR_1000", "recall_100")
+WRAPPED = ("run", "why")
 AXES = {"k": "k", "anchors_per_image": "anchors", "coverage": "coverage"}
 """What stands in the tables beside the metric, and under which head; comparison.csv has everything."""
 
@@ -32,12 +32,14 @@ def on_screen(comparison: Comparison, rows: int) -> Lines:
     """
     parts: list[Any] = []
     for table in comparison.tables:
-        parts += [_as_rich(_ranking(comparison, table, rows), _title(table)), ""]
+        metric = str(Metric.of(comparison.question.metric))
+        parts += [_as_text(_ranking(comparison, table, rows), _title(table), ("#", "run", metric, "status")), ""]
         differences = _differences(comparison, table, rows)
         if len(differences) > 1:
-            parts += [_as_rich(differences, _against(comparison, table)), ""]
+            kept = ("#", "run", "difference", _interval_head(comparison), "verdict")
+            parts += [_as_text(differences, _against(comparison, table), kept), ""]
     if comparison.unscored:
-        parts += [_as_rich(_without_scores(comparison, rows), "Without scores"), ""]
+        parts += [_as_text(_without_scores(comparison, rows), "Without scores", ("run", "status", "why")), ""]
     notes = dict.fromkeys([note for table in comparison.tables for note in table.notes] + [*comparison.notes])
     return Lines(*parts, *(Text(f"note: {note}") for note in notes))
 
@@ -125,8 +127,7 @@ def _ranking(comparison: Comparison, table: Table, rows: int | None = None) -> C
 
 
 def _differences(comparison: Comparison, table: Table, rows: int | None = None) -> Cells:
-    percent = f"{100 * comparison.question.bootstrap.confidence:g} %"
-    cells = [["#", "<run", "difference", f"{percent} interval", "P(better)", "p (Holm)", "<verdict"]]
+    cells = [["#", "<run", "difference", _interval_head(comparison), "P(better)", "p (Holm)", "<verdict"]]
     tested = [(rank, entry) for rank, entry in _first(table, rows) if entry.difference is not None]
     paired = any(entry.difference and entry.difference.paired for _, entry in tested)
     cells[0][5:5] = ["t over seeds"] if paired else []
@@ -148,6 +149,10 @@ def _differences(comparison: Comparison, table: Table, rows: int | None = None) 
             ]
         )
     return cells
+
+
+def _interval_head(comparison: Comparison) -> str:
+    return f"{100 * comparison.question.bootstrap.confidence:g} % interval"
 
 
 def _without_scores(comparison: Comparison, rows: int | None = None) -> Cells:
@@ -200,22 +205,16 @@ def _with_metric(entry: Entry, metric: str) -> list[tuple[str, Mean]]:
 # ------------------------------------------------------------------------------------------------------ layout
 
 
-def _as_rich(cells: Cells, title: str) -> RichTable:
-    table = RichTable(
-        title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for head in cells[0]:
-        left = head.startswith("<")
-        folded = head in ("<run", "<why")
-        table.add_column(
-            Text(head.lstrip("<")),
-            justify="left" if left else "right",
-            overflow="fold",
-            no_wrap=not folded,
-            min_width=24 if folded else None,
-        )
+def _as_text(cells: Cells, title: str, kept: Sequence[str] = ()) -> TextTable:
+    """For the terminal; the heads of `kept` stay however narrow it is, the last of the others goes first."""
+    heads = [head.lstrip("<") for head in cells[0]]
+    columns = [
+        Column(head, cells[0][at].startswith("<"), head in WRAPPED, 0 if head in kept else at)
+        for at, head in enumerate(heads)
+    ]
+    table = TextTable(columns, title)
     for row in cells[1:]:
-        table.add_row(*map(Text, row))
+        table.add(*row)
     return table
 
 
