@@ -21,8 +21,10 @@ SWEEP_JOB = "ANCHORLAB_SWEEP_JOB"
 GAP = "  "
 COMMAND = "with: "
 """What follows it in a sentence for people is a command: it stands on a line of its own, to be copied whole."""
-NARROW = 80
-"""Columns below which a bar goes without its bar: the numbers say the same."""
+COMFORTABLE = 32
+"""Columns that a cell of words keeps as long as there are spare columns to leave out."""
+BESIDE = 53
+"""Columns of what stands beside a bar and its description: `120/1400 loss 0.812 epoch 40 s, run 12 min left`."""
 FILE_WIDTH = 110
 """Columns of text that goes to a file."""
 
@@ -38,6 +40,12 @@ def console() -> Console:
 def in_sweep() -> bool:
     """Whether this process is a job of a sweep."""
     return SWEEP_JOB in os.environ
+
+
+def begin(work: str) -> None:
+    """Say what takes seconds before it starts, on a terminal; a sweep's jobs leave that to the sweep."""
+    if sys.stdout.isatty() and not in_sweep():
+        print(f"{work} ...", flush=True)
 
 
 def place_in_sweep() -> str:
@@ -73,14 +81,28 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
 
-def bar(screen: Console) -> Progress:
+def bar(screen: Console, longest: int = 24) -> Progress:
     """A bar that goes away when it is done; none where nobody watches.
 
-    Of its tasks the field `note` stands behind the count, and `left` at the end, by default the time that is left.
+    Of its tasks the field `note` stands behind the count, and `left` at the end, by default the time that is left. The
+    bar itself takes what room the words leave.
+
+    Args:
+        longest: letters of the longest description.
     """
-    bars = [BarColumn(bar_width=None if screen.width < 100 else 40)] if screen.width >= NARROW else []
-    columns = [TextColumn("{task.description}"), *bars, _Count(), _Note(), _Left()]
-    return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
+    room = min(screen.width - longest - BESIDE, 40)
+    bars = [BarColumn(bar_width=room)] if room >= 5 else []
+    notes = [_Note()] if screen.width >= longest + BESIDE else []
+    return Progress(
+        TextColumn("{task.description}"),
+        *bars,
+        _Count(),
+        *notes,
+        _Left(),
+        console=screen,
+        transient=True,
+        disable=not screen.is_terminal,
+    )
 
 
 def tracked(steps: Iterable[T], note: str, total: int | None) -> Iterable[T]:
@@ -137,8 +159,8 @@ class Column:
 class TextTable:
     """A table that never cuts a word or a number.
 
-    Where the terminal is too narrow for it, cells that wrap are wrapped at blanks, then spare columns are left out and
-    named below; where that is not enough, every row is a block of lines, one for each cell.
+    Where the terminal is too narrow for it, spare columns are left out and named below, then cells that wrap are
+    wrapped at blanks; where that is not enough, every row is a block of lines, one for each cell.
 
     Attributes:
         rows: a cell for each column; None: a gap between rows.
@@ -160,7 +182,7 @@ class TextTable:
         shown = list(range(len(self.columns)))
         spare = sorted((at for at in shown if self.columns[at].spare), key=lambda at: self.columns[at].spare)
         if console.is_terminal:
-            while spare and self._narrowest(shown) > room:
+            while spare and self._narrowest(shown, COMFORTABLE) > room:
                 shown.remove(spare.pop())
         else:
             room = max(room, self._narrowest(shown))  # nobody looks at a file's width
@@ -213,8 +235,16 @@ class TextTable:
                     yield _line(f"{start:<{indent}}{text}", "bold" if number in self.bold else "")
             yield Text()
 
-    def _narrowest(self, shown: Sequence[int]) -> int:
-        return sum(self._least(at) for at in shown) + len(GAP) * (len(shown) - 1)
+    def _narrowest(self, shown: Sequence[int], comfortable: int = 0) -> int:
+        """The width of the table where each cell that wraps has `comfortable` columns at least, or its longest word."""
+        widths = [
+            max(self._least(at), min(self._longest(at), comfortable)) if self.columns[at].wraps else self._least(at)
+            for at in shown
+        ]
+        return sum(widths) + len(GAP) * (len(shown) - 1)
+
+    def _longest(self, at: int) -> int:
+        return max(map(cell_len, self._texts(at)), default=0)
 
     def _least(self, at: int) -> int:
         """Of a column: the longest word where it wraps, else the longest cell."""
@@ -225,8 +255,7 @@ class TextTable:
     def _widths(self, shown: Sequence[int], room: int) -> list[int]:
         """As wide as the longest cell; where that is too much, the widest of those that wrap give way."""
         least = [self._least(at) for at in shown]
-        widths = [max(map(cell_len, self._texts(at)), default=0) for at in shown]
-        widths = [max(pair) for pair in zip(widths, least, strict=True)]
+        widths = [max(self._longest(at), narrowest) for at, narrowest in zip(shown, least, strict=True)]
         over = sum(widths) + len(GAP) * (len(widths) - 1) - room
         while over > 0:
             place = max(range(len(widths)), key=lambda place: (widths[place] > least[place], widths[place]))

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from anchorlab.analysis.ground_truth import input_size, scalar_axes
 from anchorlab.build import build, build_callbacks, build_data, build_network, user_errors
 from anchorlab.config.identity import config_hash
-from anchorlab.console import console, in_sweep
+from anchorlab.console import begin, console, in_sweep
 from anchorlab.data.look import contact_sheet
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import LINES, DataError
@@ -88,6 +88,8 @@ def train(
         Stopped: a signal asked for it.
     """
     flush_denormals()
+    if rank_zero_only.rank == 0:
+        begin("reading data")
     record = RunRecord(folder)
     writes = rank_zero_only.rank == 0 and config["debug"]["look"] == 0
     if writes:

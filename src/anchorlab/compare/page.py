@@ -50,7 +50,9 @@ def as_page(comparison: Comparison, gallery: int = 6) -> str:
         "resamples": comparison.question.bootstrap.resamples,
         "tables": [_table(comparison, table, details) for table in comparison.tables],
         "unscored": [
-            _unscored(name, run) for e in comparison.unscored for name, run in zip(e.names, e.runs, strict=True)
+            {"name": name, "status": run.status, "reason": why, "folder": str(run.folder)}
+            for entry in comparison.unscored
+            for name, run, why in zip(entry.names, entry.runs, entry.unscored, strict=True)
         ],
         "notes": [*comparison.notes, *details.problems],
         "images": details.images,
@@ -171,10 +173,6 @@ def _run(name: str, run: Run) -> dict[str, Any]:
         "commit": (run.content.get("commit") or "")[:7] + ("+" if run.content.get("dirty") else ""),
         "epoch": run.final.get("epoch"),
     }
-
-
-def _unscored(name: str, run: Run) -> dict[str, Any]:
-    return {"name": name, "status": run.status, "reason": run.reason, "folder": str(run.folder)}
 
 
 def _learning(run: Run) -> dict[str, Any]:

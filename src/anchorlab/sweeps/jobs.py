@@ -159,11 +159,10 @@ def place_and_time_left(folder: Path) -> tuple[str, str]:
         return "", ""
     at = order.index(folder.name)
     guesses = {str(job["number"]): (job.get("facts") or {}).get("seconds") for job in SweepFolder(folder.parent).jobs}
-    took = {number: _seconds(folder.parent / number) for number in guesses}
-    done = [(took[number], guess) for number, guess in guesses.items() if took[number]]
-    known = [(seconds, guess) for seconds, guess in done if guess]
+    took = {number: seconds for number in guesses if (seconds := _seconds(folder.parent / number))}
+    known = [(seconds, guess) for number, seconds in took.items() if (guess := guesses[number])]
     pace = sum(seconds for seconds, _ in known) / sum(guess for _, guess in known) if known else 1.0
-    usual = sum(seconds for seconds, _ in done) / len(done) if done else None
+    usual = sum(took.values()) / len(took) if took else None
     left = [pace * guess if (guess := guesses.get(number)) else usual for number in order[at:]]
     seconds = [guess for guess in left if guess is not None]
     place = f"{at + 1} of {len(order)}"

@@ -487,7 +487,7 @@ function drawNotes() {
   ];
   const blocks = [element("ul", {}, [...methods, ...state.table.notes, ...content.notes].map((note) => element("li", {}, note)))];
   if (content.unscored.length) {
-    blocks.push(element("h3", {}, "Runs without scores"), element("ul", {}, content.unscored.map((run) => element("li", {}, `${run.name}: ${run.status}, ${run.reason ?? "no validation yet"} (${run.folder})`))));
+    blocks.push(element("h3", {}, "Runs without scores"), element("ul", {}, content.unscored.map((run) => element("li", {}, `${run.name}: ${run.status}, ${run.reason} (${run.folder})`))));
   }
   fill("notes", blocks);
   byId("footer").textContent = `AnchorLab ${content.version}, ${content.created.replace("T", " ").slice(0, 16)} UTC. Self-contained: nothing is loaded, nothing is sent.`;

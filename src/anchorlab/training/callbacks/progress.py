@@ -108,8 +108,9 @@ class ConsoleProgress(ProgressBar):
         if not self._enabled:
             return
         count = sum(total) if isinstance(total, list) else total
-        self._bar = bar(self._console)
-        self._bar.add_task("  ".join(filter(None, [place_in_sweep(), description])), total=count)
+        description = "  ".join(filter(None, [place_in_sweep(), description]))
+        self._bar = bar(self._console, len(description))
+        self._bar.add_task(description, total=count)
         self._bar.start()
 
     def _advance(self, note: str, left: str) -> None:
@@ -144,7 +145,7 @@ class _Pace:
         self._validation = time.perf_counter() - self._clock
 
     def left(self, trainer: Trainer, done: int) -> str:
-        """`40 s left in the epoch, 12 min in all`, after `done` batches of the epoch; validations are known from the
+        """`epoch 40 s, run 12 min left`, after `done` batches of the epoch; validations are known from the
         first one on."""
         each, of_epoch = self._training / self._batches, int(trainer.num_training_batches)
         epochs = (trainer.max_epochs or 1) - trainer.current_epoch - 1
@@ -153,4 +154,4 @@ class _Pace:
             batches = min(batches, (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
         validations = (epochs + 1) // max(1, trainer.check_val_every_n_epoch or 1)
         whole = each * batches + validations * (self._validation or 0.0)
-        return f"{duration(each * min(of_epoch - done, batches))} left in the epoch, {duration(whole)} in all"
+        return f"epoch {duration(each * min(of_epoch - done, batches))}, run {duration(whole)} left"
