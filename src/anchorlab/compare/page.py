@@ -128,7 +128,7 @@ def _row(
         "axes": {key: entry.axis(key) for key in first.axes},
         "settings": {
             key: as_typed(key, value, entry.choices)
-            for key, value in all_settings(first.config).items()
+            for key, value in (all_settings(first.config) | counting).items()
             if key in settings
         },
         "values": {key: value for key, value in counting.items() if key in settings and _is_number(value)},

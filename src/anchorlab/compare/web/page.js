@@ -89,7 +89,7 @@ function columns() {
     { key: "rank", head: "#", read: (row) => row.rank, shown: true },
     { key: "run", head: "run", read: (row) => row.label, text: true, show: nameCell, shown: true },
     ...swept.map(([key, head], at) => ofSetting(key, head, at < 6)),
-    ...usual.map((key) => ofMetric(key, true)),
+    ...usual.map((key) => ofMetric(key, key === metric || swept.length <= 3)), // more would not fit on a screen
     { key: "difference", head: "difference", read: (row) => row.difference?.estimate, show: (row) => (row.difference ? `${signed(row.difference.estimate)} ${interval(row.difference)}` : "–"), shown: true },
     { key: "verdict", head: "verdict", read: (row) => row.verdict, text: true, show: (row) => element("span", { class: row.rank === null ? null : row.verdict.replace(" ", "-") }, row.verdict + (row.rank === null && row.difference ? " so far" : "")), shown: true },
     { key: "better", head: "P(better)", read: (row) => row.difference?.better, show: (row) => chance(row.difference?.better) },
@@ -345,7 +345,7 @@ function drawForest() {
   draw("forest", traces, {
     height: 110 + (narrow ? 40 : 30) * rows.length, showlegend: true, legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0, itemclick: false, itemdoubleclick: false },
     xaxis: { title: { text: "difference" }, zeroline: true, zerolinecolor: css("--ink"), zerolinewidth: 1.4, tickformat: "+.3~f" },
-    yaxis: { type: "category", categoryorder: "array", categoryarray: rows.map((row) => row.index), tickvals: rows.map((row) => row.index), ticktext: rows.map((row) => wrapped((row.rank === null ? placed(row) : "") + row.label, narrow ? 18 : 52)), showgrid: false },
+    yaxis: { type: "category", categoryorder: "array", categoryarray: rows.map((row) => row.index), tickvals: rows.map((row) => row.index), ticktext: rows.map((row) => wrapped((row.rank === null ? placed(row) : "") + row.label, narrow ? 18 : 68)), showgrid: false },
   }, "Differences to the baseline with their intervals");
   const percent = number(100 * content.confidence, 2);
   byId("forest-caption").textContent = `${percent} % intervals by paired bootstrap over images${table.rows.some((row) => row.seeds.length > 1) ? " and seeds" : ""}, each for its comparison alone; the verdict holds after Holm's correction for all of them.` + (state.rows.length > 41 ? " The first 40 rows are drawn." : "");
@@ -397,15 +397,20 @@ function drawParallel() {
   byId("parallel-caption").textContent = `One line a row, from what was set to what came out: ${state.theme === "light" ? "darker" : "brighter"} is higher, A is blue, B orange, dotted grey has not finished. A condition in the filter, such as k>=6, keeps a part.`;
 }
 
+/* Whether numbers are better shown by their logarithm, as learning rates are. */
+const spansDecades = (values) => values.length > 1 && Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) >= 20;
+
 /* Where each value stands between 0 and 1: numbers by their size, anything else by its order. */
 function scale(name, values, format = number) {
   const numeric = values.every((value) => isNumber(value) || value === null || value === undefined);
   const known = numeric ? [...new Set(values.filter(isNumber))].sort((x, y) => x - y) : [...new Set(values.map(String))].sort((x, y) => x.localeCompare(y, "en", { numeric: true }));
+  const [ahead, back] = numeric && spansDecades(known) ? [Math.log, Math.exp] : [(value) => value, (value) => value];
+  const [first, last] = numeric && known.length ? [ahead(known[0]), ahead(known.at(-1))] : [0, 1];
   const at = (value) => {
     if (!numeric) return known.length > 1 ? known.indexOf(String(value)) / (known.length - 1) : 0.5;
-    return !isNumber(value) ? null : known.length > 1 ? (value - known[0]) / (known.at(-1) - known[0]) : 0.5;
+    return !isNumber(value) ? null : known.length > 1 ? (ahead(value) - first) / (last - first) : 0.5;
   };
-  const few = known.length <= 9 ? known : numeric ? [0, 0.25, 0.5, 0.75, 1].map((part) => known[0] + part * (known.at(-1) - known[0])) : known.filter((_, place) => place % Math.ceil(known.length / 9) === 0);
+  const few = known.length <= 9 ? known : numeric ? [0, 0.25, 0.5, 0.75, 1].map((part) => Number(back(first + part * (last - first)).toPrecision(3))) : known.filter((_, place) => place % Math.ceil(known.length / 9) === 0);
   const ticks = [];
   for (const value of few) {
     if (!ticks.length || at(value) - ticks.at(-1)[0] > 0.045) ticks.push([at(value), plain(short(numeric ? format(value) : value, 18))]);
@@ -456,7 +461,7 @@ function drawSlice() {
   const metric = content.metric;
   const numeric = rows.every((row) => isNumber(settingOf(row, key)));
   const values = rows.map((row) => settingOf(row, key)).filter(isNumber);
-  const wide = numeric && values.length && Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) >= 20;
+  const wide = numeric && spansDecades(values);
   const score = (row) => row.figures[metric][0];
   const place = (row) => (numeric ? settingOf(row, key) : plain(short(exact(settingOf(row, key)), 24)));
   const { names, at } = bands(rows, key, 12);
@@ -467,7 +472,7 @@ function drawSlice() {
   const front = rows.filter((row) => style(row).front === 2);
   const rest = rows.filter((row) => style(row).front < 2);
   const traces = [groups.length > 1 ? means : null, points(rest, { color: css("--faint"), size: 8, symbol: rest.map((row) => (row.rank === null ? "x-thin" : "circle")), line: { width: 1, color: css("--soft") } }), ...front.map((row) => points([row], { color: style(row).colour, symbol: style(row).symbol, size: 13 }))].filter(Boolean);
-  draw("slice", rows.length && key ? traces : [], { xaxis: { title: { text: plain(state.table.swept[key] ?? "") }, type: numeric ? (wide ? "log" : "linear") : "category", ...(numeric && names.length < 8 ? { tickvals: [...new Set(values)], ticktext: [...new Set(values)].map(exact) } : {}) }, yaxis: { title: { text: plain(state.table.figures[metric]) } } }, "The metric against one setting");
+  draw("slice", rows.length && key ? traces : [], { xaxis: { title: { text: plain(state.table.swept[key] ?? "") }, type: numeric ? (wide ? "log" : "linear") : "category", exponentformat: "none", ...(numeric && names.length < 8 ? { tickvals: [...new Set(values)], ticktext: [...new Set(values)].map(exact) } : {}) }, yaxis: { title: { text: plain(state.table.figures[metric]) } } }, "The metric against one setting");
 }
 
 function drawHeat() {
