@@ -92,7 +92,8 @@ def answer(comparison: Comparison) -> str:
     leader, metric = table.entries[0], comparison.question.metric
     if leader.status != "finished":
         return f"No run has finished yet; {_standing(leader, metric)}"
-    start = f"{Metric.of(metric)} is highest with {leader.label}: {with_sd(leader.figure(metric))}"
+    words = "is highest with" if len(table.entries) > 1 else "of"
+    start = f"{Metric.of(metric)} {words} {leader.label}: {with_sd(leader.figure(metric))}"
     ahead = [entry for entry in table.unfinished() if entry.figure(metric).mean > leader.figure(metric).mean]
     end = f" ({_standing(ahead[0], metric)})" if ahead else ""
     return start + _lead(table, leader) + end

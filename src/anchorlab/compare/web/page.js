@@ -102,7 +102,8 @@ function columns() {
     ...others.map((key) => ofMetric(key, false)),
     ...table.settings.filter((key) => !(key in table.swept)).map((key) => ofSetting(key, key.replace("._target_", ""), null)),
   ];
-  return all.filter((one) => has(one.read));
+  const alone = table.rows.length === 1 ? ["verdict"] : []; // the one row is compared with nothing
+  return all.filter((one) => has(one.read) && !alone.includes(one.key));
 }
 
 const shownColumns = () => columns().filter((one) => (state.shown ? state.shown.includes(one.key) : one.shown));
@@ -163,7 +164,7 @@ function drawTable() {
   fill("table", element("thead", {}, head), element("tbody", {}, body.length ? body : nothing));
   markPicks();
   const total = state.table.rows.length;
-  byId("shown").textContent = state.rows.length === total ? `${total} rows` : `${state.rows.length} of ${total} rows`;
+  byId("shown").textContent = state.rows.length < total ? `${state.rows.length} of ${total} rows` : total === 1 ? "1 row" : `${total} rows`;
 }
 
 function nothingMatches() {
@@ -331,6 +332,7 @@ function drawForest() {
   const rows = state.rows.filter((row) => row.difference && isNumber(row.difference.low)).slice(0, 40).reverse();
   const base = table.baseline === null ? null : table.rows[table.baseline];
   byId("differences").hidden = base === null || table.rows.length < 2;
+  document.querySelector('nav a[href="#differences"]').hidden = byId("differences").hidden;
   if (base === null) return;
   byId("against").textContent = `of ${table.figures[content.metric]} against ${table.chosen ? "the baseline" : "the leader"}, ${base.label}`;
   const look = { better: ["circle", css("--better")], worse: ["diamond", css("--worse")], "cannot tell": ["circle-open", css("--open")] };
