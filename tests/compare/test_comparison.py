@@ -14,6 +14,7 @@ from rich.console import Console
 from anchorlab.cli.overrides import check_overrides
 from anchorlab.compare.comparison import Comparison, Question, compare, run_names, split_terms, telling_keys
 from anchorlab.compare.labels import choices_of
+from anchorlab.compare.page import as_page
 from anchorlab.compare.report import answer, as_csv, as_markdown, on_screen
 from anchorlab.compare.scores import read_runs
 from anchorlab.compare.statistics import Bootstrap
@@ -283,7 +284,10 @@ def test_a_broken_run_is_named_and_the_others_go_on(tmp_path):
     assert len(comparison.tables[0].entries) == 1
     assert [entry.names for entry in comparison.unscored] == [(f"{tmp_path.name}/torn",)]
     assert any(note.startswith("left out: ") and "bad/run.json cannot be read" in note for note in comparison.notes)
-    assert any("torn has no scores" in note for note in comparison.notes)
+    (why,) = comparison.unscored[0].unscored
+    assert "torn/recall.npz cannot be read" in why
+    assert "recall.npz cannot be read" in " ".join(screen(comparison).split())
+    assert "recall.npz cannot be read" in as_page(comparison)
 
 
 @pytest.mark.parametrize("pattern", ["nowhere", "no*where", "{empty}"])

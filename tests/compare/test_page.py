@@ -4,6 +4,8 @@ Needs chromium and chromedriver (Debian: apt-get install chromium chromium-drive
 set, their absence is a failure.
 """
 
+import csv
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from anchorlab.compare.comparison import Question, compare
@@ -23,14 +26,14 @@ from anchorlab.compare.statistics import Bootstrap
 from tests.browser import headless
 from tests.compare.material import config, write_run
 
-CHARTS = ("forest", "by-budget", "by-iou", "parallel", "pareto", "by-size", "curves")
+CHARTS = ("forest", "by-budget", "by-iou", "importance", "slice", "heat", "parallel", "pareto", "by-size", "curves")
 NAME = "<script>alert(1)</script>"
 
 
 def page_of(runs: Path, path: Path, gallery: int = 6, **question) -> Path:
     found, problems = read_runs(str(runs))
     comparison = compare(found, Question(bootstrap=Bootstrap(resamples=300), **question), problems)
-    path.write_text(as_page(comparison, gallery), encoding="utf-8")
+    path.write_text(as_page(comparison, gallery, path.parent), encoding="utf-8")
     return path
 
 
@@ -91,28 +94,35 @@ def filter_by(browser: webdriver.Chrome, text: str) -> None:
 
 
 def test_rows_stand_best_first_with_verdicts(browser):
-    assert rows(browser)[0] == "ratios=[0.5,1,2], k=12"
-    assert rows(browser, "verdict") == ["better"] * 4 + ["baseline", "worse"]
+    assert rows(browser)[0] == NAME
+    assert rows(browser, "anchor.k") == ["12", "9", "6", "3", "3", "15"]
+    assert rows(browser, "verdict") == ["better"] * 4 + ["baseline", "worse so far"]
+    assert rows(browser, "rank") == ["1", "2", "3", "4", "5", "–"], "what runs has no rank"
     assert browser.find_element(By.ID, "answer").text.startswith("AR@100 is highest with ratios=[0.5,1,2], k=12")
 
 
 def test_headings_sort_both_ways_and_keep_the_focus(browser):
     scores = rows(browser, "AR_100")
-    click(browser, '[data-key="k"]')
-    assert rows(browser, "k") == ["15", "12", "9", "6", "3", "3"]
-    click(browser, '[data-key="k"]')
-    assert rows(browser, "k") == ["3", "3", "6", "9", "12", "15"]
-    assert browser.switch_to.active_element.get_attribute("data-key") == "k"
-    head = browser.find_element(By.CSS_SELECTOR, '#table th:has([data-key="k"])')
+    click(browser, '[data-key="anchor.k"]')
+    assert rows(browser, "anchor.k") == ["15", "12", "9", "6", "3", "3"]
+    click(browser, '[data-key="anchor.k"]')
+    assert rows(browser, "anchor.k") == ["3", "3", "6", "9", "12", "15"]
+    assert browser.switch_to.active_element.get_attribute("data-key") == "anchor.k"
+    head = browser.find_element(By.CSS_SELECTOR, '#table th:has([data-key="anchor.k"])')
     assert head.get_attribute("aria-sort") == "ascending"
     click(browser, '[data-key="AR_100"]')
     assert rows(browser, "AR_100") == scores
     click(browser, '[data-key="difference"]')
-    assert rows(browser)[-1] == "ratios=[1], k=3", "what is missing comes last"
+    assert rows(browser, "verdict")[-1] == "baseline", "what is missing comes last"
 
 
 FILTERS = {
     "k>=9": 3,
+    "k >= 9": 3,
+    "  k  >=6   k< 12 ": 2,
+    "ratios = [0.5, 1, 2]": 5,
+    'verdict = "cannot tell"': 0,
+    "AR@100 > 0.4": 3,
     "k>=6 k<12": 2,
     "BETTER ratios": 4,
     "verdict=worse": 1,
@@ -133,8 +143,47 @@ def test_the_filter_takes_words_and_conditions_and_the_charts_follow(browser):
 
 def test_typing_filters_and_nothing_left_is_said(browser):
     browser.find_element(By.ID, "filter").send_keys("nothing")
-    assert rows(browser) == []
+    assert rows(browser, "rank") == ["No row matches “nothing”."]
     wait(browser, "return byId('forest').textContent.startsWith('Nothing to draw')")
+    filter_by(browser, "anchors.k >= 3")
+    assert "There is no column anchors.k" in browser.find_element(By.ID, "table").text
+
+
+def test_columns_are_chosen_and_the_address_shows_another_person_the_same(browser, page):
+    shown = [button.get_attribute("data-key") for button in browser.find_elements(By.CSS_SELECTOR, "#table th button")]
+    assert shown[:5] == ["rank", "run", "anchor.k", "anchor.ratios", "AR_100"], "the settings that were swept first"
+    for key in ("AR_s_100", "verdict"):
+        click(browser, f'#columns input[value="{key}"]')
+    filter_by(browser, "k >= 6")
+    click(browser, '[data-key="anchor.k"]')
+    click(browser, '#table tbody tr:nth-child(2) input[name="pick-b"]')
+    click(browser, "#theme")
+    there = (rows(browser, "anchor.k"), rows(browser, "AR_s_100"), browser.current_url)
+    browser.get("about:blank")
+    browser.get(there[2])
+    wait(browser, "return document.getElementById('answer')?.textContent.length > 0")
+    assert (rows(browser, "anchor.k"), rows(browser, "AR_s_100"), browser.current_url) == there
+    assert browser.find_elements(By.CSS_SELECTOR, '[data-key="verdict"]') == []
+    assert browser.find_element(By.CSS_SELECTOR, '#table tbody tr:nth-child(2) input[name="pick-b"]').is_selected()
+    assert browser.execute_script("return document.documentElement.dataset.theme") == "dark"
+    click(browser, "#theme")
+    click(browser, 'nav a[href="#pair"]')
+    wait(browser, "return location.hash.startsWith('#pair&filter=')")
+
+
+def test_csv_holds_the_rows_that_are_shown(browser):
+    filter_by(browser, "k>=6 status=finished")
+    read = list(csv.DictReader(io.StringIO(browser.execute_script("return csv()"))))
+    assert [row["anchor.k"] for row in read] == ["12", "9", "6"]
+    assert float(read[1]["AR_100"]) > float(read[2]["AR_100"])
+    assert [read[0]["AR_100_sd"], len(read[1]["folders"].split(" ; "))] == ["", 3]
+    assert read[0]["run"] == NAME
+
+
+def test_names_lead_to_the_runs_folders(browser, sweep):
+    links = [link.get_attribute("href") for link in browser.find_elements(By.CSS_SELECTOR, "#table td.name a")]
+    assert links[0] == (sweep / "12").as_uri() + "/"
+    assert len(links) == 14, "every seed has one"
 
 
 # ------------------------------------------------------------------------------------------------------ charts
@@ -176,6 +225,49 @@ def test_the_pareto_front_rises_with_cost(browser):
     assert front["x"] == sorted(front["x"])
     assert front["y"] == sorted(front["y"])
     assert max(front["x"]) == 12000, "more anchors that find less are not on it"
+
+
+def test_two_settings_make_a_map_of_the_metric(browser, sweep):
+    """Rows of one seed a cell: the mean of the runs; what has not finished is in none."""
+    (table,) = compare(read_runs(str(sweep))[0], Question(bootstrap=Bootstrap(resamples=100))).tables
+    Select(browser.find_element(By.ID, "heat-x")).select_by_value("anchor.k")
+    Select(browser.find_element(By.ID, "heat-y")).select_by_value("anchor.ratios")
+    (drawn,) = traces(browser, "heat")
+    cells = {
+        (x, y): z
+        for y, of_y in zip(browser_ticks(browser, "yaxis"), drawn["z"], strict=True)
+        for x, z in zip(browser_ticks(browser, "xaxis"), of_y, strict=True)
+    }
+    expected = {
+        (
+            str(entry.settings["anchor.k"]),
+            "[" + ",".join(f"{r:g}" for r in entry.settings["anchor.ratios"]) + "]",
+        ): entry
+        for entry in table.entries
+        if entry.status == "finished"
+    }
+    assert {place for place, z in cells.items() if z is not None} == set(expected)
+    for place, entry in expected.items():
+        assert cells[place] == pytest.approx(entry.figure("AR_100").mean, abs=1e-5)
+
+
+def browser_ticks(browser: webdriver.Chrome, axis: str) -> list[str]:
+    return browser.execute_script(f"return document.getElementById('heat').layout.{axis}.ticktext")
+
+
+def test_importance_says_how_far_it_can_be_trusted(browser):
+    (bars,) = traces(browser, "importance")
+    assert set(bars["y"]) == {"anchor.k", "anchor.ratios"}
+    caption = browser.find_element(By.ID, "importance-caption").text
+    assert "on all 13 finished runs" in caption
+    assert re.search(r"the trees explain \d+ %", caption)
+
+
+def test_curves_go_over_epochs_or_steps(browser):
+    ends = traces(browser, "curves")[-1]["x"]
+    assert ends == [1, 2, 3]
+    Select(browser.find_element(By.ID, "learning-axis")).select_by_value("step")
+    assert traces(browser, "curves")[-1]["x"] == [4, 8, 12]
 
 
 def test_themes_change_and_stay(browser):
@@ -231,6 +323,22 @@ def test_the_gallery_marks_what_was_missed(browser):
     assert browser.execute_script(
         "return [...document.querySelectorAll('#gallery image')].every(i => i.getAttribute('href').startsWith('data:'))"
     )
+
+
+def test_images_are_kept_where_one_run_found_what_the_other_missed(browser):
+    counts = {}
+    for kind in ("onlyA", "onlyB", "either", "neither"):
+        Select(browser.find_element(By.ID, "shown-images")).select_by_value(kind)
+        meant = [len(svg.find_elements(By.CSS_SELECTOR, "rect.meant")) for svg in shots(browser)]
+        assert all(meant), "no image without such a box"
+        counts[kind] = sum(meant) // 2  # in A's picture and in B's
+        said = browser.find_element(By.ID, "gallery-count").text
+        assert said.startswith(f"{counts[kind]} boxes in {len(meant) // 2} of 3 images")
+    assert counts["either"] == counts["onlyA"] + counts["onlyB"] > 0
+
+
+def shots(browser: webdriver.Chrome) -> list[WebElement]:
+    return browser.find_elements(By.CSS_SELECTOR, "#gallery svg")
 
 
 def test_the_page_works_by_keyboard_alone(browser):

@@ -33,7 +33,7 @@ from anchorlab.config.settings import (
     takes_more,
     unknown_key,
 )
-from anchorlab.console import in_sweep
+from anchorlab.console import begin, in_sweep
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.runs.files import new_folder
 from anchorlab.sweeps.folder import claim, find
@@ -71,8 +71,13 @@ def check_command_line(
         if _reads_a_folder(config_name, config_dir, arguments.overrides, arguments.config_dir):
             sys.argv.append(FOUND_DATA)
             arguments.overrides.append(FOUND_DATA)
-        classes = "unseen" if arguments.cfg else "apart" if arguments.multirun else "built"
-        config = check_overrides(config_name, config_dir, arguments.overrides, arguments.config_dir, classes)
+        shows = arguments.cfg is not None
+        if not shows and process_rank() == 0:
+            begin(f"{config_name}: reading the settings")
+        classes = "unseen" if shows else "apart" if arguments.multirun else "built"
+        config = check_overrides(
+            config_name, config_dir, arguments.overrides, arguments.config_dir, classes, complete=not shows
+        )
         if "sweep" in config:
             check_sweep(config, arguments.overrides, arguments.multirun or arguments.cfg is not None)
         if arguments.multirun and not own_folder:
@@ -105,6 +110,7 @@ def check_overrides(
     overrides: Sequence[str],
     more_configs: str | None = None,
     classes: Literal["here", "built", "apart", "unseen"] = "here",
+    complete: bool = True,
 ) -> dict[str, Any]:
     """The plain config that `overrides` compose to; of a sweep, the one with every first value.
 
@@ -115,17 +121,18 @@ def check_overrides(
         more_configs: a further folder of groups.
         classes: how their signatures are looked at, which imports torch: here; here, and built to see whether two
             settings are at odds; in a process apart, for a sweep, which stays small; or not at all.
+        complete: refuse a setting that has no value; `--cfg job` shows it as `???`.
 
     Raises:
         SettingError: an override that cannot be read, a key or a choice that does not exist, a wrong value.
     """
     parsed = _parse(overrides)
     values = [_sweep_values(override, config_dir) for override in parsed]
-    configs = [_check_composed(config_name, config_dir, [options[0] for options in values], more_configs)]
+    configs = [_check_composed(config_name, config_dir, [options[0] for options in values], more_configs, complete)]
     for at, options in enumerate(values):
         for option in options[1:]:
             job = [option if i == at else others[0] for i, others in enumerate(values)]
-            configs.append(_check_composed(config_name, config_dir, job, more_configs))
+            configs.append(_check_composed(config_name, config_dir, job, more_configs, complete))
     if classes == "apart":
         check_signatures_apart(configs)
     elif classes != "unseen":
@@ -139,7 +146,7 @@ def check_overrides(
 
 
 def _check_composed(
-    config_name: str, config_dir: Path, overrides: Sequence[Override], more_configs: str | None
+    config_name: str, config_dir: Path, overrides: Sequence[Override], more_configs: str | None, complete: bool
 ) -> dict[str, Any]:
     """Compose with the choices of files alone, whose keys are all there are; the values are put in afterwards."""
     ours = [override for override in overrides if not override.is_hydra_override()]
@@ -159,9 +166,10 @@ def _check_composed(
         elif part not in reference and takes_more(reference, part.rpartition(".")[0]) and not override.is_add():
             raise SettingError(f"{override.input_line} adds to {part.rpartition('.')[0]}: write +{override.input_line}")
     if all(override.type == OverrideType.CHANGE for override in values):
-        config = to_plain(with_values(base, values, known), known)
+        config = to_plain(with_values(base, values, known), known, complete, resolve=True)
     else:
-        config = to_plain(composed(config_name, config_dir, (*path, *map(_text, ours)), tuple(known)), known)
+        whole = composed(config_name, config_dir, (*path, *map(_text, ours)), tuple(known))
+        config = to_plain(whole, known, complete, resolve=True)
     check_keys(config, reference)
     check_kinds(config, reference)
     check(config)

@@ -52,7 +52,7 @@ def compared(config: dict[str, Any], choices: Choices) -> Comparison:
 
 def write(comparison: Comparison, folder: Path, gallery: int) -> list[Path]:
     """comparison.csv, .md and .html in `folder`."""
-    contents = {"csv": as_csv(comparison), "md": as_markdown(comparison), "html": as_page(comparison, gallery)}
+    contents = {"csv": as_csv(comparison), "md": as_markdown(comparison), "html": as_page(comparison, gallery, folder)}
     paths = [folder / f"comparison.{kind}" for kind in contents]
     for path, content in zip(paths, contents.values(), strict=True):
         write_whole(path, content.encode())

@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import Progress
 
-from anchorlab.console import console
+from anchorlab.console import bar, console
 from anchorlab.data.batch import Batch
 from anchorlab.data.decode import decode
 from anchorlab.data.resize import resized
@@ -253,7 +252,7 @@ def _compute(
     stream = iter(parcels(listed, groups, resize, trained.pad_to, config["batch_size"], config["workers"]))
     todo = sum(map(len, groups))
     total = sum(len(parts.rows(number)) for number in parts.own)
-    with Progress(console=console(), transient=True) as progress:
+    with bar(console()) as progress:
         task = progress.add_task("proposals", total=total, completed=total - todo)
         for number in missing:
             left, done, problems = len(parts.rows(number)), [], []

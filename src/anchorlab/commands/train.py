@@ -1,5 +1,6 @@
 """The train.py command: one run from its config to its folder (build, describe, train, store the results)."""
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from anchorlab.analysis.ground_truth import input_size, scalar_axes
 from anchorlab.build import build, build_callbacks, build_data, build_network, user_errors
 from anchorlab.config.identity import config_hash
-from anchorlab.console import console, in_sweep
+from anchorlab.console import begin, console, in_sweep
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import LINES, DataError
 from anchorlab.errors import SettingError, user_sentences
@@ -88,6 +89,8 @@ def train(
         Stopped: a signal asked for it.
     """
     flush_denormals()
+    if rank_zero_only.rank == 0:
+        begin("reading data")
     record = RunRecord(folder)
     writes = rank_zero_only.rank == 0 and config["debug"]["look"] == 0
     if writes:
@@ -148,7 +151,7 @@ def _train(
         if module.scored_step != trainer.global_step:  # the last step was not the last of an epoch
             trainer.validate(module, datamodule=data, verbose=False)
         rung = stopped_after(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
-        return _conclude(record, data, loggers, rung) or {}  # nothing on other processes than the first
+        return _conclude(record, config, data, loggers, rung) or {}  # nothing on other processes than the first
     finally:
         _close(loggers)
 
@@ -241,7 +244,9 @@ def _announce(
 
 
 @rank_zero_only
-def _conclude(record: RunRecord, data: DataModule, loggers: Loggers, stop: int | None) -> dict[str, float]:
+def _conclude(
+    record: RunRecord, config: Mapping[str, Any], data: DataModule, loggers: Loggers, stop: int | None
+) -> dict[str, float]:
     """The end screen, and the figures of the last validation; `stop`: the epoch the run was told to stop after."""
     if stop is None:
         record.finish()
@@ -253,10 +258,20 @@ def _conclude(record: RunRecord, data: DataModule, loggers: Loggers, stop: int |
     title = f"{len(data.val_records):,} validation images, {epoch}"
     if not in_sweep():
         warnings = [("warning", sentence) for sentence in record.content["warnings"].values()]
+        uncovered = record.content["axes"].get("coverage", 1.0) < config["preflight_least"]
         rows = [
             *warnings,
             *summary.left_out(data, record.folder),
-            *summary.next_steps(record.folder, loggers.notices()),
+            ("folder", str(record.folder)),
+            ("pictures", f"{record.folder / 'figures'}: {', '.join(_pictures(record.folder))}"),
+            *loggers.notices(),
+            *summary.next_steps(record.folder, config, record.content["overrides"], uncovered),
         ]
         summary.show_end(figures, title, rows)
     return dict(figures)
+
+
+def _pictures(folder: Path) -> list[str]:
+    """The names of the run's pictures; `proposals_epoch_*` for one of each epoch."""
+    stems = sorted(path.stem for path in (folder / "figures").glob("*.png"))
+    return list(dict.fromkeys(re.sub(r"_\d+$", "_*", stem) for stem in stems))

@@ -6,7 +6,7 @@ compared silently. It prints and draws nothing (see report.py and page.py).
 I  images    S  seeds of an entry    N  budgets: how many proposals an image may use
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from anchorlab.compare.labels import TARGET, Choices, as_typed, shown
-from anchorlab.compare.scores import ImageKeys, Scores, common_images, read_scores
+from anchorlab.compare.scores import ImageKeys, Scores, Unreadable, common_images, read_scores
 from anchorlab.compare.statistics import Bootstrap, Difference, Group, all_pairs, holm
 from anchorlab.config import declared
 from anchorlab.config.identity import settings_that_count
@@ -48,8 +48,10 @@ class Entry:
         names: of the runs, told apart from all others.
         settings: what counts in its config and is not the same in the whole table, by dotted key.
         telling: keys of those that tell it from the other rows, for its label (`telling_keys`).
+        swept: those of them that people made the rows differ in (`swept_keys`).
         scores: of each run; empty where none was validated.
         choices: by which classes are named as one types them.
+        unscored: why each run has no scores; empty where they have.
     """
 
     runs: tuple[Run, ...]
@@ -57,7 +59,9 @@ class Entry:
     settings: dict[str, Any]
     scores: tuple[Scores, ...]
     telling: tuple[str, ...] = ()
+    swept: tuple[str, ...] = ()
     choices: Choices = field(default_factory=dict)
+    unscored: tuple[str, ...] = ()
     difference: Difference | None = None
     p_holm: float | None = None
     verdict: str = ""
@@ -107,7 +111,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """Entries that were scored on the same boxes of the same images, best first.
+    """Entries that were scored on the same boxes of the same images, best first, those that have not finished last.
 
     Attributes:
         data: the data set's folder and its split, for people; the images themselves decide what stands together.
@@ -122,6 +126,10 @@ class Table:
     baseline: int | None
     chosen: bool
     notes: tuple[str, ...] = ()
+
+    def unfinished(self) -> list[Entry]:
+        """Those that are still running or broke off, best first."""
+        return [entry for entry in self.entries if entry.status != "finished"]
 
 
 @dataclass(frozen=True)
@@ -163,15 +171,17 @@ def compare(runs: Sequence[Run], question: Question, notes: Iterable[str] = ()) 
     """
     figure = _figure(question.metric)
     shared = common_images(runs) if question.images == "common" else None
-    scores, problems = read_scores(runs, figure, shared)
-    members, repeats = _newest_of_each(list(zip(runs, run_names(runs), scores, strict=True)))
+    found = read_scores(runs, figure, shared)
+    problems = [one.why if isinstance(one, Unreadable) else None for one in found]
+    scores = [None if isinstance(one, Unreadable) else one for one in found]
+    members, repeats = _newest_of_each(list(zip(runs, run_names(runs), scores, problems, strict=True)))
     entries = _entries(members, question.choices)
     tables = _name_tables([_rank(rows, question.metric) for rows in entries if rows[0].scores])
     baselines = _baselines(tables, question.baseline)
     return Comparison(
         tables=tuple(_judge(table, at, question) for table, at in zip(tables, baselines, strict=True)),
         unscored=tuple(entry for rows in entries for entry in rows if not entry.scores),
-        notes=(*notes, *problems, *_notes(tables, repeats, shared)),
+        notes=(*notes, *_notes(tables, repeats, shared)),
         question=question,
     )
 
@@ -179,8 +189,8 @@ def compare(runs: Sequence[Run], question: Question, notes: Iterable[str] = ()) 
 # --------------------------------------------------------------------------------------- grouping and ranking
 
 
-Member = tuple[Run, str, Scores | None]
-"""A run with its name and its scores."""
+Member = tuple[Run, str, Scores | None, str | None]
+"""A run with its name, its scores, and why they cannot be read."""
 
 
 def _newest_of_each(members: Sequence[Member]) -> tuple[list[Member], list[Run]]:
@@ -188,12 +198,12 @@ def _newest_of_each(members: Sequence[Member]) -> tuple[list[Member], list[Run]]
     newest: dict[Any, Member] = {}
     repeats: list[Run] = []
     for member in sorted(members, key=lambda member: str(member[0].content.get("created"))):
-        run, _, scores = member
+        run, _, scores, _ = member
         key = (run.config_hash or run.folder, run.seed, run.status, scores and scores.data)
         if key in newest:
             repeats.append(newest[key][0])
         newest[key] = member
-    kept = {id(run) for run, _, _ in newest.values()}
+    kept = {id(run) for run, *_ in newest.values()}
     return [member for member in members if id(member[0]) in kept], repeats
 
 
@@ -206,12 +216,14 @@ def _entries(members: Sequence[Member], choices: Choices) -> list[list[Entry]]:
 
 
 def _entries_of(members: Sequence[Member], choices: Choices) -> list[Entry]:
-    settings = [settings_that_count(run.config) for run, _, _ in members]
+    settings = [settings_that_count(run.config) for run, *_ in members]
     keys = dict.fromkeys(key for of_run in settings for key in of_run)
     differing = [key for key in keys if len({shown(of_run.get(key)) for of_run in settings if of_run}) > 1]
-    telling = tuple(telling_keys(settings, differing))
+    typed = {_key_of(override) for run, *_ in members for override in run.content.get("overrides") or ()}
+    telling = tuple(telling_keys(settings, differing, typed))
+    swept = tuple(swept_keys(settings, telling, typed))
     groups: dict[Any, list[int]] = {}
-    for at, (run, _, _) in enumerate(members):
+    for at, (run, *_) in enumerate(members):
         groups.setdefault((run.config_hash or run.folder, run.status), []).append(at)
     return [
         Entry(
@@ -220,14 +232,22 @@ def _entries_of(members: Sequence[Member], choices: Choices) -> list[Entry]:
             settings={key: settings[rows[0]].get(key) for key in differing if settings[rows[0]]},
             scores=tuple(score for at in rows if (score := members[at][2]) is not None),
             telling=telling,
+            swept=swept,
             choices=choices,
+            unscored=tuple(_why_unscored(members[at][0], members[at][3]) for at in rows if members[at][2] is None),
         )
         for rows in (sorted(rows, key=lambda at: members[at][0].seed or 0) for rows in groups.values())
     ]
 
 
-def telling_keys(settings: Sequence[Mapping[str, Any]], differing: Sequence[str]) -> list[str]:
-    """Of the keys that differ those that tell rows apart, in the order of `_place_in_label` where several tell as many.
+def _why_unscored(run: Run, problem: str | None) -> str:
+    return problem or run.reason or "no validation yet"
+
+
+def telling_keys(
+    settings: Sequence[Mapping[str, Any]], differing: Sequence[str], typed: Container[str] = ()
+) -> list[str]:
+    """Of the keys that differ those that tell rows apart: `typed` ones first, then in the order of `_place_in_label`.
 
     Each is the one that, after those before it, leaves the fewest rows alike. A setting that merely comes with a class
     (`assigner.candidates` with `assigner._target_`) is left out.
@@ -239,11 +259,34 @@ def telling_keys(settings: Sequence[Mapping[str, Any]], differing: Sequence[str]
     rows: list[tuple[str, ...]] = [()] * len(settings)
     while left:
         apart = {key: [(*row, value) for row, value in zip(rows, values[key], strict=True)] for key in left}
-        best = max(left, key=lambda key: len(set(apart[key])))  # the first of equals
+        best = max(left, key=lambda key: (_is_typed(key, typed), len(set(apart[key]))))  # the first of equals
         rows = apart[best]
         left.remove(best)
         found.append(best)
     return found
+
+
+def swept_keys(settings: Sequence[Mapping[str, Any]], telling: Sequence[str], typed: Container[str]) -> list[str]:
+    """Of the telling keys those that somebody typed, and as many more as it takes to tell the rows apart.
+
+    What a run decides or fits by itself, such as `anchor.shapes` under `anchor=fit`, differs too, and was not swept.
+    """
+    rows: list[tuple[str, ...]] = [()] * len(settings)
+    found: list[str] = []
+    for key in telling:
+        apart = [(*row, shown(of_run.get(key))) for row, of_run in zip(rows, settings, strict=True)]
+        if _is_typed(key, typed) or len(set(apart)) > len(set(rows)):
+            found.append(key)
+            rows = apart
+    return found
+
+
+def _is_typed(key: str, typed: Container[str]) -> bool:
+    return key.removesuffix(TARGET) in typed
+
+
+def _key_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _place_in_label(key: str) -> int:
@@ -274,8 +317,8 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 
 def _rank(entries: Sequence[Entry], metric: str) -> Table:
-    """Best first; a run that has not finished stands by its last validation."""
-    ordered = sorted(entries, key=lambda entry: -entry.figure(metric).mean)
+    """Best first; below the finished those that have not finished, which stand by their last validation."""
+    ordered = sorted(entries, key=lambda entry: (entry.status != "finished", -entry.figure(metric).mean))
     scores = ordered[0].scores[0]
     return Table(_data_name(ordered[0]), scores.images, scores.boxes, tuple(ordered), None, False)
 
@@ -389,6 +432,10 @@ def _judged(entry: Entry, difference: Difference, p_holm: float, alpha: float) -
 
 def _table_notes(table: Table, images: int) -> Iterable[str]:
     others = len(table.entries) - 1
+    baseline = table.entries[table.baseline or 0]
+    if others and baseline.status != "finished":
+        why = "was asked for" if table.chosen else "stands in, as no run has finished"
+        yield f"the baseline, {baseline.label}, is {baseline.status}: it {why}; differences to it will change"
     if others > 1 and not table.chosen:
         yield (
             f"no baseline was given: the leader stands in, found by looking, so p is corrected for all "
@@ -425,7 +472,10 @@ def _notes(tables: Sequence[Table], repeats: Sequence[Run], restricted: ImageKey
     if unfinished:
         count = len(unfinished)
         stand = "stands by its" if count == 1 else "stand by their"
-        yield f"{count} of the {len(runs)} runs with scores did not finish (yet) and {stand} last validation"
+        yield (
+            f"{count} of the {len(runs)} runs with scores did not finish (yet) and {stand} last validation, "
+            f"below the finished and without a rank"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- helpers

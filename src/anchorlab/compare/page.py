@@ -7,18 +7,23 @@ The page computes no statistic; it shows what comparison.py found.
 import hashlib
 import json
 import math
+import os
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import resources
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from anchorlab.compare.comparison import Comparison, Entry, Mean, Table
-from anchorlab.compare.labels import shown
+from anchorlab.compare.comparison import Comparison, Entry, Mean, Table, short_key
+from anchorlab.compare.importance import importances
+from anchorlab.compare.labels import as_typed, shown
 from anchorlab.compare.report import answer
 from anchorlab.compare.scores import CURVE
 from anchorlab.config.identity import all_settings, settings_that_count
@@ -35,13 +40,14 @@ CURVE_POINTS = 80
 LEARNING = ("val/AR_100", "val/recall_100", "val/AR_1000", "val/loss", "train/loss", "train/objectness", "train/box")
 
 
-def as_page(comparison: Comparison, gallery: int = 6) -> str:
+def as_page(comparison: Comparison, gallery: int = 6, folder: Path | None = None) -> str:
     """The page as HTML.
 
     Args:
         gallery: at most so many images of each data set are put into the page; 0: none.
+        folder: where it will lie; its links to the runs' folders start from there. None: it has none.
     """
-    details = _Details(gallery)
+    details = _Details(gallery, folder)
     content = {
         "created": datetime.now(UTC).isoformat(timespec="minutes"),
         "version": __version__,
@@ -51,7 +57,9 @@ def as_page(comparison: Comparison, gallery: int = 6) -> str:
         "resamples": comparison.question.bootstrap.resamples,
         "tables": [_table(comparison, table, details) for table in comparison.tables],
         "unscored": [
-            _unscored(name, run) for e in comparison.unscored for name, run in zip(e.names, e.runs, strict=True)
+            {"name": name, "status": run.status, "reason": why, "folder": str(run.folder)}
+            for entry in comparison.unscored
+            for name, run, why in zip(entry.names, entry.runs, entry.unscored, strict=True)
         ],
         "notes": [*comparison.notes, *details.problems],
         "images": details.images,
@@ -94,18 +102,22 @@ def _table(comparison: Comparison, table: Table, details: "_Details") -> dict[st
         "figures": {key: str(Metric.of(key)) for key in figures},
         "axes": _varied(entry.runs[0].axes for entry in entries),
         "settings": [key for key in settings if key in entries[0].settings],
+        "swept": {key: short_key(key, entries[0].swept) for key in entries[0].swept},
+        "importance": _importance(entries, metric),
         "budgets": [n for n in CURVE if n in entries[0].scores[0].budgets],
         "atBudgets": [n for n in BUDGETS if n in entries[0].scores[0].budgets],
         "thresholds": THRESHOLDS.tolist(),
         "rows": [
-            _row(entry, figures, settings, details if at < DETAILED or at == table.baseline else None)
+            _row(entry, figures, settings, details, at < DETAILED or at == table.baseline)
             for at, entry in enumerate(entries)
         ],
         "detailed": DETAILED if len(entries) > DETAILED else None,
     }
 
 
-def _row(entry: Entry, figures: Sequence[str], settings: Sequence[str], details: "_Details | None") -> dict[str, Any]:
+def _row(
+    entry: Entry, figures: Sequence[str], settings: Sequence[str], details: "_Details", detailed: bool
+) -> dict[str, Any]:
     first = entry.runs[0]
     counting = settings_that_count(first.config)
     return {
@@ -115,7 +127,11 @@ def _row(entry: Entry, figures: Sequence[str], settings: Sequence[str], details:
         "reason": first.reason,
         "seeds": entry.seeds,
         "axes": {key: entry.axis(key) for key in first.axes},
-        "settings": {key: shown(value) for key, value in all_settings(first.config).items() if key in settings},
+        "settings": {
+            key: as_typed(key, value, entry.choices)
+            for key, value in (all_settings(first.config) | counting).items()
+            if key in settings
+        },
         "values": {key: value for key, value in counting.items() if key in settings and _is_number(value)},
         "counting": [key for key in settings if key in counting],
         "figures": {key: _mean(entry.figure(key)) for key in figures if _scored(entry, key)},
@@ -124,11 +140,20 @@ def _row(entry: Entry, figures: Sequence[str], settings: Sequence[str], details:
         "rate": entry.timing("train_images_per_s"),
         "difference": _difference(entry),
         "verdict": entry.verdict,
-        "runs": [_run(name, run) for name, run in zip(entry.names, entry.runs, strict=True)],
-        "learning": [_learning(run) for run in entry.runs] if details else [],
-        "scenes": details.scenes_of(first) if details else [],
-        "diagnosis": details.diagnosis_of(first) if details else None,
+        "runs": [_run(name, run, details.folder) for name, run in zip(entry.names, entry.runs, strict=True)],
+        "learning": [_learning(run) for run in entry.runs] if detailed else [],
+        "scenes": details.scenes_of(first) if detailed else [],
+        "diagnosis": details.diagnosis_of(first) if detailed else None,
     }
+
+
+def _importance(entries: Sequence[Entry], metric: str) -> dict[str, Any] | None:
+    """Of the swept settings, from the runs that have finished, each seed a run."""
+    finished = [entry for entry in entries if entry.status == "finished"]
+    settings = [entry.settings for entry in finished for _ in entry.scores]
+    scores = [score.figure(metric) for entry in finished for score in entry.scores]
+    found = importances(settings, scores, entries[0].swept)
+    return found and {"settings": [asdict(one) for one in found.settings], "runs": found.runs, "fit": found.fit}
 
 
 def _scored(entry: Entry, key: str) -> bool:
@@ -162,8 +187,9 @@ def _difference(entry: Entry) -> dict[str, Any] | None:
     }
 
 
-def _run(name: str, run: Run) -> dict[str, Any]:
+def _run(name: str, run: Run, folder: Path | None) -> dict[str, Any]:
     return {
+        "link": None if folder is None else _link(run.folder, folder),
         "id": run.id,
         "name": name,
         "folder": str(run.folder),
@@ -174,12 +200,19 @@ def _run(name: str, run: Run) -> dict[str, Any]:
     }
 
 
-def _unscored(name: str, run: Run) -> dict[str, Any]:
-    return {"name": name, "status": run.status, "reason": run.reason, "folder": str(run.folder)}
+def _link(target: Path, start: Path) -> str:
+    """The address of a folder, relative to another: it holds where both are moved together."""
+    try:
+        return quote(os.path.relpath(target.absolute(), start.absolute()).replace(os.sep, "/")) + "/"
+    except ValueError:  # on another drive of Windows
+        return target.absolute().as_uri() + "/"
 
 
 def _learning(run: Run) -> dict[str, Any]:
-    """A few hundred points of the curves at most: each the mean of its stretch."""
+    """A few hundred points of the curves at most: each the mean of its stretch, up to its last step.
+
+    Epochs count as on the screen: 1 is the end of the first one, and a step lies between by its share of an epoch.
+    """
     try:
         metrics = run.metrics()
     except ValueError:
@@ -190,8 +223,17 @@ def _learning(run: Run) -> dict[str, Any]:
         if logged.any():
             stretches = min(CURVE_POINTS, int(logged.sum()))
             x, y = (np.array_split(metrics[name][logged], stretches) for name in ("step", key))
-            curves[key] = {"x": [part[-1] for part in x], "y": [part.mean() for part in y]}
+            steps = np.array([part[-1] for part in x]) + 1
+            curves[key] = {"step": steps, "epoch": steps / _epoch_steps(metrics), "y": [part.mean() for part in y]}
     return curves
+
+
+def _epoch_steps(metrics: Mapping[str, np.ndarray]) -> float:
+    """Optimizer steps of an epoch: up to the last validation, which ends one, else up to the last row."""
+    ends = ~np.isnan(metrics.get("val/loss", metrics.get("val/AR_100", np.full(len(metrics["step"]), np.nan))))
+    at = np.flatnonzero(ends)[-1] if ends.any() else -1
+    epoch = metrics["epoch"][at] if "epoch" in metrics else np.nan
+    return (metrics["step"][at] + 1) / (epoch + 1) if epoch >= 0 else np.nan
 
 
 def _varied(axes: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -211,10 +253,12 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 class _Details:
-    """What the page shows of single runs: their diagnoses, and images, each once however many runs show it."""
+    """What the page shows of single runs: their diagnoses, and images, each once however many runs show it; and the
+    folder that its links start from."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, folder: Path | None) -> None:
         self.limit = limit
+        self.folder = folder
         self.images: dict[str, dict[str, Any]] = {}
         self.problems: list[str] = []
         self._of_table: set[str] = set()

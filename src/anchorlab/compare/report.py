@@ -10,16 +10,25 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group as Lines
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from anchorlab.compare.comparison import Comparison, Entry, Mean, Table
 from anchorlab.compare.labels import shown
+from anchorlab.console import Column, Facts, TextTable
 from anchorlab.metrics.from_ranks import Metric
 
 FIGURES = ("AR_100", "AR_1000", "recall_100")
+WRAPPED = ("run", "why")
+LEAVING = {
+    head: len(SPARE) - at
+    for SPARE in (
+        ("images/s", "time", "coverage", "anchors", "k", "recall@100", "AR@1000", "seeds"),
+        ("t over seeds", "P(better)", "p (Holm)"),
+    )
+    for at, head in enumerate(SPARE)
+}
+"""Heads that a narrow terminal goes without, the highest number first."""
+SPREAD = "± is the standard deviation over the seeds of a row"
 AXES = {"k": "k", "anchors_per_image": "anchors", "coverage": "coverage"}
 """What stands in the tables beside the metric, and under which head; comparison.csv has everything."""
 
@@ -32,14 +41,16 @@ def on_screen(comparison: Comparison, rows: int) -> Lines:
     """
     parts: list[Any] = []
     for table in comparison.tables:
-        parts += [_as_rich(_ranking(comparison, table, rows), _title(table)), ""]
+        parts += [_as_text(_ranking(comparison, table, rows), _title(table)), ""]
         differences = _differences(comparison, table, rows)
         if len(differences) > 1:
-            parts += [_as_rich(differences, _against(comparison, table)), ""]
+            parts += [_as_text(differences, _against(comparison, table)), ""]
     if comparison.unscored:
-        parts += [_as_rich(_without_scores(comparison, rows), "Without scores"), ""]
-    notes = dict.fromkeys([note for table in comparison.tables for note in table.notes] + [*comparison.notes])
-    return Lines(*parts, *(Text(f"note: {note}") for note in notes))
+        parts += [_as_text(_without_scores(comparison, rows), "Without scores"), ""]
+    notes = [note for table in comparison.tables for note in table.notes] + [*comparison.notes]
+    if any(len(entry.seeds) > 1 for table in comparison.tables for entry in table.entries):
+        notes.insert(0, SPREAD)
+    return Lines(*parts, Facts([("note", note) for note in dict.fromkeys(notes)]))
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -50,7 +61,8 @@ def as_markdown(comparison: Comparison) -> str:
         differences = _differences(comparison, table)
         if len(differences) > 1:
             lines += [f"{_escaped(_against(comparison, table))}:", "", *_as_markdown(differences), ""]
-        lines += [f"- {_escaped(note)}" for note in table.notes] + [""] * bool(table.notes)
+        notes = [SPREAD, *table.notes] if any(len(entry.seeds) > 1 for entry in table.entries) else table.notes
+        lines += [f"- {_escaped(note)}" for note in notes] + [""] * bool(notes)
     if comparison.unscored:
         lines += ["## Without scores", "", *_as_markdown(_without_scores(comparison)), ""]
     lines += [f"- {_escaped(note)}" for note in comparison.notes]
@@ -60,9 +72,9 @@ def as_markdown(comparison: Comparison) -> str:
 def as_csv(comparison: Comparison) -> str:
     """One line an entry, with every setting that differs, every axis and every figure (mean, sd, n over seeds)."""
     rows = [
-        _csv_row(comparison, table.data, rank, entry)
+        _csv_row(comparison, table.data, rank_of(table, at), entry)
         for table in comparison.tables
-        for rank, entry in enumerate(table.entries, 1)
+        for at, entry in enumerate(table.entries)
     ]
     rows += [_csv_row(comparison, "", None, entry) for entry in comparison.unscored]
     text = io.StringIO(newline="")
@@ -73,24 +85,39 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def answer(comparison: Comparison) -> str:
-    """One sentence: the leader, and whether its lead is more than noise."""
+    """One sentence: the leader, and whether its lead is more than noise; a run that has not finished does not lead."""
     if not comparison.tables:
         return "No run has scores yet"
     table = comparison.tables[0]
     leader, metric = table.entries[0], comparison.question.metric
-    start = f"{Metric.of(metric)} is highest with {leader.label}: {with_sd(leader.figure(metric))}"
-    others = len(table.entries) - 1
+    if leader.status != "finished":
+        return f"No run has finished yet; {_standing(leader, metric)}"
+    words = "is highest with" if len(table.entries) > 1 else "of"
+    start = f"{Metric.of(metric)} {words} {leader.label}: {with_sd(leader.figure(metric))}"
+    ahead = [entry for entry in table.unfinished() if entry.figure(metric).mean > leader.figure(metric).mean]
+    end = f" ({_standing(ahead[0], metric)})" if ahead else ""
+    return start + _lead(table, leader) + end
+
+
+def _lead(table: Table, leader: Entry) -> str:
+    """Whether the leader's lead over the other finished rows is more than noise."""
+    finished = [entry for entry in table.entries if entry.status == "finished"]
+    others = len(finished) - 1
     if others == 0 or table.baseline is None:
-        return start
-    if table.baseline == 0:
-        tied = sum(entry.verdict == "cannot tell" for entry in table.entries)
-        noise = "noise" if all(len(entry.seeds) > 1 for entry in table.entries) else "the noise of the images"
-        if tied:
-            if tied == others:
-                return f"{start}; it cannot be told from the other{'s' * (others > 1)}"
-            return f"{start}; {tied} of the {others} others cannot be told from it"
-        return f"{start}; its lead is beyond {noise}"
-    return f"{start}, {difference_of(leader)} against the baseline: {leader.verdict}"
+        return ""
+    if table.baseline > 0:
+        return f", {difference_of(leader)} against the baseline: {leader.verdict}"
+    tied = sum(entry.verdict == "cannot tell" for entry in finished)
+    if tied == others:
+        return f"; it cannot be told from the other{'s' * (others > 1)}"
+    if tied:
+        return f"; {tied} of the {others} others cannot be told from it"
+    noise = "noise" if all(len(entry.seeds) > 1 for entry in finished) else "the noise of the images"
+    return f"; its lead is beyond {noise}"
+
+
+def _standing(entry: Entry, metric: str) -> str:
+    return f"{entry.label} ({entry.status}) stands at {with_sd(entry.figure(metric))} by its last validation"
 
 
 # ----------------------------------------------------------------------------------------------- rows of cells
@@ -110,7 +137,7 @@ def _ranking(comparison: Comparison, table: Table, rows: int | None = None) -> C
     for rank, entry in _first(table, rows):
         cells.append(
             [
-                str(rank),
+                "-" if rank is None else str(rank),
                 entry.label,
                 str(len(entry.runs)),
                 with_sd(entry.figure(metric)),
@@ -125,8 +152,7 @@ def _ranking(comparison: Comparison, table: Table, rows: int | None = None) -> C
 
 
 def _differences(comparison: Comparison, table: Table, rows: int | None = None) -> Cells:
-    percent = f"{100 * comparison.question.bootstrap.confidence:g} %"
-    cells = [["#", "<run", "difference", f"{percent} interval", "P(better)", "p (Holm)", "<verdict"]]
+    cells = [["#", "<run", "difference", _interval_head(comparison), "P(better)", "p (Holm)", "<verdict"]]
     tested = [(rank, entry) for rank, entry in _first(table, rows) if entry.difference is not None]
     paired = any(entry.difference and entry.difference.paired for _, entry in tested)
     cells[0][5:5] = ["t over seeds"] if paired else []
@@ -137,7 +163,7 @@ def _differences(comparison: Comparison, table: Table, rows: int | None = None) 
         beside = "-" if t is None else f"{interval(t.low, t.high)} n={t.seeds}"
         cells.append(
             [
-                str(rank),
+                "-" if rank is None else str(rank),
                 entry.label,
                 f"{entry.difference.estimate:+.3f}",
                 interval(entry.difference.low, entry.difference.high),
@@ -150,18 +176,28 @@ def _differences(comparison: Comparison, table: Table, rows: int | None = None) 
     return cells
 
 
+def _interval_head(comparison: Comparison) -> str:
+    return f"{100 * comparison.question.bootstrap.confidence:g} % interval"
+
+
 def _without_scores(comparison: Comparison, rows: int | None = None) -> Cells:
     cells = [["<run", "<status", "<why"]]
     for entry in comparison.unscored[:rows]:
-        for name, run in zip(entry.names, entry.runs, strict=True):
-            cells.append([name, run.status, run.reason or "no validation yet"])
+        for name, run, why in zip(entry.names, entry.runs, entry.unscored, strict=True):
+            cells.append([name, run.status, why])
     return cells
 
 
-def _first(table: Table, rows: int | None) -> Iterable[tuple[int, Entry]]:
-    for rank, entry in enumerate(table.entries, 1):
-        if rows is None or rank <= rows or rank - 1 == table.baseline:
-            yield rank, entry
+def _first(table: Table, rows: int | None) -> Iterable[tuple[int | None, Entry]]:
+    """Entries with their ranks, which those that have not finished do not have."""
+    for at, entry in enumerate(table.entries):
+        if rows is None or at < rows or at == table.baseline:
+            yield rank_of(table, at), entry
+
+
+def rank_of(table: Table, at: int) -> int | None:
+    """The rank of a row; None where it has not finished."""
+    return at + 1 if table.entries[at].status == "finished" else None
 
 
 def _csv_row(comparison: Comparison, data: str, rank: int | None, entry: Entry) -> dict[str, Any]:
@@ -200,22 +236,15 @@ def _with_metric(entry: Entry, metric: str) -> list[tuple[str, Mean]]:
 # ------------------------------------------------------------------------------------------------------ layout
 
 
-def _as_rich(cells: Cells, title: str) -> RichTable:
-    table = RichTable(
-        title=Text(title), title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    for head in cells[0]:
-        left = head.startswith("<")
-        folded = head in ("<run", "<why")
-        table.add_column(
-            Text(head.lstrip("<")),
-            justify="left" if left else "right",
-            overflow="fold",
-            no_wrap=not folded,
-            min_width=24 if folded else None,
-        )
+def _as_text(cells: Cells, title: str) -> TextTable:
+    """For the terminal."""
+    columns = [
+        Column(head.lstrip("<"), head.startswith("<"), head.lstrip("<") in WRAPPED, LEAVING.get(head, 0))
+        for head in cells[0]
+    ]
+    table = TextTable(columns, title)
     for row in cells[1:]:
-        table.add_row(*map(Text, row))
+        table.add(*row)
     return table
 
 
@@ -234,7 +263,9 @@ def _title(table: Table) -> str:
 def _against(comparison: Comparison, table: Table) -> str:
     assert table.baseline is not None
     which = "the baseline" if table.chosen else "the leader"
-    return f"{Metric.of(comparison.question.metric)} against {which}, {table.entries[table.baseline].label}"
+    entry = table.entries[table.baseline]
+    status = "" if entry.status == "finished" else f" ({entry.status})"
+    return f"{Metric.of(comparison.question.metric)} against {which}, {entry.label}{status}"
 
 
 def _escaped(text: str) -> str:

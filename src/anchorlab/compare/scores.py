@@ -63,6 +63,12 @@ class Scores(NamedTuple):
         return figure.from_table(self.recall[self.budgets.index(figure.budget)])
 
 
+class Unreadable(NamedTuple):
+    """In the place of scores: why a run's recall.npz cannot be used."""
+
+    why: str
+
+
 def read_runs(patterns: str | Sequence[str]) -> tuple[list[Run], list[str]]:
     """All runs in folders, below them, or matching globs (`**` too); and a sentence for each that cannot be read.
 
@@ -103,8 +109,8 @@ def _run_folders(pattern: str) -> list[Path]:
 
 def read_scores(
     runs: Sequence[Run], figure: Metric, shared: ImageKeys | None = None
-) -> tuple[list[Scores | None], list[str]]:
-    """The scores of every run, None where it has none; and a sentence for each file that cannot be read.
+) -> list[Scores | Unreadable | None]:
+    """The scores of every run; None before its first validation.
 
     Args:
         shared: only these images are looked at; None: all.
@@ -113,22 +119,16 @@ def read_scores(
         SettingError: for a figure at more proposals than a run kept ranks of.
     """
 
-    def read(run: Run) -> Scores | ValueError | None:
+    def read(run: Run) -> Scores | Unreadable | None:
         try:
             return scores_of(run, figure, shared)
         except SettingError:
             raise
         except ValueError as error:
-            return error
+            return Unreadable(str(error))
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # inflating a file leaves Python to the others
-        answers = list(pool.map(read, runs))
-    problems = [
-        f"{run.folder} has no scores: {answer}"
-        for run, answer in zip(runs, answers, strict=True)
-        if isinstance(answer, ValueError)
-    ]
-    return [None if isinstance(answer, ValueError) else answer for answer in answers], problems
+        return list(pool.map(read, runs))
 
 
 def scores_of(run: Run, figure: Metric, shared: ImageKeys | None = None) -> Scores | None:

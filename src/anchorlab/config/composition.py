@@ -48,9 +48,14 @@ def composed(config_name: str, config_dir: Path, overrides: tuple[str, ...], kno
         raise SettingError(_reason(error, known)) from error
 
 
-def to_plain(config: DictConfig, known: Sequence[str] = (), complete: bool = True) -> dict[str, Any]:
+def to_plain(
+    config: DictConfig, known: Sequence[str] = (), complete: bool = True, resolve: bool | None = None
+) -> dict[str, Any]:
+    """Plain containers; `complete`: every setting has a value. `resolve`: references too, None: where complete."""
     try:
-        plain = OmegaConf.to_container(config, resolve=complete, throw_on_missing=complete)
+        plain = OmegaConf.to_container(
+            config, resolve=complete if resolve is None else resolve, throw_on_missing=complete
+        )
     except OmegaConfBaseException as error:
         raise SettingError(_reason(error, known)) from error
     assert isinstance(plain, dict)

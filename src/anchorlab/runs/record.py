@@ -232,7 +232,9 @@ class Run:
         try:
             return read_archive(path)
         except Exception as error:  # numpy raises whatever zip, pickle or struct raise
-            raise ValueError(f"{path} cannot be read ({error}): delete it and evaluate the run again") from error
+            raise ValueError(
+                f"{path} cannot be read ({error}): score the network again, evaluate.py run={self.folder}"
+            ) from error
 
 
 def read_run(folder: str | Path) -> Run:

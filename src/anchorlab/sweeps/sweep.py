@@ -27,7 +27,7 @@ from anchorlab.runs.record import RunRecord
 from anchorlab.sweeps import tables
 from anchorlab.sweeps.describe import Facts, describe
 from anchorlab.sweeps.folder import SweepFolder, hold
-from anchorlab.sweeps.jobs import SWEEP_PID, Job, Outcome, outcome, queues, side_by_side
+from anchorlab.sweeps.jobs import SWEEP_ORDER, SWEEP_PID, Job, Outcome, outcome, queues, side_by_side
 from anchorlab.sweeps.space import Point, Space, read_space
 from anchorlab.sweeps.strategy import Strategy
 
@@ -140,6 +140,7 @@ class RunningSweep:
         """Run those of `jobs` that run and are not finished, in order, with `more` overrides; wait for their end."""
         waiting = [job for job in jobs if job.runs and self.outcome(job).status != "finished"]
         launcher = self._config.hydra.launcher
+        os.environ[SWEEP_ORDER] = ",".join(str(job.number) for job in waiting)
         size = self.strategy.at_once or (len(waiting) if queues(launcher) else side_by_side(launcher)) or 1
         for start in range(0, len(waiting), size):
             batch = waiting[start : start + size]
