@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from anchorlab.build import build_network
 from anchorlab.cli.overrides import check_overrides
@@ -109,9 +110,16 @@ def sides(trained: Trained, batch: Batch, folder: Path, threads: int) -> dict[st
         # Its own resizing would interpolate once more, to the size that the images have.
         normal = [model.transform.normalize(image / 255) for image in images]
         padded = model.transform.batch_images(normal, trained.pad_to)
-        features = model.backbone(padded)
-        proposals, _ = model.rpn(ImageList(padded, [(height, width)] * count), features)
-        return [(boxes, boxes.new_empty(len(boxes))) for boxes in proposals]
+        features = list(model.backbone(padded).values())
+        # The steps of RegionProposalNetwork.forward, which drops the scores.
+        listed = ImageList(padded, [(height, width)] * count)
+        anchors = model.rpn.anchor_generator(listed, features)
+        maps = model.rpn.head(features)
+        num_per_level = [scores[0].numel() for scores in maps[0]]
+        logits, deltas = concat_box_prediction_layers(*maps)
+        decoded = model.rpn.box_coder.decode(deltas, anchors).view(count, -1, 4)
+        found = model.rpn.filter_proposals(decoded, logits, listed.image_sizes, num_per_level)
+        return list(zip(*found, strict=True))
 
     def by_us(worker: Worker) -> Call:
         return lambda: [(p.boxes, p.scores) for p in worker.propose(worker.predict(batch), batch)]
@@ -137,15 +145,14 @@ def sides(trained: Trained, batch: Batch, folder: Path, threads: int) -> dict[st
 
 
 def check_equal(calls: dict[str, Call], side: int) -> None:
-    """By boxes, of the float32 sides: torchvision's RPN gives no scores."""
+    """Of the sides that compute in float32."""
     wanted = calls["torchvision"]()
     for name, call in calls.items():
         if "decides" in name:
             continue
-        for (theirs, _), (ours, _) in zip(wanted, call(), strict=True):
-            nothing = torch.zeros(max(len(theirs), len(ours)))
-            shared, _ = agreement((theirs, nothing[: len(theirs)]), (ours, nothing[: len(ours)]), side)
-            assert shared >= LEAST_SHARED * len(theirs) > 0, f"{name}: {shared} of {len(theirs)} proposals"
+        for theirs, ours in zip(wanted, call(), strict=True):
+            shared, _ = agreement(theirs, ours, side)
+            assert shared >= LEAST_SHARED * len(theirs[1]) > 0, f"{name}: {shared} of {len(theirs[1])} proposals"
 
 
 def measure(case: Case, options: Options) -> tuple[list[Row], Row]:
