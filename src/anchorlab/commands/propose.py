@@ -4,6 +4,7 @@ interruption.
 P proposals of one image.
 """
 
+import copy
 import hashlib
 import json
 import shutil
@@ -27,6 +28,7 @@ from anchorlab.data.resize import resized
 from anchorlab.data.sample import DataError
 from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.plots.boxes import Scene, proposals_picture, save
+from anchorlab.rpn.predictions import Predictions
 from anchorlab.rpn.proposals.nms import Proposals
 from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
 from anchorlab.trained.device import autocast, settings_for, torch_device
@@ -245,7 +247,7 @@ def _compute(
 ) -> None:
     machine = settings_for(trained.config.get("trainer"), trained.network, config["device"], config["precision"])
     machine.prepare_process()
-    worker = _Worker(trained, machine, config["limit"])
+    worker = Worker(trained, machine, config["limit"])
     resize = resized(*trained.resize, config["size"])
     step = BATCHES_READ * config["batch_size"]
     groups = [part[at : at + step] for part in map(parts.rows, missing) for at in range(0, len(part), step)]
@@ -277,23 +279,30 @@ class _Image:
     scores: np.ndarray
 
 
-class _Worker:
-    """Batches -> proposals, on the machine's device and in its precision."""
+class Worker:
+    """Batches -> proposals, on the machine's device and in its precision, by a copy of the network for that alone."""
 
     def __init__(self, trained: Trained, machine: TrainerSettings, limit: int | None) -> None:
         self.machine, self.device = machine, torch_device(machine)
         self.layout = torch.channels_last if machine.channels_last else torch.contiguous_format
-        self.network = trained.network.to(self.device).to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
+        network = copy.deepcopy(trained.network)
+        network.backbone.settle()
+        self.network = network.to(self.device).to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
         self.limit = limit
 
-    @torch.no_grad()
     def __call__(self, batch: Batch) -> list[_Image]:
+        found = self.propose(self.predict(batch), batch)
+        return [self._image(batch, row, proposals) for row, proposals in enumerate(found)]
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Predictions:
         on_device = batch.to(self.device)
         images = self.network.prepare(on_device.images, on_device.sizes).contiguous(memory_format=self.layout)
         with autocast(self.machine):
-            predictions = self.network(images)
-        proposals = self.network.propose(predictions, batch.sizes)
-        return [self._image(batch, row, found) for row, found in enumerate(proposals)]
+            return self.network(images)
+
+    def propose(self, predictions: Predictions, batch: Batch) -> list[Proposals]:
+        return self.network.propose(predictions, batch.sizes)
 
     def _image(self, batch: Batch, row: int, found: Proposals) -> _Image:
         best = slice(self.limit)

@@ -103,6 +103,7 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "megapixels": or_null(Positive),
     # export.py
     "formats": words_of(Literal["safetensors", "torch", "onnx"], "[safetensors,torch]"),
+    "batch": Count,
     "photos": or_null(Texts),
     "sizes": or_null(Counts),
     "repeats": Count,

@@ -69,6 +69,9 @@ class Backbone(nn.Module):
         """
         return [PendingMap(feature) for feature in self(images)]
 
+    def settle(self) -> None:
+        """Do for good what makes `forward` quicker and training impossible: batch norm moves into the convolutions."""
+
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
         for module in self.modules():
@@ -147,6 +150,10 @@ class ResNetFPN(Backbone):
         stages = fold_batch_norm.run(self.body.body, self.folded, images)
         return _pending_pyramid(self.body.fpn, list(stages.values()))
 
+    def settle(self) -> None:
+        fold_batch_norm.settle(self.body.body, self.folded)
+        self.folded = {}
+
 
 @checked
 class TimmFPN(Backbone):
@@ -203,6 +210,10 @@ class TimmFPN(Backbone):
 
     def pending(self, images: Tensor) -> list[PendingMap]:
         return _pending_pyramid(self.fpn, self._chosen(fold_batch_norm.run(self.body, self.folded, images)))
+
+    def settle(self) -> None:
+        fold_batch_norm.settle(self.body, self.folded)
+        self.folded = {}
 
     def _chosen(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Of all maps that the model gives those of the pyramid, with their channels first."""
