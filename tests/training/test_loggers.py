@@ -6,9 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,41 +20,18 @@ from anchorlab.training.loggers.csv import CSVLogger
 from anchorlab.training.loggers.hub import Loggers, build_loggers
 from anchorlab.training.loggers.protocol import Row, RunFacts, RunLogger
 from anchorlab.training.loggers.wandb import WandbLogger, server_fault
-
-
-class Server(BaseHTTPRequestHandler):
-    """Answers every request with `code` and `body`; keeps the paths."""
-
-    code, body = 200, b"{}"
-    paths: list[str]
-
-    def do_POST(self) -> None:
-        self.paths.append(self.path)
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(self.code)
-        self.send_header("Content-Length", str(len(self.body)))
-        self.end_headers()
-        self.wfile.write(self.body)
-
-    def log_message(self, format: str, *args: Any) -> None: ...
+from tests.training.wandb_server import WandbServer, answering, dripping, hanging
 
 
 @pytest.fixture
-def server(monkeypatch) -> Iterator[type[Server]]:
+def server(monkeypatch) -> Iterator[WandbServer]:
     """A W&B server of ours that the environment names, with credentials for it."""
-    handler = type("Handler", (Server,), {"paths": []})
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
-    address_it(monkeypatch, listening.server_port)
-    yield handler
-    listening.shutdown()
-    listening.server_close()
-
-
-def address_it(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    server = WandbServer()
     wandb.teardown()  # W&B remembers an address for the process
-    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -250,18 +225,29 @@ def test_the_newest_folder_of_a_resumed_offline_run_has_the_whole_curves(tmp_pat
     ],
 )
 def test_a_server_that_refuses_is_called_so_after_one_question(server, code, body, says):
-    server.code, server.body = code, body
+    server.fault = answering(code, body)
     assert says in server_fault()
-    assert server.paths == ["/graphql"]
+    assert server.requests == ["POST /graphql Viewer"]
+
+
+def test_a_server_that_is_not_there_is_called_so(server):
+    server.stop()
+    assert server_fault() == f"127.0.0.1:{server.port} does not answer ([Errno 111] Connection refused)"
+
+
+@pytest.mark.parametrize("fault", [hanging, dripping])
+def test_a_server_that_never_ends_its_answer_is_not_waited_for(server, fault, monkeypatch):
+    monkeypatch.setattr("anchorlab.training.loggers.wandb.PROBE_SECONDS", 0.2)
+    server.fault = fault
+    assert server_fault() == f"127.0.0.1:{server.port} does not answer within 0.2 s"
 
 
 def test_a_server_that_takes_the_key_has_no_fault(server):
-    server.body = b'{"data": {"viewer": {"id": "me"}}}'
     assert server_fault() == ""
 
 
 def test_a_refusing_server_means_offline_or_a_sentence(server, tmp_path, capfd):
-    server.code = 500
+    server.fault = answering(500)
     hub = started(tmp_path, WandbLogger())
     log_epoch(hub, 0, 0.5)
     assert hub.finish("finished") == []

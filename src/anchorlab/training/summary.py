@@ -13,6 +13,7 @@ from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import Record
 from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.runs.record import read_run
 from anchorlab.training.resume import position
 from anchorlab.training.trainer import TrainerSettings
 
@@ -92,11 +93,20 @@ def next_steps(folder: Path, notices: Sequence[tuple[str, str]]) -> list[tuple[s
 
 def how_to_go_on(folder: Path) -> str:
     """What is kept of a run that broke off, and what to type to go on with it."""
+    if _is_finished(folder):
+        return f"the run is finished, its results are in {folder}"
     kept = position(folder)
     if kept is None:
         return "no checkpoint was written yet, so start it anew"
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     return f"{kept} is kept; go on with {_python()} train.py resume={shown}, or the same command and resume=auto"
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        return read_run(folder).status == "finished"
+    except ValueError:  # it broke off before its record began
+        return False
 
 
 def _python() -> str:

@@ -5,14 +5,19 @@ and says how to upload. Step i of a W&B run is row i of metrics.csv, also after 
 """
 
 import base64
+import contextlib
 import json
+import math
 import netrc
 import os
+import queue
 import re
 import shlex
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -29,11 +34,13 @@ PROBE_SECONDS = 4
 INIT_SECONDS = 7
 """How long it may then take to begin the run."""
 
-FINISH_SECONDS = 8
+FINISH_SECONDS = 7
 """How long the end of a run waits for uploads; they go on from disk with `wandb sync`."""
 
 SUMMARISED = re.compile(r"val/((?:recall|AR)_\w+)")
+HEADLINE = re.compile(r"(?:recall|AR)_\d+")
 PROPOSAL, OBJECT = 1, 2
+UPLOAD = "python -m anchorlab.training.loggers.upload"
 QUESTION = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
 
 Mode = Literal["online", "offline", "disabled"]
@@ -43,8 +50,8 @@ Mode = Literal["online", "offline", "disabled"]
 class WandbLogger(RunLogger):
     """One W&B run for a run, of the same id; a resumed one gets the rows that it lacks.
 
-    `val/` figures are drawn over epochs, the others over steps; the summary holds `recall_100`, `AR_1000`, ... of the
-    last validation and the best monitored one, `best_AR_100`.
+    `val/` figures are drawn over epochs, the others over steps. The summary holds `recall_100`, `AR_1000`, ... of the
+    last validation, and `best_recall_100`, ... of the one that best.ckpt holds.
 
     Args:
         mode: `online`, `offline`, or `auto`: online where there are credentials and the server answers in time, else
@@ -77,12 +84,15 @@ class WandbLogger(RunLogger):
         self._name = name
         self._where = {"project": project, "entity": entity, "group": group, "job_type": job_type, "tags": list(tags)}
         self._run: Any = None
-        self._folder = ""  # of this W&B run, below the run's
+        self._online = False
+        self._answers = True  # the server, as far as known
+        self._run_folder = ""  # as one types it
+        self._segments: list[Path] = []  # what W&B wrote before a resume
         self._notice = ""
         self._sent = 0  # rows that the server has from before a resume
         self._last = 0  # the row that tables and pictures belong to
-        self._pictures: dict[str, Any] = {}  # of the row that follows
-        self._best: float | None = None
+        self._scenes: list[tuple[str, Scene, int]] = []  # of the row that follows
+        self._best: dict[str, float] = {}  # figures of the best validation
         self._monitored = ""
         self._checkpoints = Path()
 
@@ -93,6 +103,8 @@ class WandbLogger(RunLogger):
             ValueError: where logger.mode=online has no credentials or no proper answer.
         """
         self._monitored, self._checkpoints = run.monitored, run.folder / "checkpoints"
+        self._run_folder = _typed(run.folder)
+        self._segments = [*run.folder.glob("wandb/*run-*")] if run.resumed else []
         _connect()
         # W&B writes to a temporary folder where it finds none.
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -106,11 +118,14 @@ class WandbLogger(RunLogger):
             raise ValueError(f"logger.mode=online: {why}; use logger.mode=offline")
         if mode != "online":
             self._begin(run, mode)
+        self._online = mode == "online"
         self._notice = self._where_it_is(mode, why)
 
     def resumed(self, rows: Sequence[Row]) -> None:
         # An offline run is written anew: the newest folder alone holds the whole curves.
         self._sent = self._run.starting_step
+        if self._online:
+            self._send_files_again()
         for index, row in enumerate(rows):
             self.row(index, row)
 
@@ -119,21 +134,15 @@ class WandbLogger(RunLogger):
         figures = {name: value for name, value in row.items() if name != "step"}
         figures["trainer/global_step"] = row["step"]
         if index >= self._sent:
-            self._run.log(figures | self._pictures, step=index)
-        self._pictures = {}
+            self._run.log(figures, step=index)
+            if self._scenes:  # behind the figures: W&B names a picture's file after the step that it has reached
+                self._run.log(self._pictures(row), step=index)
+        self._scenes = []
         self._summarise(row)
 
     def picture(self, key: str, scene: Scene, top: int) -> None:
-        if not self.media:
-            return
-        import wandb
-
-        layers = {
-            "predictions": _layer(scene.proposals[:top], PROPOSAL, "proposal", scene.scores[:top]),
-            "ground_truth": _layer(scene.boxes, OBJECT, "object"),
-        }
-        picture: Any = wandb.Image(np.ascontiguousarray(scene.image), boxes=layers)
-        self._pictures[re.sub(r"[^\w/]", "_", key, flags=re.ASCII)] = picture  # W&B cannot sort by other letters
+        if self.media:
+            self._scenes.append((re.sub(r"[^\w/]", "_", key, flags=re.ASCII), scene, top))  # W&B sorts no other letters
 
     def image(self, key: str, path: Path) -> None:
         if self.media:
@@ -145,38 +154,74 @@ class WandbLogger(RunLogger):
         import wandb
 
         table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+        if not self._takes_artifacts():
+            table.bind_to_run(self._run, key, self._last)  # a file of the run alone: its artifact would wait
         self._run.log({key: table}, step=self._last)
+
+    def timings(self, timings: Mapping[str, float]) -> None:
+        self._run.config.update({"timings": dict(timings)}, allow_val_change=True)
 
     def notice(self) -> str:
         return self._notice
 
     def finish(self, end: End) -> None:
-        if self._run is None:
-            return
-        if end == "finished" and self.checkpoint:
-            self._log_checkpoints()
-        if end == "interrupted":
-            self._run.mark_preempting()
-        try:
-            self._run.finish(exit_code=int(end != "finished"))
-        except TimeoutError:
-            self._notice = self.abandoned()
+        import wandb
+
+        if self._run is not None:
+            if end == "finished" and self.checkpoint and self._takes_artifacts():
+                self._log_checkpoints()
+            if end == "interrupted":
+                self._run.mark_preempting()
+            try:
+                self._run.finish(exit_code=int(end != "finished"))
+            except TimeoutError:
+                self._notice = self.abandoned()
+                return
+        wandb.teardown()  # else the interpreter waits for W&B's service at its exit, and without a limit
 
     def abandoned(self) -> str:
-        """Not everything is on the server, but all of it is on the disk."""
-        if not self._folder:
+        """Not everything is on the server, but all of it is on the disk.
+
+        `wandb sync` would begin at the first row again, behind those that the server has.
+        """
+        _end_service()
+        if not self._online:
             return ""
-        return f"not everything was uploaded; upload it with: wandb sync --include-online {self._folder}"
+        return f"not everything was uploaded; send the curves that are missing with: {UPLOAD} {self._run_folder}"
+
+    def _takes_artifacts(self) -> bool:
+        """Whether the server answers. Without it, W&B would ask it once more for every artifact, and wait."""
+        self._answers = self._answers and not (self._online and server_fault())
+        return self._answers
+
+    def _send_files_again(self) -> None:
+        """Those of the rows that the server has: a kill may have come between a row and its pictures."""
+        for segment in self._segments:
+            for path in segment.glob("files/media/**/*.*"):
+                self._run.save(str(path), base_path=str(segment / "files"), policy="now")
+
+    def _pictures(self, row: Row) -> dict[str, Any]:
+        import wandb
+
+        pictures: dict[str, Any] = {}
+        for key, scene, top in self._scenes:
+            layers = {
+                "predictions": _layer(scene.proposals[:top], PROPOSAL, "proposal", scene.scores[:top]),
+                "ground_truth": _layer(scene.boxes, OBJECT, "object"),
+            }
+            image = np.ascontiguousarray(scene.image)
+            pictures[key] = wandb.Image(image, caption=f"epoch {row['epoch']:.0f}", boxes=layers)
+        return pictures
 
     def _summarise(self, row: Row) -> None:
         found = {name: SUMMARISED.fullmatch(name) for name in row}
         figures = {match[1]: float(row[name]) for name, match in found.items() if match}
-        value = figures.get(self._monitored)
-        if value is not None:
-            self._best = value if self._best is None else max(self._best, value)
-            figures[f"best_{self._monitored}"] = self._best
-        if figures:
-            self._run.summary.update(figures)
+        if not figures:
+            return
+        if figures.get(self._monitored, -math.inf) > self._best.get(self._monitored, -math.inf):
+            self._best = figures
+        best = {f"best_{name}": value for name, value in self._best.items() if HEADLINE.fullmatch(name)}
+        self._run.summary.update(figures | best)
 
     def _log_checkpoints(self) -> None:
         import wandb
@@ -205,9 +250,9 @@ class WandbLogger(RunLogger):
                 id=run.id,
                 name=self._name or "/".join(run.folder.resolve().parts[-2:]),
                 dir=run.folder,
-                config={**run.config, **run.axes},
+                config={**run.config, **run.axes, **run.identity},
                 mode=mode,
-                resume="allow" if mode == "online" else None,
+                resume="allow" if mode == "online" and run.resumed else None,
                 reinit="create_new",
                 settings=settings,
             )
@@ -221,6 +266,10 @@ class WandbLogger(RunLogger):
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         self._run.define_metric("val/*", step_metric="epoch", step_sync=True)
+        for family in ("recall", "AR"):  # in the summary under their plain names
+            self._run.define_metric(f"val/{family}_*", step_metric="epoch", step_sync=True, summary="none")
+        # W&B's sweeps look for it there.
+        self._run.define_metric(f"val/{run.monitored}", step_metric="epoch", step_sync=True, summary="last")
         return ""
 
     def _settled_mode(self) -> tuple[Mode, str]:
@@ -239,43 +288,58 @@ class WandbLogger(RunLogger):
     def _where_it_is(self, mode: Mode, why: str) -> str:
         if mode == "disabled":
             return f"disabled ({why}): nothing is logged"
-        folder, here = Path(self._run.settings.sync_dir).resolve(), Path.cwd()
-        self._folder = shlex.quote(str(folder.relative_to(here) if folder.is_relative_to(here) else folder))
         if mode == "online":
             return f"online: {self._run.url}"
-        return f"offline ({why.rstrip('.')}); upload later with: wandb sync {self._folder}"
+        return f"offline ({why.rstrip('.')}); upload later with: {self._upload_command()}"
+
+    def _upload_command(self) -> str:
+        """`wandb sync` sends all of a segment, pictures too, but behind the rows that the server has already."""
+        segments = self._segments
+        if any(not path.name.startswith("offline-") or [*path.glob("*.synced")] for path in segments):
+            return f"{UPLOAD} {self._run_folder}"
+        return f"wandb sync {_typed(Path(self._run.settings.sync_dir))}"
 
 
 def server_fault() -> str:
-    """Why the W&B server cannot be used now, or nothing. W&B itself would try for a minute and more.
-
-    A name that is not resolved may take longer than `PROBE_SECONDS`: Python cannot bound that.
-    """
+    """Why the W&B server cannot be used now, or nothing. W&B itself would try for a minute and more."""
     import wandb
 
     address = wandb.setup().settings.base_url.rstrip("/")
-    host = urlsplit(address).netloc
+    host, key = urlsplit(address).netloc, _key()
+    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+    # A thread, as no timeout of Python's bounds looking up a name, or an answer that comes byte by byte.
+    threading.Thread(target=lambda: answers.put(_fault_in_answer(address, key)), daemon=True).start()
+    try:
+        fault = answers.get(timeout=PROBE_SECONDS)
+    except queue.Empty:
+        fault = f"does not answer within {PROBE_SECONDS} s"
+    return f"{host} {fault}" if fault else ""
+
+
+def _fault_in_answer(address: str, key: str | None) -> str:
     request = urllib.request.Request(f"{address}/graphql", QUESTION, {"Content-Type": "application/json"})
-    if key := _key():
+    if key:
         request.add_header("Authorization", f"Basic {base64.b64encode(f'api:{key}'.encode()).decode()}")
     try:
         with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer:
             content = json.loads(answer.read(100_000))
     except urllib.error.HTTPError as error:
-        return f"{host} answers {error.code} {error.reason}"
-    except (OSError, urllib.error.URLError) as error:
-        cause = getattr(error, "reason", error)
-        return f"{host} does not answer ({'time is up' if isinstance(cause, TimeoutError) else _first_line(cause)})"
+        return f"answers {error.code} {error.reason}".rstrip()
+    except (OSError, HTTPException) as error:
+        return f"does not answer ({_first_line(getattr(error, 'reason', error))})"
     except ValueError:
-        return f"{host} does not answer like a W&B server"
+        return "does not answer like a W&B server"
     data = content.get("data") if isinstance(content, Mapping) else None
     if not isinstance(data, Mapping):
-        return f"{host} does not answer like a W&B server"
-    return "" if data.get("viewer") or not key else f"{host} does not know the API key"
+        return "does not answer like a W&B server"
+    return "" if data.get("viewer") or not key else "does not know the API key"
 
 
 def _connect() -> None:
     """Start W&B's service, or use the parent's: its token is inherited, and may be that of one that has ended."""
+    # W&B's reports on itself: they end up on the screen where the server has no place for them, and hold the process
+    # where it does not answer.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     quiet = wandb.Settings(silent=True)
@@ -285,6 +349,18 @@ def _connect() -> None:
         if os.environ.pop("WANDB_SERVICE", None) is None:
             raise
         wandb.setup(quiet)
+
+
+def _end_service() -> None:
+    """End the service that this process started, with whatever it still tries to upload: it would try for hours, and
+    the interpreter would wait for it at its exit. What it was given is on the disk."""
+    import wandb
+
+    process = getattr(getattr(wandb.setup().ensure_service(), "_proc", None), "_process", None)
+    if process is not None:
+        process.kill()
+    with contextlib.suppress(Exception):  # of a connection that has ended
+        wandb.teardown()
 
 
 def _key() -> str | None:
@@ -300,6 +376,12 @@ def _key() -> str | None:
         return None
     found = known.hosts.get(urlsplit(settings.base_url).hostname or "")
     return found[2] if found else None
+
+
+def _typed(folder: Path) -> str:
+    """A folder as one types it here."""
+    folder, here = folder.resolve(), Path.cwd()
+    return shlex.quote(str(folder.relative_to(here) if folder.is_relative_to(here) else folder))
 
 
 def _first_line(error: object) -> str:
