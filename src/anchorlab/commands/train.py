@@ -34,7 +34,7 @@ from anchorlab.training.loggers.protocol import End, RunFacts
 from anchorlab.training.module import build_module
 from anchorlab.training.preflight import look_ahead, with_fitted_anchors
 from anchorlab.training.processes import check_launch, check_slurm
-from anchorlab.training.resume import checkpoint_to_resume, position, resumed_config
+from anchorlab.training.resume import checkpoint_to_resume, position, reason, resumed_config
 from anchorlab.training.stopping import Stopped, StopRequest
 from anchorlab.training.trainer import TrainerSettings
 
@@ -106,6 +106,11 @@ def train(
             if isinstance(error, DataError) and len(error.problems) > LINES:
                 record.write_problems(error.problems)
                 error.listing = record.folder / "problems.txt"
+        raise
+    except Exception as error:
+        # What breaks while it trains, the Recorder has noted already.
+        if writes and record.content.get("status") == "running":
+            record.fail(reason(error))
         raise
     except Stopped as stopped:
         # A run that is finished may still have waited for its loggers.
@@ -206,9 +211,9 @@ def _close(loggers: Loggers) -> None:
     """End the loggers of a run that did not come to its end; one that did has ended them."""
     raised = sys.exc_info()[1]
     end: End = "finished" if raised is None else "interrupted" if isinstance(raised, Stopped) else "failed"
-    news = loggers.finish(end)
-    for title, line in news if raised is not None else ():
-        print(f"{title}: {line}", file=sys.stderr)
+    failures = loggers.finish(end)
+    for title, failure in failures if raised is not None else ():
+        print(f"{title}: {failure}", file=sys.stderr)
 
 
 def _callbacks(config: Mapping[str, Any], record: RunRecord, stop: StopRequest) -> list[Callback]:

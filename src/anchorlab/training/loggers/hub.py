@@ -142,7 +142,7 @@ class Loggers(Logger):
         """End all loggers, the first time that it is called.
 
         Returns:
-            A line for each that could not do its work, or has another notice than at its start.
+            A line for each that could not do its work.
         """
         if not self._ended:
             self._ended = True
@@ -151,7 +151,8 @@ class Loggers(Logger):
             for thread in self._threads:
                 thread.end(end)
             self._wait()
-        return [(thread.title, news) for thread in self._threads if (news := thread.news())]
+        failed = [thread for thread in self._threads if thread.failure and not thread.refused]
+        return [(thread.title, thread.failure) for thread in failed]
 
     def _wait(self) -> None:
         """For all of them together; a signal that ends the waiting ends them too, so that the process can."""
@@ -178,10 +179,10 @@ class _Called:
         self._logger = logger
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._started, self._over = threading.Event(), threading.Event()
-        self._refused: Exception | None = None
+        self._raised: Exception | None = None
+        self.refused = False  # a required one: its sentence ends the run
         self.title = logger.title or type(logger).__name__
         self.failure = ""
-        self._announced = ""
         # A daemon: one that hangs does not keep the process from ending.
         self._thread = threading.Thread(target=self._loop, name=self.title, daemon=True)
 
@@ -192,21 +193,17 @@ class _Called:
             in_time = self._started.wait(START_SECONDS)
         else:
             in_time = True
-        if self._logger.required and (self._refused is not None or not in_time):
-            raise SettingError(str(self._refused or f"{self.title} did not start within {START_SECONDS} s"))
+        if self._logger.required and (self._raised is not None or not in_time):
+            self.refused = True
+            late = f"{self._logger.required}: {self.title} did not start within {START_SECONDS} s"
+            raise SettingError(str(self._raised or late))
 
     def call(self, call: Call) -> None:
         self._do(lambda: None if self.failure else self._make(call))
 
-    def news(self) -> str:
-        """The failure, or the notice where the end has changed it."""
-        notice = self.notice()
-        return notice if self.failure or notice != self._announced else ""
-
     def end(self, end: End) -> None:
         """Also of one that has failed: it closes what it has open."""
-        self._announced = self.notice()
-        self._do(lambda: self._make(lambda logger: logger.finish(end)))
+        self._do(lambda: self._make(lambda logger: self._finished(logger.finish(end))))
         self._work.put(None)
 
     def wait(self, seconds: float) -> None:
@@ -238,6 +235,9 @@ class _Called:
         else:
             work()
 
+    def _finished(self, failure: str | None) -> None:
+        self.failure = self.failure or failure or ""
+
     def _loop(self) -> None:
         while (work := self._work.get()) is not None:
             work()
@@ -248,7 +248,7 @@ class _Called:
         try:
             call(self._logger)
         except Exception as error:  # a logger may raise whatever it likes, the training goes on
-            self._refused = error
+            self._raised = error
             self.failure = self.failure or f"stopped logging ({_sentence(error)}); metrics.csv has every figure"
 
 

@@ -29,6 +29,7 @@ class RunFacts:
     axes: numbers and words that runs are sorted by: k, smallest_size, ...
     monitored: the figure that the best checkpoint is chosen by, such as `AR_100`.
     identity: what tells it from others: the names of its choices (`choices.assigner`), config hash, commit.
+    job: a training, or an evaluation by evaluate.py.
     resumed: whether it goes on with a run that these loggers have seen before.
     """
 
@@ -38,6 +39,7 @@ class RunFacts:
     axes: Mapping[str, Any]
     monitored: str
     identity: Mapping[str, Any] = field(default_factory=dict)
+    job: Literal["train", "eval"] = "train"
     resumed: bool = False
 
 
@@ -54,8 +56,8 @@ class RunLogger:
     in_background = True
     """False: called at once, by the training itself. For files on the disk that others read."""
 
-    required = False
-    """True: a training does not begin unless `start` returns."""
+    required = ""
+    """The setting by which a training does not begin unless `start` returns in time; empty: it begins without it."""
 
     def start(self, run: RunFacts) -> None:
         """Before the first step. A ValueError of a `required` logger ends the run with its sentence."""
@@ -85,8 +87,12 @@ class RunLogger:
         """One line for the screen: where the run is seen, or what a person has to do for that; empty: none."""
         return ""
 
-    def finish(self, end: End) -> None:
-        """The last call: write out what is left. `notice` is asked once more after it."""
+    def finish(self, end: End) -> str | None:
+        """The last call: write out what is left.
+
+        Returns:
+            Where that did not work, one line for the screen: what a person has to do.
+        """
 
     def abandoned(self) -> str:
         """Stop whatever still runs, so that the process can end, and say what a person has to do.

@@ -53,8 +53,7 @@ def upload(run: Run) -> str:
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     logger.resumed([defined(row) for row in rows])
     ends: dict[str, End] = {"finished": "finished", "failed": "failed"}
-    logger.finish(ends.get(run.status, "interrupted"))
-    return logger.notice()
+    return logger.finish(ends.get(run.status, "interrupted")) or logger.notice()
 
 
 if __name__ == "__main__":

@@ -4,46 +4,37 @@ Asks no question and needs no network: without credentials, or without a proper 
 and says how to upload. Step i of a W&B run is row i of metrics.csv, also after a resume.
 """
 
-import base64
-import contextlib
-import json
 import math
-import netrc
-import os
-import queue
 import re
 import shlex
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from anchorlab.plots.boxes import Scene
 from anchorlab.signatures import checked
 from anchorlab.training.loggers.protocol import End, Row, RunFacts, RunLogger
-
-PROBE_SECONDS = 4
-"""How long the server may take to answer a first small question."""
+from anchorlab.training.loggers.wandb_service import (
+    UPLOAD,
+    Mode,
+    connect,
+    end_service,
+    first_line,
+    reachable,
+    server_fault,
+)
 
 INIT_SECONDS = 7
-"""How long it may then take to begin the run."""
+"""How long the server may take to begin the run."""
 
 FINISH_SECONDS = 7
-"""How long the end of a run waits for uploads; they go on from disk with `wandb sync`."""
+"""How long the end of a run waits for uploads."""
 
 SUMMARISED = re.compile(r"val/((?:recall|AR)_\w+)")
 HEADLINE = re.compile(r"(?:recall|AR)_\d+")
 PROPOSAL, OBJECT = 1, 2
-UPLOAD = "python -m anchorlab.training.loggers.upload"
-QUESTION = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
-
-Mode = Literal["online", "offline", "disabled"]
 
 
 @checked
@@ -56,7 +47,8 @@ class WandbLogger(RunLogger):
     Args:
         mode: `online`, `offline`, or `auto`: online where there are credentials and the server answers in time, else
             offline; `WANDB_MODE=offline|disabled` goes before.
-        project, entity, group, job_type, tags: as in `wandb.init`.
+        project, entity, group, tags: as in `wandb.init`.
+        job_type: null takes `train` or `eval`.
         name: null takes the last two parts of the run's folder.
         media: whether pictures leave the run's folder.
         checkpoint: whether best.ckpt and last.ckpt become artifacts, with the aliases `best` and `last`, when the run
@@ -71,18 +63,19 @@ class WandbLogger(RunLogger):
         project: str = "anchorlab",
         entity: str | None = None,
         group: str | None = None,
-        job_type: str | None = "train",
+        job_type: str | None = None,
         name: str | None = None,
         tags: Sequence[str] = (),
         media: bool = True,
         checkpoint: bool = False,
     ) -> None:
         self.mode = mode
-        self.required = mode == "online"
+        self.required = "logger.mode=online" if mode == "online" else ""
         self.media = media
         self.checkpoint = checkpoint
         self._name = name
-        self._where = {"project": project, "entity": entity, "group": group, "job_type": job_type, "tags": list(tags)}
+        self._job_type = job_type
+        self._where = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
         self._run: Any = None
         self._online = False
         self._answers = True  # the server, as far as known
@@ -105,17 +98,14 @@ class WandbLogger(RunLogger):
         self._monitored, self._checkpoints = run.monitored, run.folder / "checkpoints"
         self._run_folder = _typed(run.folder)
         self._segments = [*run.folder.glob("wandb/*run-*")] if run.resumed else []
-        _connect()
+        connect()
         # W&B writes to a temporary folder where it finds none.
         run.folder.mkdir(parents=True, exist_ok=True)
-        mode, why = self._settled_mode()
-        if mode == "online" and (why := server_fault()):
+        mode, why = reachable(self.mode)
+        if mode == "online" and (why := self._begin(run, "online")):
+            if self.mode == "online":
+                raise ValueError(f"logger.mode=online: {why}; use logger.mode=offline")
             mode = "offline"
-        if mode == "online":
-            why = self._begin(run, "online")
-            mode = "offline" if why else mode
-        if why and self.mode == "online":
-            raise ValueError(f"logger.mode=online: {why}; use logger.mode=offline")
         if mode != "online":
             self._begin(run, mode)
         self._online = mode == "online"
@@ -164,7 +154,7 @@ class WandbLogger(RunLogger):
     def notice(self) -> str:
         return self._notice
 
-    def finish(self, end: End) -> None:
+    def finish(self, end: End) -> str:
         import wandb
 
         if self._run is not None:
@@ -175,16 +165,16 @@ class WandbLogger(RunLogger):
             try:
                 self._run.finish(exit_code=int(end != "finished"))
             except TimeoutError:
-                self._notice = self.abandoned()
-                return
+                return self.abandoned()
         wandb.teardown()  # else the interpreter waits for W&B's service at its exit, and without a limit
+        return ""
 
     def abandoned(self) -> str:
         """Not everything is on the server, but all of it is on the disk.
 
         `wandb sync` would begin at the first row again, behind those that the server has.
         """
-        _end_service()
+        end_service()
         if not self._online:
             return ""
         return f"not everything was uploaded; send the curves that are missing with: {UPLOAD} {self._run_folder}"
@@ -197,6 +187,8 @@ class WandbLogger(RunLogger):
     def _send_files_again(self) -> None:
         """Those of the rows that the server has: a kill may have come between a row and its pictures."""
         for segment in self._segments:
+            if segment.name.startswith("offline-"):
+                continue  # its pictures are in no row that the server has
             for path in segment.glob("files/media/**/*.*"):
                 self._run.save(str(path), base_path=str(segment / "files"), policy="now")
 
@@ -247,6 +239,7 @@ class WandbLogger(RunLogger):
         try:
             self._run = wandb.init(
                 **self._where,
+                job_type=self._job_type or run.job,
                 id=run.id,
                 name=self._name or "/".join(run.folder.resolve().parts[-2:]),
                 dir=run.folder,
@@ -260,8 +253,8 @@ class WandbLogger(RunLogger):
             if mode != "online":
                 raise
             wandb.teardown()  # else W&B calls the id "in use"
-            _connect()
-            return f"W&B did not begin the run ({_first_line(error)})"
+            connect()
+            return f"W&B did not begin the run ({first_line(error)})"
         self._run.define_metric("trainer/global_step")
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
@@ -271,19 +264,6 @@ class WandbLogger(RunLogger):
         # W&B's sweeps look for it there.
         self._run.define_metric(f"val/{run.monitored}", step_metric="epoch", step_sync=True, summary="last")
         return ""
-
-    def _settled_mode(self) -> tuple[Mode, str]:
-        """The mode to start in, and why it is not online."""
-        if self.mode == "offline":
-            return "offline", "logger.mode=offline"
-        asked = os.environ.get("WANDB_MODE", "")
-        if self.mode == "auto" and asked in ("offline", "dryrun", "disabled"):
-            return "disabled" if asked == "disabled" else "offline", f"WANDB_MODE={asked}"
-        if _key() or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-            return "online", ""
-        if self.mode == "online":
-            raise ValueError("logger.mode=online finds no credentials: run `wandb login` or use logger.mode=offline")
-        return "offline", "no credentials found"
 
     def _where_it_is(self, mode: Mode, why: str) -> str:
         if mode == "disabled":
@@ -300,93 +280,10 @@ class WandbLogger(RunLogger):
         return f"wandb sync {_typed(Path(self._run.settings.sync_dir))}"
 
 
-def server_fault() -> str:
-    """Why the W&B server cannot be used now, or nothing. W&B itself would try for a minute and more."""
-    import wandb
-
-    address = wandb.setup().settings.base_url.rstrip("/")
-    host, key = urlsplit(address).netloc, _key()
-    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-    # A thread, as no timeout of Python's bounds looking up a name, or an answer that comes byte by byte.
-    threading.Thread(target=lambda: answers.put(_fault_in_answer(address, key)), daemon=True).start()
-    try:
-        fault = answers.get(timeout=PROBE_SECONDS)
-    except queue.Empty:
-        fault = f"does not answer within {PROBE_SECONDS} s"
-    return f"{host} {fault}" if fault else ""
-
-
-def _fault_in_answer(address: str, key: str | None) -> str:
-    request = urllib.request.Request(f"{address}/graphql", QUESTION, {"Content-Type": "application/json"})
-    if key:
-        request.add_header("Authorization", f"Basic {base64.b64encode(f'api:{key}'.encode()).decode()}")
-    try:
-        with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer:
-            content = json.loads(answer.read(100_000))
-    except urllib.error.HTTPError as error:
-        return f"answers {error.code} {error.reason}".rstrip()
-    except (OSError, HTTPException) as error:
-        return f"does not answer ({_first_line(getattr(error, 'reason', error))})"
-    except ValueError:
-        return "does not answer like a W&B server"
-    data = content.get("data") if isinstance(content, Mapping) else None
-    if not isinstance(data, Mapping):
-        return "does not answer like a W&B server"
-    return "" if data.get("viewer") or not key else "does not know the API key"
-
-
-def _connect() -> None:
-    """Start W&B's service, or use the parent's: its token is inherited, and may be that of one that has ended."""
-    # W&B's reports on itself: they end up on the screen where the server has no place for them, and hold the process
-    # where it does not answer.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    import wandb
-
-    quiet = wandb.Settings(silent=True)
-    try:
-        wandb.setup(quiet)
-    except Exception:  # W&B's own error for this is private
-        if os.environ.pop("WANDB_SERVICE", None) is None:
-            raise
-        wandb.setup(quiet)
-
-
-def _end_service() -> None:
-    """End the service that this process started, with whatever it still tries to upload: it would try for hours, and
-    the interpreter would wait for it at its exit. What it was given is on the disk."""
-    import wandb
-
-    process = getattr(getattr(wandb.setup().ensure_service(), "_proc", None), "_process", None)
-    if process is not None:
-        process.kill()
-    with contextlib.suppress(Exception):  # of a connection that has ended
-        wandb.teardown()
-
-
-def _key() -> str | None:
-    """The key that W&B would find without asking: in the environment, its settings or the netrc file."""
-    import wandb
-
-    settings = wandb.setup().settings
-    if key := os.environ.get("WANDB_API_KEY") or settings.api_key:
-        return key
-    try:
-        known = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError):
-        return None
-    found = known.hosts.get(urlsplit(settings.base_url).hostname or "")
-    return found[2] if found else None
-
-
 def _typed(folder: Path) -> str:
     """A folder as one types it here."""
     folder, here = folder.resolve(), Path.cwd()
     return shlex.quote(str(folder.relative_to(here) if folder.is_relative_to(here) else folder))
-
-
-def _first_line(error: object) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _layer(boxes: np.ndarray, class_id: int, label: str, scores: np.ndarray | None = None) -> dict[str, Any]:
