@@ -70,5 +70,9 @@ def output_folder(runs: str | list[str], output: str | None) -> Path:
 def save_workspace(comparison: Comparison, settings: dict[str, Any]) -> str:
     """Save the W&B workspace; its address."""
     from anchorlab.compare.wandb_workspace import saved  # wandb takes a second
+    from anchorlab.training.loggers.wandb_service import server_fault
+
+    if fault := server_fault():  # W&B itself would ask for a minute and more
+        raise SettingError(f"wandb.save: {fault}: run `wandb login`, or leave wandb=true out")
 
     return saved(comparison, **{key: settings[key] for key in ("entity", "project", "name", "url")})

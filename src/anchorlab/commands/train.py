@@ -36,9 +36,12 @@ from anchorlab.training.loggers.protocol import End, RunFacts
 from anchorlab.training.module import build_module
 from anchorlab.training.preflight import fit_coder, look_ahead, with_fitted_anchors
 from anchorlab.training.processes import check_launch, check_slurm
-from anchorlab.training.resume import checkpoint_to_resume, position, resumed_config
+from anchorlab.training.resume import checkpoint_to_resume, position, reason, resumed_config
 from anchorlab.training.stopping import Stopped, StopRequest
 from anchorlab.training.trainer import TrainerSettings
+
+IDENTITY = ("choices", "config_hash", "anchor_hash", "commit", "dirty")
+"""What loggers are told from the run's record."""
 
 MakeNetwork = Callable[[Mapping[str, Any]], RegionProposalNetwork]
 
@@ -108,8 +111,14 @@ def train(
                 record.write_problems(error.problems)
                 error.listing = record.folder / "problems.txt"
         raise
+    except Exception as error:
+        # What breaks while it trains, the Recorder has noted already.
+        if writes and record.content.get("status") == "running":
+            record.fail(reason(error))
+        raise
     except Stopped as stopped:
-        if writes and record.content:
+        # A run that is finished may still have waited for its loggers.
+        if writes and record.content.get("status") == "running":
             record.interrupt(str(stopped))
         raise
 
@@ -179,6 +188,8 @@ def _start(
         record.clear()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     record.start(config, config["seed"], network.anchors.shapes, gpus, overrides, command)
+    if config["resume"] is None:
+        record.content["choices"] = _choices()
     record.add(axes=scalar_axes(network, input_size(data)))
     record.write_problems(data.listed)
     found = look_ahead(config, data, network)
@@ -187,6 +198,12 @@ def _start(
     record.add(axes=found.axes)
     warning = [] if found.warning is None else [("warning", found.warning)]
     return [("coverage", found.line), *warning]
+
+
+def _choices() -> dict[str, str]:
+    """The names of the config groups' choices: assigner -> atss; empty where the config did not come from Hydra."""
+    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    return {str(group): str(choice) for group, choice in chosen.items() if not str(group).startswith("hydra/")}
 
 
 def look(data: DataModule, count: int, folder: Path) -> None:
@@ -237,7 +254,17 @@ def _announce(
     notices = [*notices, ("folder", str(record.folder))]
     if config["resume"] is not None:
         notices.append(("resumed", f"goes on from {position(record.folder)}"))
-    loggers.start(RunFacts(record.folder, record.id, config, record.content["axes"], MONITORED))
+    loggers.start(
+        RunFacts(
+            record.folder,
+            record.id,
+            config,
+            record.content["axes"],
+            MONITORED,
+            identity={key: record.content[key] for key in IDENTITY},
+            resumed=config["resume"] is not None,
+        )
+    )
     notices += loggers.notices()
     if not in_sweep():
         summary.show_start(config, data, network, settings, notices)
@@ -253,6 +280,7 @@ def _conclude(
     else:
         record.pause(f"stopped after epoch {stop}, as callbacks.stop_after.epochs asks")
     figures = record.content["figures"]["final"]
+    loggers.log_timings(record.content["timings"])
     loggers.finish("finished")
     epoch = "last epoch" if stop is None else f"stopped after epoch {stop}"
     title = f"{len(data.val_records):,} validation images, {epoch}"

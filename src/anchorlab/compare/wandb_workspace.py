@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
@@ -36,7 +35,7 @@ def saved(comparison: Comparison, entity: str, project: str, name: str, url: str
             before.name, before.sections, before.runset_settings = name, built.sections, built.runset_settings
             built = before
         return built.save().url
-    except (wandb.Error, ValueError, OSError) as error:  # requests' errors are OSErrors
+    except Exception as error:  # of W&B, its network library, or of an answer that it did not expect
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SettingError(
             f"wandb.save: W&B did not take the workspace ({reason}): run `wandb login`, or leave wandb=true out"

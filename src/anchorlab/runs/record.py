@@ -107,6 +107,7 @@ class RunRecord:
             "updated": _now(),
             "resumed": before["resumed"] + 1 if "resumed" in before else 0,
             "overrides": before.get("overrides") or list(overrides),
+            "choices": before.get("choices", {}),
             "config_hash": config_hash(dict(config)),
             "command_hash": before.get("command_hash") or command,
             "anchor_hash": None if shapes is None else anchor_hash(list(shapes)),

@@ -58,6 +58,9 @@ LOG = "log.txt"
 PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 60
 
+HYDRAS_ADVICE = b"Set the environment variable HYDRA_FULL_ERROR"
+"""How Hydra's last line begins, behind the traceback of any error: it says nothing of the reason."""
+
 # Lightning would take the launcher's one Slurm task for the job's processes, which the job starts itself.
 NOT_THE_JOBS = ("HYDRA_", "SLURM_NTASKS", SWEEP_PID, SWEEP_ORDER)
 
@@ -232,7 +235,7 @@ def _pass_on(source: IO[bytes], target: IO[bytes], last: deque[str]) -> None:
     for line in source:
         target.write(line)
         target.flush()
-        if line.strip():
+        if line.strip() and not line.startswith(HYDRAS_ADVICE):
             last.append(line.decode(errors="replace").strip())
 
 

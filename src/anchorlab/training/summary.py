@@ -10,6 +10,7 @@ from anchorlab.data.module import DataModule
 from anchorlab.data.sample import Record
 from anchorlab.metrics.from_ranks import BUDGETS, KINDS, in_table
 from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.runs.record import read_run
 from anchorlab.training.resume import position
 from anchorlab.training.trainer import TrainerSettings
 
@@ -103,11 +104,20 @@ def _other_anchors(config: Mapping[str, Any], overrides: Sequence[str]) -> tuple
 
 def how_to_go_on(folder: Path) -> str:
     """What is kept of a run that broke off, and what to type to go on with it."""
+    if _is_finished(folder):
+        return f"the run is finished, its results are in {folder}"
     kept = position(folder)
     if kept is None:
         return "no checkpoint was written yet, so start it anew"
     resuming = command("train", [], f"resume={typed(folder)}")
     return f"{kept} is kept; go on with {resuming}, or the same command and resume=auto"
+
+
+def _is_finished(folder: Path) -> bool:
+    try:
+        return read_run(folder).status == "finished"
+    except ValueError:  # it broke off before its record began
+        return False
 
 
 def _anchor_rows(network: RegionProposalNetwork, size: tuple[int, int]) -> Iterable[tuple[str, str]]:
