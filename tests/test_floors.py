@@ -8,7 +8,7 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src"
 FLOORS = (
-    {"errors", "console", "version", "exports", "signatures"},
+    {"errors", "console", "version", "exports", "installation", "signatures"},
     {"config"},
     {"rpn", "metrics", "runs", "data"},
     {"analysis"},

@@ -13,18 +13,19 @@ from anchorlab.compare.scores import read_runs
 from anchorlab.compare.statistics import Bootstrap
 from anchorlab.console import console
 from anchorlab.errors import SettingError, user_sentences
+from anchorlab.installation import CONFIGS
 from anchorlab.runs.files import write_whole
 
 
-def compare_from_command_line(config: DictConfig, configs: Path) -> None:
-    """`configs`: the folder of the groups that runs were composed from."""
+def run_from_command_line(config: DictConfig) -> None:
+    """What the compare command does with a composed config."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
     with user_sentences():
         if plain["wandb"]["save"] and plain["wandb"]["entity"] is None:
             raise SettingError(
                 "wandb.entity has no value: give the user or team that owns the project, wandb.entity=..."
             )
-        comparison = compared(plain, choices_of(configs))
+        comparison = compared(plain, choices_of(CONFIGS))
         console().print(on_screen(comparison, plain["rows"]))
         console().print(f"\n{answer(comparison)}", style="bold", markup=False, soft_wrap=True)
         for path in write(comparison, output_folder(plain["runs"], plain["output"]), plain["gallery"]):

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from anchorlab.analysis.attribution import AnchorReport
 from anchorlab.console import console
+from anchorlab.installation import typed
 from anchorlab.metrics.figures import THRESHOLDS
 from anchorlab.plots.anchor_report import funnel_table, in_words
 from anchorlab.runs.files import write_whole
@@ -65,7 +66,7 @@ def show_all(found: Sequence[Evaluated], folder: Path) -> None:
     console().print(table)
     path = folder / "evaluation.csv"
     write_whole(path, _as_csv(found).encode())
-    console().print(f"{path}   python compare.py runs={folder}", soft_wrap=True)
+    console().print(f"{path}   {typed('compare')} runs={folder}", soft_wrap=True)
 
 
 def _by_iou(found: Evaluated) -> Table:

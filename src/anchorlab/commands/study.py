@@ -27,6 +27,7 @@ from anchorlab.build import build, user_errors
 from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, user_sentences
+from anchorlab.installation import typed
 from anchorlab.plots import coverage as pictures
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner, yardstick
@@ -175,7 +176,7 @@ def _fit(scene: _Scene, config: Mapping[str, Any], folder: Path) -> dict[str, An
         _map_of(ours[best], scene, folder),
     ]
     console().print()
-    _say_where(folder, files, f"anchor=fit anchor.k={best.k}   (the same fit, inside training)", script="train.py")
+    _say_where(folder, files, f"anchor=fit anchor.k={best.k}   (the same fit, inside training)", command="train")
     return {"knee": knee, "methods": [report.scored_values(row) for row in rows]}
 
 
@@ -238,13 +239,13 @@ def _map_of(fitted: Fitted, scene: _Scene, folder: Path) -> Path:
     return pictures.save(pictures.coverage_map(coverage, title), folder / "figures" / "coverage.png")
 
 
-def _say_where(folder: Path, files: Sequence[Path], next_arguments: str, script: str = "study.py") -> None:
+def _say_where(folder: Path, files: Sequence[Path], next_arguments: str, command: str = "study") -> None:
     shown = [str(path.relative_to(folder)) for path in files]
     rows = [("folder", str(folder)), ("files", ", ".join(["study.json", *shown]))]
     if any(path.suffix == ".yaml" for path in files):
         chosen = next(path for path in files if path.suffix == ".yaml")
-        rows.append(("use", f"python train.py --config-dir {folder / 'conf'} anchor={chosen.stem} ..."))
-    console().print(report.grid_of([*rows, ("next", f"python {script} data=... {next_arguments}")]))
+        rows.append(("use", f"{typed('train')} --config-dir {folder / 'conf'} anchor={chosen.stem} ..."))
+    console().print(report.grid_of([*rows, ("next", f"{typed(command)} data=... {next_arguments}")]))
 
 
 def _finite(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """Summaries of a run on the console: its plan before training, and its results after."""
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from anchorlab.analysis.ground_truth import feature_grids, input_size
 from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import Record
+from anchorlab.installation import typed
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.training.resume import position
 from anchorlab.training.trainer import TrainerSettings
@@ -80,7 +80,7 @@ def next_steps(folder: Path, notices: Sequence[tuple[str, str]]) -> list[tuple[s
         ("folder", str(folder)),
         ("pictures", f"{folder / 'figures'}: anchors, coverage, proposals_epoch_*, recall, funnel, attribution"),
     ]
-    train = f"{_python()} train.py"
+    train = typed("train")
     return [
         *rows,
         *notices,
@@ -96,13 +96,7 @@ def how_to_go_on(folder: Path) -> str:
     if kept is None:
         return "no checkpoint was written yet, so start it anew"
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return f"{kept} is kept; go on with {_python()} train.py resume={shown}, or the same command and resume=auto"
-
-
-def _python() -> str:
-    """This interpreter as one types it here: below the working folder by its path, else the one that is active."""
-    path, here = Path(sys.executable), Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else "python"
+    return f"{kept} is kept; go on with {typed('train')} resume={shown}, or the same command and resume=auto"
 
 
 def _anchor_rows(network: RegionProposalNetwork, size: tuple[int, int]) -> Iterable[tuple[str, str]]:
