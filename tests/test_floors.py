@@ -13,7 +13,7 @@ FLOORS = (
     {"rpn", "metrics", "runs", "data"},
     {"analysis"},
     {"plots"},
-    {"build", "compare"},
+    {"build", "comparing"},
     {"training"},
     {"trained", "sweeps"},
     {"cli"},

@@ -5,12 +5,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from anchorlab.compare.comparison import Comparison, Question, compare
-from anchorlab.compare.labels import Choices, choices_of
-from anchorlab.compare.page import as_page
-from anchorlab.compare.report import answer, as_csv, as_markdown, on_screen
-from anchorlab.compare.scores import read_runs
-from anchorlab.compare.statistics import Bootstrap
+from anchorlab.comparing.comparison import Comparison, Question, compare
+from anchorlab.comparing.labels import Choices, choices_of
+from anchorlab.comparing.page import as_page
+from anchorlab.comparing.report import answer, as_csv, as_markdown, on_screen
+from anchorlab.comparing.scores import read_runs
+from anchorlab.comparing.statistics import Bootstrap
 from anchorlab.console import console
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.installation import CONFIGS
@@ -70,6 +70,6 @@ def output_folder(runs: str | list[str], output: str | None) -> Path:
 
 def save_workspace(comparison: Comparison, settings: dict[str, Any]) -> str:
     """Save the W&B workspace; its address."""
-    from anchorlab.compare.wandb_workspace import saved  # wandb takes a second
+    from anchorlab.comparing.wandb_workspace import saved  # wandb takes a second
 
     return saved(comparison, **{key: settings[key] for key in ("entity", "project", "name", "url")})

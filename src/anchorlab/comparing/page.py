@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from anchorlab.compare.comparison import Comparison, Entry, Mean, Table
-from anchorlab.compare.labels import shown
-from anchorlab.compare.report import answer, people
-from anchorlab.compare.scores import BUDGETS, CURVE
+from anchorlab.comparing.comparison import Comparison, Entry, Mean, Table
+from anchorlab.comparing.labels import shown
+from anchorlab.comparing.report import answer, people
+from anchorlab.comparing.scores import BUDGETS, CURVE
 from anchorlab.config.identity import all_settings, settings_that_count
 from anchorlab.metrics.figures import AT_50, AT_70, THRESHOLDS
 from anchorlab.runs.anchor_report import read_diagnosis
@@ -71,7 +71,7 @@ def as_script(content: Any) -> str:
 
 
 def _file(name: str) -> str:
-    return (resources.files("anchorlab.compare") / "web" / name).read_text(encoding="utf-8")
+    return (resources.files("anchorlab.comparing") / "web" / name).read_text(encoding="utf-8")
 
 
 # ----------------------------------------------------------------------------------------------------- tables

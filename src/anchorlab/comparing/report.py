@@ -15,8 +15,8 @@ from rich.console import Group as Lines
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from anchorlab.compare.comparison import Comparison, Entry, Mean, Table
-from anchorlab.compare.labels import shown
+from anchorlab.comparing.comparison import Comparison, Entry, Mean, Table
+from anchorlab.comparing.labels import shown
 
 FIGURES = ("AR_100", "AR_1000", "recall_100")
 AXES = {"k": "k", "anchors_per_image": "anchors", "coverage": "coverage"}

@@ -14,7 +14,7 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 from wandb_workspaces.reports.v2.interface import ParallelCoordinatesPlotColumn
 
-from anchorlab.compare.comparison import Comparison, Entry, Table
+from anchorlab.comparing.comparison import Comparison, Entry, Table
 from anchorlab.errors import SettingError
 from anchorlab.runs.gallery import read_scenes
 
