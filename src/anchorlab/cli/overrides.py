@@ -75,7 +75,7 @@ def check_command_line(
     if arguments.hydra_help or arguments.info or arguments.shell_completion:
         return
     with user_sentences():
-        if _reads_a_folder(config_name, config_dir, arguments.overrides, arguments.config_dir):
+        if reads_a_folder(config_name, config_dir, arguments.overrides, arguments.config_dir):
             sys.argv.append(FOUND_DATA)
             arguments.overrides.append(FOUND_DATA)
         config = check_overrides(config_name, config_dir, arguments.overrides, arguments.config_dir, arguments.multirun)
@@ -93,7 +93,7 @@ def own_choices(config_dir: Path) -> str | None:
     return str(folder) if folder.is_dir() and not folder.samefile(config_dir) else None
 
 
-def _reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None) -> bool:
+def reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None) -> bool:
     """Whether a data set's folder is given and nothing says what is in it, so that it has to be found out.
 
     An experiment that chooses a format has said it, and so has a setting that the built-in data alone has
