@@ -18,6 +18,7 @@ from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.files import new_folder
 from anchorlab.runs.record import read_run
 from anchorlab.trained.load import load_trained
+from anchorlab.trained.proposer import Proposer
 from anchorlab.training.resume import is_finished, latest_unfinished, resumed_config
 from anchorlab.training.stopping import Stopped
 from anchorlab.training.summary import how_to_go_on
@@ -105,10 +106,18 @@ class Run:
         """The pictures by name, `recall`, `coverage`, `proposals_epoch_1`, ...; a notebook shows each."""
         return {path.stem: Figure(path) for path in sorted((self.folder / "figures").glob("*.png"))}
 
-    @cached_property
+    @property
     def network(self) -> RegionProposalNetwork:
         """The network of the last checkpoint, ready to propose, on the CPU."""
-        return load_trained(self.folder, allow=self._allow).network
+        return self._proposer.trained.network
+
+    def propose(self, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Proposals for a photograph (H, W, 3) uint8 RGB: boxes (P, 4) in its pixels and scores (P,), best first."""
+        return self._proposer(photo)
+
+    @cached_property
+    def _proposer(self) -> Proposer:
+        return Proposer(self.folder, allow=self._allow)
 
     def __repr__(self) -> str:
         reached = f", AR@100 {self.metrics['AR_100']:.3f}" if "AR_100" in self.metrics else ""
