@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from anchorlab.cli.overrides import check_command_line
 from anchorlab.cli.study_arguments import unfold
+from anchorlab.config.composition import VERSION_BASE
 from anchorlab.config.settings import nearest_word
 from anchorlab.errors import exit_with, user_sentences
 from anchorlab.installation import CONFIGS, arguments_of, typed
@@ -110,7 +111,7 @@ def run(name: str, behind_program: list[str] | None = None) -> None:
     check_command_line(name, CONFIGS, command.own_folder, command.short, about)
     sweep_job = arguments_of(name)
 
-    @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)
+    @hydra.main(**VERSION_BASE, config_path=str(CONFIGS), config_name=name)
     def task(config: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             run_job(config, sweep_job)
