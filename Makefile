@@ -32,7 +32,7 @@ bench: $(VENV)/dev  ## speed against torchvision and others, as ratios; ARGS="re
 docs: $(VENV)/base  ## draw the pictures of docs/ anew
 	$(BIN)/python docs/draw.py
 
-site: $(VENV)/site  ## the documentation as a site with the API and search: site/index.html
+site: $(VENV)/dev  ## the documentation as a site with the API and search: site/index.html
 	$(BIN)/mkdocs build
 
 lock: $(VENV)/dev  ## resolve requirements.lock anew
@@ -54,7 +54,3 @@ $(VENV)/base: pyproject.toml requirements.lock | $(VENV)/bin/python
 $(VENV)/dev: pyproject.toml requirements.lock | $(VENV)/bin/python
 	$(PIP) install -c requirements.lock -e '.[dev]'
 	@touch $@ $(VENV)/base
-
-$(VENV)/site: $(VENV)/base
-	$(PIP) install -c requirements.lock -e '.[lite0,site]'
-	@touch $@
