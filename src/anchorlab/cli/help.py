@@ -16,6 +16,7 @@ import yaml
 SWEEP = {"-m": "sweep: key=value,value trains one run for each"}
 OPTIONS = {
     "--cfg job": "show every setting, as your choices compose them, and stop",
+    "--config-dir": "a folder of more choices, in place of conf/ in the working folder",
     "--help": "this page; --hydra-help for what Hydra itself offers",
 }
 

@@ -104,6 +104,9 @@ def run(name: str, behind_program: list[str] | None = None) -> None:
             processes of a run by `sys.argv`, so that they stand in it again when the command runs.
     """
     command = COMMANDS[name]
+    if "--version" in sys.argv[1:]:  # Hydra would print its own
+        print(f"AnchorLab {__version__}")
+        return
     if name == "study":
         with user_sentences():
             sys.argv[1:] = unfold(sys.argv[1:])
