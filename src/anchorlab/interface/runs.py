@@ -32,7 +32,8 @@ def train(*overrides: str, folder: str | Path | None = None, config_dir: str | P
 
     Args:
         overrides: as on the command line, without the shell's quotes.
-        folder: where the run is kept; None: outputs/<date>/<time> as on the command line.
+        folder: where the run is kept, in place of one that lies there; None: outputs/<date>/<time> as on the command
+            line.
         config_dir: a folder of further choices; None: conf/ in the working folder, where there is one.
 
     Raises:
