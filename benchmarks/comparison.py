@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from anchorlab.compare.comparison import Question, compare
-from anchorlab.compare.page import as_page
-from anchorlab.compare.report import as_csv, as_markdown
-from anchorlab.compare.scores import read_runs
+from anchorlab.comparing.comparison import Question, compare
+from anchorlab.comparing.page import as_page
+from anchorlab.comparing.report import as_csv, as_markdown
+from anchorlab.comparing.scores import read_runs
 from anchorlab.metrics.from_ranks import AREA_RANGES, THRESHOLDS, UNMATCHED
 from anchorlab.runs.record import RunRecord
 from benchmarks.measure import Options, Row, parse, peak_mib, report, set_threads

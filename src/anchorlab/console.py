@@ -14,6 +14,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from anchorlab.installation import program
+
 T = TypeVar("T")
 
 SWEEP_JOB = "ANCHORLAB_SWEEP_JOB"
@@ -56,9 +58,7 @@ def place_in_sweep() -> str:
 
 def command(script: str, overrides: Iterable[str], *more: str) -> str:
     """A command of this project as one types it here: its overrides quoted for a shell, then `more` as it stands."""
-    path, here = Path(sys.executable), Path.cwd()
-    python = str(path.relative_to(here)) if path.is_relative_to(here) else "python"
-    return " ".join([python, f"{script}.py", *map(shlex.quote, overrides), *more])
+    return " ".join([program(script), *map(shlex.quote, overrides), *more])
 
 
 def typed(folder: Path) -> str:

@@ -22,7 +22,7 @@ def truth(images: int, width: float, height: float, each: int = 4) -> GroundTrut
     boxes = torch.cat((corner, corner + torch.tensor([width, height]) * stretch), dim=1)
     size = torch.tensor([[SIDE, SIDE]]).expand(images, 2)
     image = torch.arange(images).repeat_interleave(each)
-    return GroundTruth(boxes, image, image, size, size, torch.tensor([CELLS]).expand(images, 2, 2))
+    return GroundTruth(boxes, image, size, size, torch.tensor([CELLS]).expand(images, 2, 2))
 
 
 def deltas(boxes: GroundTruth, anchors: AnchorGrid, coder: DeltaCoder) -> torch.Tensor:

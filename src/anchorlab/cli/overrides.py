@@ -19,7 +19,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 
-from anchorlab.cli.help import print_usage
+from anchorlab.cli.help import usage
 from anchorlab.cli.quoting import in_quotes, quoted
 from anchorlab.cli.sweep_arguments import check_sweep
 from anchorlab.config.composition import composed, to_plain, with_values
@@ -44,31 +44,41 @@ FOUND_DATA = "data=auto"
 
 
 def check_command_line(
-    config_name: str, config_dir: Path, own_folder: bool = True, short: Mapping[str, str] = MappingProxyType({})
+    config_name: str,
+    config_dir: Path,
+    own_folder: bool = True,
+    short: Mapping[str, str] = MappingProxyType({}),
+    about: str | None = None,
 ) -> None:
     """Exit with one sentence where the command line is wrong; else give the run a folder of its own.
 
     The folder is claimed here (and passed to Hydra as an override) so that two runs started within one second
-    do not share one.
+    do not share one. A folder conf/ in the working folder adds its choices, unless --config-dir names another.
 
     Args:
         own_folder: False for a command that leaves no run behind; it does not sweep either.
         short: overrides that stand for others, such as `wandb=true` for `wandb.save=true`.
+        about: the head of the help page; None: the docstring of the script that runs.
     """
     sys.argv[1:] = [quoted(short.get(argument, argument), config_dir) for argument in sys.argv[1:]]
     arguments = get_args_parser().parse_intermixed_args(sys.argv[1:])
     # Hydra's parser takes options only before the overrides; people also write them behind.
     options = [argument for argument in sys.argv[1:] if argument not in arguments.overrides]
+    if arguments.config_dir is None and (own := own_choices(config_dir)):
+        arguments.config_dir = own
+        options += ["--config-dir", own]
     sys.argv[1:] = [*options, *arguments.overrides]
     if arguments.help:
-        print_usage(config_name, config_dir)
+        about = about or sys.modules["__main__"].__doc__ or ""
+        folders = [config_dir, *([Path(arguments.config_dir)] if arguments.config_dir else [])]
+        print(usage(config_name, folders, about))
         raise SystemExit(0)
     if arguments.hydra_help or arguments.info or arguments.shell_completion:
         return
     if in_sweep():
         return  # the sweep has checked this very command, and gave it a folder
     with user_sentences():
-        if _reads_a_folder(config_name, config_dir, arguments.overrides, arguments.config_dir):
+        if reads_a_folder(config_name, config_dir, arguments.overrides, arguments.config_dir):
             sys.argv.append(FOUND_DATA)
             arguments.overrides.append(FOUND_DATA)
         shows = arguments.cfg is not None
@@ -81,12 +91,18 @@ def check_command_line(
         if "sweep" in config:
             check_sweep(config, arguments.overrides, arguments.multirun or arguments.cfg is not None)
         if arguments.multirun and not own_folder:
-            raise SettingError(f"{config_name}.py does not sweep: leave -m out")
+            raise SettingError(f"{config_name} does not sweep: leave -m out")
     if arguments.cfg is None and own_folder:
         _claim_folder(arguments.overrides, arguments.multirun, config)
 
 
-def _reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None) -> bool:
+def own_choices(config_dir: Path) -> str | None:
+    """The folder conf/ in the working folder, where there is one and it is not AnchorLab's own."""
+    folder = Path("conf").absolute()
+    return str(folder) if folder.is_dir() and not folder.samefile(config_dir) else None
+
+
+def reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None) -> bool:
     """Whether a data set's folder is given and nothing says what is in it, so that it has to be found out.
 
     An experiment that chooses a format has said it, and so has a setting that the built-in data alone has
@@ -96,7 +112,7 @@ def _reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str]
     if "data.root" not in keys or "data" in keys or not (config_dir / "data").is_dir():
         return False
     chosen = [override for override in _parse(overrides) if _is_choice(override, [config_dir])]
-    path = (f"hydra.searchpath=[file://{Path(more_configs).absolute()}]",) if more_configs else ()
+    path = (_search_path(more_configs),) if more_configs else ()
     first = [_sweep_values(override, config_dir)[0] for override in chosen]
     base = to_plain(composed(config_name, config_dir, (*path, *map(_text, first))), complete=False)
     reader = (base.get("data") or {}).get("reader", {})
@@ -152,7 +168,7 @@ def _check_composed(
     ours = [override for override in overrides if not override.is_hydra_override()]
     roots = [config_dir, *([Path(more_configs).absolute()] if more_configs else [])]
     choices = [override for override in ours if _is_choice(override, roots)]
-    path = [f"hydra.searchpath=[file://{roots[1]}]"] if more_configs else []
+    path = [_search_path(more_configs)] if more_configs else []
     base = composed(config_name, config_dir, (*path, *map(_text, choices)))
     reference = to_plain(base, complete=False)
     known = leaf_keys(reference)
@@ -227,6 +243,10 @@ def _is_choice(override: Override, roots: Sequence[Path]) -> bool:
 
 def _names_a_class(override: Override) -> bool:
     return override.key_or_group.endswith("._target_")
+
+
+def _search_path(folder: str) -> str:
+    return f"hydra.searchpath=[{in_quotes(f'file://{Path(folder).absolute()}')}]"
 
 
 def _text(override: Override) -> str:

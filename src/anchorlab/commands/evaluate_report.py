@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from anchorlab.analysis.attribution import AnchorReport
-from anchorlab.console import Column, Facts, TextTable, console
+from anchorlab.console import Column, Facts, TextTable, command, console
 from anchorlab.metrics.from_ranks import BUDGETS, THRESHOLDS, Metric, in_table
 from anchorlab.plots.anchor_report import funnel_table, in_words
 from anchorlab.runs.files import write_whole
@@ -60,7 +60,9 @@ def show_all(found: Sequence[Evaluated], folder: Path) -> None:
     console().print(table)
     path = folder / "evaluation.csv"
     write_whole(path, _as_csv(found).encode())
-    console().print(Facts([("table", str(path)), ("next", f"compare them with: python compare.py runs={folder}")]))
+    console().print(
+        Facts([("table", str(path)), ("next", f"compare them with: {command('compare', [], f'runs={folder}')}")])
+    )
 
 
 def _by_iou(found: Evaluated) -> TextTable:

@@ -16,6 +16,7 @@ writes: whoever holds the `RunRecord`.
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 from omegaconf import OmegaConf
-from omegaconf._utils import get_yaml_loader
 
 from anchorlab.config.identity import anchor_hash, config_hash
 from anchorlab.config.moved import with_current_names
@@ -297,11 +297,17 @@ _FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML may come
 
 
 class _Loader(_FASTEST):
-    """OmegaConf's reading of numbers (1e-4 is one) without its interpolations, fifteen times as fast: pages read
-    hundreds of configs."""
+    """OmegaConf's reading of numbers (1e-4 is one) and dates (they are text) without its interpolations, fifteen times
+    as fast: pages read hundreds of configs."""
 
 
-_Loader.yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in _FASTEST.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*\.?[\d_]*[eE][-+]?\d+$"), list("-+0123456789.")
+)
 
 
 def _plain(value: Any) -> Any:

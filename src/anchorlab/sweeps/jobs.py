@@ -1,4 +1,4 @@
-"""Jobs of a sweep: each starts `train.py` anew, so that a crash ends one job and DDP replays the right command.
+"""Jobs of a sweep: each starts the train command anew, so that a crash ends one job and DDP replays the right command.
 
 The launcher, whichever it is, calls `run_job` for each job; what became of it is read from the job's folder.
 """
@@ -98,14 +98,14 @@ def outcome(folder: Path) -> Outcome:
     return Outcome(record.get("status", "running"), record.get("reason"), figures)
 
 
-def run_job(config: DictConfig, script: Path) -> None:
+def run_job(config: DictConfig, start: Sequence[str]) -> None:
     """Run this job's command line in its own process and folder, from its checkpoint where it has one.
 
     A failing job is recorded and raises nothing: the others go on. Under launchers that run several at once, its
     output goes to log.txt in its folder.
 
     Args:
-        script: train.py; a launcher's worker does not know which script the sweep was started with.
+        start: what starts `train` behind the interpreter; a launcher's worker does not know how the sweep was started.
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir).absolute()
@@ -114,7 +114,7 @@ def run_job(config: DictConfig, script: Path) -> None:
         before = outcome(folder)
         if before.status == "finished":
             return
-        command = [sys.executable, str(script), *_arguments(config, hydra, folder)]
+        command = [sys.executable, *start, *_more_choices(hydra), *_arguments(config, hydra, folder)]
         live = is_serial(hydra.launcher)
         place, left = place_and_time_left(folder)
         print(f"\n{', '.join(filter(None, [title, place, left]))}" if live else f"{title}: started", flush=True)
@@ -128,6 +128,12 @@ def run_job(config: DictConfig, script: Path) -> None:
 def _title(sweep: Path, folder: Path) -> str:
     points = {str(job["number"]): job["point"] for job in SweepFolder(sweep).jobs}
     return f"job {folder.name} ({' '.join(points.get(folder.name, [])) or 'as it is'})"
+
+
+def _more_choices(hydra: Any) -> list[str]:
+    """The option of the sweep's command line that adds a folder of choices."""
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    return ["--config-dir", folders[0]] if folders else []
 
 
 def _arguments(config: DictConfig, hydra: Any, folder: Path) -> list[str]:

@@ -31,7 +31,7 @@ class MLflowLogger(RunLogger):
 
     def __init__(self, uri: str | None = None, experiment: str = "anchorlab", media: bool = True) -> None:
         try:
-            import mlflow
+            import mlflow  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ValueError("logger=mlflow needs the package mlflow: pip install 'anchorlab[mlflow]'") from error
         self.media = media
@@ -61,7 +61,7 @@ class MLflowLogger(RunLogger):
             self.row(index, row)
 
     def row(self, index: int, row: Row) -> None:
-        from mlflow.entities import Metric, RunTag
+        from mlflow.entities import Metric, RunTag  # pyright: ignore[reportMissingImports]
 
         self._step = int(row["step"])
         if index >= self._sent:
@@ -98,7 +98,7 @@ class MLflowLogger(RunLogger):
             self._client.set_terminated(self._run, ENDS[end])
 
     def _log_params(self, settings: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
+        from mlflow.entities import Param  # pyright: ignore[reportMissingImports]
 
         params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in _leaves(settings)]
         for begin in range(0, len(params), PARAMS_AT_ONCE):

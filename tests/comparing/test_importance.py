@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from anchorlab.compare.importance import FEWEST, _grown, importances
+from anchorlab.comparing.importance import FEWEST, _grown, importances
 
 
 def grid(**values):
@@ -28,7 +28,7 @@ def test_of_an_additive_metric_each_setting_has_its_share():
 
 def test_noise_is_not_explained():
     rows = grid(lr=[0.001, 0.01, 0.1], k=[3, 6, 9]) * 3
-    found = importances(rows, np.random.default_rng(0).normal(size=len(rows)), ["lr", "k"])
+    found = importances(rows, np.random.default_rng(0).normal(size=len(rows)).tolist(), ["lr", "k"])
     assert found is not None
     assert found.fit < 0.2
     assert all(one.high - one.low > 0.3 for one in found.settings), "the trees do not agree"

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from anchorlab.compare.labels import TARGET, Choices, as_typed, shown
-from anchorlab.compare.scores import ImageKeys, Scores, Unreadable, common_images, read_scores
-from anchorlab.compare.statistics import Bootstrap, Difference, Group, all_pairs, holm
+from anchorlab.comparing.labels import TARGET, Choices, as_typed, shown
+from anchorlab.comparing.scores import ImageKeys, Scores, Unreadable, common_images, read_scores
+from anchorlab.comparing.statistics import Bootstrap, Difference, Group, all_pairs, holm
 from anchorlab.config import declared
 from anchorlab.config.identity import settings_that_count
 from anchorlab.config.settings import nearest_word

@@ -19,12 +19,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from anchorlab.compare.comparison import Question, compare
-from anchorlab.compare.page import as_page, as_script
-from anchorlab.compare.scores import read_runs
-from anchorlab.compare.statistics import Bootstrap
+from anchorlab.comparing.comparison import Question, compare
+from anchorlab.comparing.page import as_page, as_script
+from anchorlab.comparing.scores import read_runs
+from anchorlab.comparing.statistics import Bootstrap
 from tests.browser import headless
-from tests.compare.material import config, write_run
+from tests.comparing.material import config, write_run
 
 CHARTS = ("forest", "by-budget", "by-iou", "importance", "slice", "heat", "parallel", "pareto", "by-size", "curves")
 NAME = "<script>alert(1)</script>"

@@ -21,11 +21,11 @@ from urllib.parse import quote
 import numpy as np
 from plotly.offline import get_plotlyjs
 
-from anchorlab.compare.comparison import Comparison, Entry, Mean, Table, short_key
-from anchorlab.compare.importance import importances
-from anchorlab.compare.labels import as_typed, shown
-from anchorlab.compare.report import answer
-from anchorlab.compare.scores import CURVE
+from anchorlab.comparing.comparison import Comparison, Entry, Mean, Table, short_key
+from anchorlab.comparing.importance import importances
+from anchorlab.comparing.labels import as_typed, shown
+from anchorlab.comparing.report import answer
+from anchorlab.comparing.scores import CURVE
 from anchorlab.config.identity import all_settings, settings_that_count
 from anchorlab.metrics.from_ranks import AT_50, AT_70, BUDGETS, THRESHOLDS, Metric
 from anchorlab.plots.palette import as_css
@@ -80,7 +80,7 @@ def as_script(content: Any) -> str:
 
 
 def _file(name: str) -> str:
-    return (resources.files("anchorlab.compare") / "web" / name).read_text(encoding="utf-8")
+    return (resources.files("anchorlab.comparing") / "web" / name).read_text(encoding="utf-8")
 
 
 # ----------------------------------------------------------------------------------------------------- tables

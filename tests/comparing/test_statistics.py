@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from anchorlab.compare.statistics import Bootstrap, Difference, Group, all_pairs, holm, paired_t
+from anchorlab.comparing.statistics import Bootstrap, Difference, Group, all_pairs, holm, paired_t
 from benchmarks.intervals import PLANTED, World, family_wise, simulate
 
 SMALL = Bootstrap(resamples=500)

@@ -12,8 +12,9 @@ from typing import Any
 
 from rich.console import Group as Lines
 
-from anchorlab.compare.comparison import Comparison, Entry, Mean, Table
-from anchorlab.compare.labels import shown
+from anchorlab import notebook
+from anchorlab.comparing.comparison import Comparison, Entry, Mean, Table
+from anchorlab.comparing.labels import shown
 from anchorlab.console import Column, Facts, TextTable
 from anchorlab.metrics.from_ranks import Metric
 
@@ -71,17 +72,35 @@ def as_markdown(comparison: Comparison) -> str:
 
 def as_csv(comparison: Comparison) -> str:
     """One line an entry, with every setting that differs, every axis and every figure (mean, sd, n over seeds)."""
-    rows = [
-        _csv_row(comparison, table.data, rank_of(table, at), entry)
-        for table in comparison.tables
-        for at, entry in enumerate(table.entries)
-    ]
-    rows += [_csv_row(comparison, "", None, entry) for entry in comparison.unscored]
+    rows = rows_of(comparison)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def rows_of(comparison: Comparison) -> list[dict[str, Any]]:
+    """The lines of comparison.csv with their values; "" where an entry has none."""
+    rows = [
+        _csv_row(comparison, table.data, rank_of(table, at), entry)
+        for table in comparison.tables
+        for at, entry in enumerate(table.entries)
+    ]
+    return rows + [_csv_row(comparison, "", None, entry) for entry in comparison.unscored]
+
+
+def as_html(comparison: Comparison) -> str:
+    """The answer and the tables, as a notebook shows them."""
+    parts = [f"<p><b>{html.escape(answer(comparison))}</b></p>"]
+    for table in comparison.tables:
+        parts.append(_as_html(_ranking(comparison, table), _title(table)))
+        differences = _differences(comparison, table)
+        if len(differences) > 1:
+            parts.append(_as_html(differences, _against(comparison, table)))
+    if comparison.unscored:
+        parts.append(_as_html(_without_scores(comparison), "Without scores"))
+    return "".join(parts)
 
 
 def answer(comparison: Comparison) -> str:
@@ -254,6 +273,10 @@ def _as_markdown(cells: Cells) -> list[str]:
     rows = [heads, *cells[1:]]
     lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
     return [lines[0], "| " + " | ".join(rule) + " |", *lines[1:]]
+
+
+def _as_html(cells: Cells, title: str) -> str:
+    return notebook.table([head.lstrip("<") for head in cells[0]], cells[1:], title)
 
 
 def _title(table: Table) -> str:

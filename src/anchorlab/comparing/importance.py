@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from anchorlab.compare.labels import shown
+from anchorlab.comparing.labels import shown
 
 TREES = 100
 FEWEST = 8

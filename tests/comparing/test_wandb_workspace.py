@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 from anchorlab.cli.overrides import check_overrides
-from anchorlab.compare.comparison import Comparison, Question, compare
-from anchorlab.compare.scores import read_runs
-from anchorlab.compare.statistics import Bootstrap
-from anchorlab.compare.wandb_workspace import saved, workspace
+from anchorlab.comparing.comparison import Comparison, Question, compare
+from anchorlab.comparing.scores import read_runs
+from anchorlab.comparing.statistics import Bootstrap
+from anchorlab.comparing.wandb_workspace import saved, workspace
 from anchorlab.errors import SettingError
-from tests.compare.material import config, write_run
+from tests.comparing.material import config, write_run
 from tests.config.test_conf import CONFIGS
 
 

@@ -12,16 +12,16 @@ import yaml
 from rich.console import Console
 
 from anchorlab.cli.overrides import check_overrides
-from anchorlab.compare.comparison import Comparison, Question, compare, run_names, split_terms, telling_keys
-from anchorlab.compare.labels import choices_of
-from anchorlab.compare.page import as_page
-from anchorlab.compare.report import answer, as_csv, as_markdown, on_screen
-from anchorlab.compare.scores import read_runs
-from anchorlab.compare.statistics import Bootstrap
+from anchorlab.comparing.comparison import Comparison, Question, compare, run_names, split_terms, telling_keys
+from anchorlab.comparing.labels import choices_of
+from anchorlab.comparing.page import as_page
+from anchorlab.comparing.report import answer, as_csv, as_markdown, on_screen
+from anchorlab.comparing.scores import read_runs
+from anchorlab.comparing.statistics import Bootstrap
 from anchorlab.config.moved import with_old_names
 from anchorlab.errors import SettingError
 from anchorlab.runs.record import RunRecord, read_run
-from tests.compare.material import config, write_run
+from tests.comparing.material import config, write_run
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "<script>alert(1)</script>"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compare.material import write_sweep
+from tests.comparing.material import write_sweep
 
 
 @pytest.fixture(scope="session")

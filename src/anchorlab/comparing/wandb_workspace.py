@@ -13,7 +13,7 @@ import wandb_workspaces.workspaces as ws
 from wandb_workspaces import expr
 from wandb_workspaces.reports.v2.interface import ParallelCoordinatesPlotColumn
 
-from anchorlab.compare.comparison import Comparison, Entry, Table
+from anchorlab.comparing.comparison import Comparison, Entry, Table
 from anchorlab.errors import SettingError
 from anchorlab.metrics.from_ranks import BUDGETS
 from anchorlab.runs.gallery import read_gallery
