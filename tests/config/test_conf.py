@@ -122,7 +122,7 @@ def test_every_number_has_a_range_in_its_constructors_signature(group, choice):
 
 
 def test_every_choice_is_reachable_and_every_command_setting_has_a_key():
-    known = {"seed", "start", "debug.look", "preflight", "preflight_least"}
+    known = {"seed", "start", "resume", "debug.look", "preflight", "preflight_least"}
     known |= set(leaf_keys(check_overrides("study", CONFIGS, [])))
     known |= set(leaf_keys(check_overrides("compare", CONFIGS, ["runs=multirun"])))
     known |= set(leaf_keys(check_overrides("evaluate", CONFIGS, ["run=outputs"])))
