@@ -73,7 +73,7 @@ def train(
     overrides: Sequence[str] = (),
     make_network: MakeNetwork = build_network,
 ) -> dict[str, float]:
-    """Train one RPN into `folder`; the figures of its last validation.
+    """Train one RPN into `folder`; the metrics of its last validation.
 
     Args:
         overrides: kept in the run's record.
@@ -238,12 +238,12 @@ def _announce(
 
 @rank_zero_only
 def _conclude(record: RunRecord, data: DataModule, loggers: Loggers, stop: int | None) -> dict[str, float]:
-    """The end screen, and the figures of the last validation; `stop`: the epoch the run was told to stop after."""
+    """The end screen, and the metrics of the last validation; `stop`: the epoch the run was told to stop after."""
     if stop is None:
         record.finish()
     else:
         record.pause(f"stopped after epoch {stop}, as callbacks.stop_after.epochs asks")
-    figures = record.content["figures"]["final"]
+    metrics = record.content["figures"]["final"]
     loggers.finish("finished")
     epoch = "last epoch" if stop is None else f"stopped after epoch {stop}"
     title = f"{len(data.val_records):,} validation images, {epoch}"
@@ -254,5 +254,5 @@ def _conclude(record: RunRecord, data: DataModule, loggers: Loggers, stop: int |
             *summary.left_out(data, record.folder),
             *summary.next_steps(record.folder, loggers.notices()),
         ]
-        summary.show_end(figures, title, rows)
-    return dict(figures)
+        summary.show_end(metrics, title, rows)
+    return dict(metrics)

@@ -40,10 +40,10 @@ def show_start(
     console().print()
 
 
-def show_end(figures: Mapping[str, float], title: str, rows: Sequence[tuple[str, str]]) -> None:
+def show_end(metrics: Mapping[str, float], title: str, rows: Sequence[tuple[str, str]]) -> None:
     """What came out, where it is, and what to type next."""
     console().print()
-    console().print(figures_table(figures, title))
+    console().print(metrics_table(metrics, title))
     console().print(_grid(rows))
 
 
@@ -54,7 +54,7 @@ def left_out(data: DataModule, folder: Path) -> list[tuple[str, str]]:
     return [("left out", problems)] if count else []
 
 
-def figures_table(figures: Mapping[str, float], title: str) -> Table:
+def metrics_table(metrics: Mapping[str, float], title: str) -> Table:
     """Recall and AR at each budget, AR by object size; a dash where no object has that size."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
@@ -62,7 +62,7 @@ def figures_table(figures: Mapping[str, float], title: str) -> Table:
         table.add_column(f"N={budget}", justify="right")
     for name, kind in KINDS.items():
         indent = "" if kind.area == "all" else "  "
-        table.add_row(indent + kind.title, *(in_table(figures.get(f"{name}_{budget}")) for budget in BUDGETS))
+        table.add_row(indent + kind.title, *(in_table(metrics.get(f"{name}_{budget}")) for budget in BUDGETS))
     return table
 
 

@@ -61,30 +61,30 @@ class ConsoleProgress(ProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
         if self._enabled:
-            # Lightning keeps the figures of the last validation, however many epochs ago it was.
-            figures = (
+            # Lightning keeps the metrics of the last validation, however many epochs ago it was.
+            metrics = (
                 {name: float(value) for name, value in trainer.callback_metrics.items()} if self._validated else {}
             )
-            self._console.print(self._epoch_line(trainer, figures), soft_wrap=True)
-            self._previous = figures or self._previous
+            self._console.print(self._epoch_line(trainer, metrics), soft_wrap=True)
+            self._previous = metrics or self._previous
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()
 
-    def _epoch_line(self, trainer: Trainer, figures: Mapping[str, float]) -> str:
+    def _epoch_line(self, trainer: Trainer, metrics: Mapping[str, float]) -> str:
         parts = [
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
             f"loss {np.mean(self._losses):.3f}",
         ]
-        if "val/loss" in figures:
-            parts.append(f"val loss {figures['val/loss']:.3f}")
+        if "val/loss" in metrics:
+            parts.append(f"val loss {metrics['val/loss']:.3f}")
         for name in ("recall_100", "AR_100", "AR_1000"):
-            if f"val/{name}" in figures:
-                parts.append(name.replace("_", "@") + " " + self._with_change(f"val/{name}", figures))
+            if f"val/{name}" in metrics:
+                parts.append(name.replace("_", "@") + " " + self._with_change(f"val/{name}", metrics))
         return "  ".join([*parts, f"{time.perf_counter() - self._epoch_started:.0f} s"])
 
-    def _with_change(self, key: str, figures: Mapping[str, float]) -> str:
-        now = figures[key]
+    def _with_change(self, key: str, metrics: Mapping[str, float]) -> str:
+        now = metrics[key]
         change = f" ({now - self._previous[key]:+.3f})" if key in self._previous else ""
         return f"[bold]{now:.3f}[/bold]{change}"
 
