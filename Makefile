@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint types bench docs lock clean
+.PHONY: help install train test lint types bench docs site lock clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -18,10 +18,11 @@ train: $(VENV)/base  ## train on the built-in data (three minutes on two cores);
 test: $(VENV)/dev  ## run the tests; ARGS="-k recall" picks some
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-lint: $(VENV)/dev  ## ruff: style and formatting; deptry: every import a dependency, and every dependency imported
+lint: $(VENV)/dev  ## ruff: style and formatting; deptry: imports and dependencies agree; links between the pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/deptry .
+	$(BIN)/python docs/check_links.py
 
 types: $(VENV)/dev  ## pyright
 	$(BIN)/pyright
@@ -32,12 +33,15 @@ bench: $(VENV)/dev  ## speed against torchvision and others, as ratios; ARGS="re
 docs: $(VENV)/base  ## draw the pictures of docs/ anew
 	$(BIN)/python docs/draw.py
 
+site: $(VENV)/dev  ## the documentation as a site with the API and search: site/index.html
+	$(BIN)/mkdocs build
+
 lock: $(VENV)/dev  ## resolve requirements.lock anew
 	$(BIN)/uv pip compile --universal --all-extras --no-annotate --no-header --python-version 3.11 \
 		--upgrade pyproject.toml -o requirements.lock
 
 clean:  ## remove the virtual environment and caches; runs stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build src/*.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AnchorLab needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

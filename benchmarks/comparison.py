@@ -1,7 +1,6 @@
 """A comparison of hundreds of runs on thousands of images, from their folders to the page: seconds and peak memory."""
 
 import multiprocessing
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -9,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from anchorlab.compare.comparison import Question, compare
-from anchorlab.compare.page import as_page
-from anchorlab.compare.report import as_csv, as_markdown
-from anchorlab.compare.scores import read_runs
+from anchorlab.comparing.comparison import Question, compare
+from anchorlab.comparing.page import as_page
+from anchorlab.comparing.report import as_csv, as_markdown
+from anchorlab.comparing.scores import read_runs
 from anchorlab.metrics.from_ranks import AREA_RANGES, THRESHOLDS, UNMATCHED
 from anchorlab.runs.record import RunRecord
-from benchmarks.measure import Options, Row, parse, report, set_threads
+from benchmarks.measure import Options, Row, parse, peak_mib, report, set_threads
 
 CLAIM = "compare.py from run folders to comparison.csv, .md and .html: under 30 s and 2 GiB for 500 runs x 5,000 images"
 SIZES = ((100, 5000), (500, 5000))
@@ -69,7 +68,7 @@ def measured(root: Path, threads: int, answer: Any) -> None:
     compared = time.perf_counter()
     sizes = [len(text) for text in (as_csv(comparison), as_markdown(comparison), as_page(comparison))]
     ended = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_mib() / 2**10
     parts = {"read s": read - started, "compare s": compared - read, "write s": ended - compared}
     answer.put({"seconds": ended - started, **parts, "peak GiB": peak, "page MB": sizes[-1] / 1e6})
 

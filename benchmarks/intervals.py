@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from anchorlab.compare.statistics import Bootstrap, Group, all_pairs, holm
+from anchorlab.comparing.statistics import Bootstrap, Group, all_pairs, holm
 from benchmarks.measure import Options, Row, parse, report, set_threads
 
 CLAIM = (

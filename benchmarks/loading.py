@@ -1,27 +1,28 @@
-"""Annotations of 120,000 generated images to checked records, beside pycocotools: time, and memory at its peak.
+"""Annotations of 120,000 generated images to checked records, beside others' readers: time, and memory at its peak.
 
 The same objects as COCO, YOLO and VOC, seven an image, on very small images, so that what is measured is reading and
-checking and not the disk. pycocotools reads the JSON and builds its index; it opens no image. Ours reads every image's
-header, looks whether the file is whole, and checks each box; the column `annotations` is ours without the headers.
+checking and not the disk. pycocotools reads the JSON and builds its index; it opens no image. Ultralytics, where it is
+installed, checks its YOLO labels and the header of every image on its first reading, as ours does in each. Ours reads
+every image's header, looks whether the file is whole, and checks each box; `annotations` is ours without the headers.
 """
 
 import contextlib
 import io
 import json
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.measure import Options, Row, parse, report
+from benchmarks.measure import Options, Row, parse, peak_mib, report, resident_mib
 
 CLAIM = "What reading and checking a data set costs, image headers included, beside reading its JSON alone."
 IMAGES, QUICK, EACH = 120_000, 300, 7
@@ -87,17 +88,28 @@ def pycocotools(root: Path) -> int:
         return len(COCO(str(root / "instances.json")).anns)
 
 
+def ultralytics(root: Path) -> int:
+    from ultralytics.data.dataset import YOLODataset  # pyright: ignore[reportMissingImports]
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        classes = {"names": {0: "thing"}, "nc": 1, "channels": 3}
+        labels = YOLODataset(img_path=str(root / "images"), data=classes, task="detect", augment=False).labels
+    return sum(len(label["bboxes"]) for label in labels)
+
+
 LOADERS: dict[str, Callable[[Path], int]] = {
     "ours": ours,
     "annotations": ours_without_headers,
     "pycocotools": pycocotools,
+    "ultralytics": ultralytics,
 }
 
 
 def measured(loader: str, root: Path) -> tuple[float, float, int]:
     """(seconds, MiB above what the process had before, boxes) of a loader in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.loading", "--alone", loader, str(root)]
-    seconds, memory, boxes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    seconds, memory, boxes = printed.splitlines()[-1].split()  # behind what the library says of itself
     return float(seconds), float(memory), int(boxes)
 
 
@@ -107,14 +119,11 @@ def alone(loader: str, root: Path) -> None:
     assert anchorlab.data.auto is not None
     if loader == "pycocotools":
         import pycocotools.coco  # noqa: F401
-    before, started = _peak(), time.perf_counter()
+    if loader == "ultralytics":
+        import ultralytics.data.dataset  # noqa: F401  # pyright: ignore[reportMissingImports]
+    before, started = resident_mib(), time.perf_counter()
     boxes = LOADERS[loader](root)
-    print(time.perf_counter() - started, _peak() - before, boxes)
-
-
-def _peak() -> float:
-    """MiB"""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(time.perf_counter() - started, peak_mib() - before, boxes)
 
 
 def main(options: Options) -> None:
@@ -124,6 +133,8 @@ def main(options: Options) -> None:
         draw(root, images)
         theirs = measured("pycocotools", root / "coco")
         rows: list[Row] = [_row("pycocotools, coco", images, theirs, theirs)]
+        if find_spec("ultralytics"):
+            rows.append(_row("ultralytics, yolo", images, measured("ultralytics", root / "yolo"), theirs))
         for format in FORMATS:
             for loader in ("ours", "annotations"):
                 found = measured(loader, root / format)

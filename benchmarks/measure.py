@@ -169,10 +169,20 @@ def _measure_memory(threads: int, build: Callable[..., Callable[[], Any]], argum
     # Memory that glibc kept would be used again, and not be seen to grow.
     ctypes.CDLL(None).malloc_trim(0)
     CLEAR_REFS.write_text("5")  # the peak starts again from here (proc(5))
-    before = _status_mib("VmRSS")
+    before = resident_mib()
     call()
-    peak = _status_mib("VmHWM")
+    peak = peak_mib()
     return Memory(peak - before, peak)
+
+
+def resident_mib() -> float:
+    """Memory of this process now."""
+    return _status_mib("VmRSS")
+
+
+def peak_mib() -> float:
+    """The most memory that this process has had."""
+    return _status_mib("VmHWM")
 
 
 def _status_mib(key: str) -> float:

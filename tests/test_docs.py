@@ -1,6 +1,6 @@
-"""The pages: every link and file they name exists, every number worked on them is what the code computes.
+"""The pages: every file they name exists, every number worked on them is what the code computes.
 
-Nothing is asked of how a page is worded, but that it holds the numbers found here.
+Nothing is asked of how a page is worded, but that it holds the numbers found here. docs/check_links.py looks at links.
 """
 
 import contextlib
@@ -61,15 +61,7 @@ def iou(a: Tensor, b: Tensor) -> float:
     return pairwise_iou(a[None], b[None]).item()
 
 
-# ------------------------------------------------------------------------------------------- links and pictures
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
-    for target in targets:
-        if not re.match(r"[a-z]+:|#", target):
-            assert (page.parent / target.partition("#")[0]).exists(), target
+# ------------------------------------------------------------------------------------------- files and pictures
 
 
 def test_calls_that_the_architecture_names_exist() -> None:

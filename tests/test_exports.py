@@ -9,7 +9,7 @@ from hydra.utils import get_object
 
 from anchorlab.exports import homes, public_names
 
-PACKAGES = ("anchorlab.rpn", "anchorlab.data", "anchorlab.metrics", "anchorlab.training")
+PACKAGES = ("anchorlab", "anchorlab.rpn", "anchorlab.data", "anchorlab.metrics", "anchorlab.training")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

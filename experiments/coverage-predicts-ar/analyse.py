@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from anchorlab.compare.scores import read_runs
+from anchorlab.comparing.scores import read_runs
 from anchorlab.runs.record import Run
 
 HERE = Path(__file__).parent

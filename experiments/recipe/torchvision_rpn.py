@@ -25,6 +25,7 @@ from torchvision.models.detection.rpn import RPNHead
 from anchorlab.build import build_network
 from anchorlab.cli.overrides import check_command_line
 from anchorlab.commands.train import run_from_command_line
+from anchorlab.config.composition import VERSION_BASE
 from anchorlab.rpn.losses.box import LossCounts
 from anchorlab.rpn.network import Losses, RegionProposalNetwork, Sizes, as_pairs
 from anchorlab.rpn.proposals.nms import Proposals
@@ -123,7 +124,7 @@ def _in_order(boxes: Tensor) -> Proposals:
     return Proposals(boxes, torch.linspace(1, 0, len(boxes), device=boxes.device), nothing, nothing)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
+@hydra.main(**VERSION_BASE, config_path=str(CONFIGS), config_name="train")
 def main(config: DictConfig) -> None:
     OmegaConf.update(config, "rpn", "torchvision", force_add=True)  # compare.py tells the runs apart by it
     run_from_command_line(config, torchvision_network)

@@ -4,7 +4,6 @@ A package's `__init__.pyi` lists its public names as ordinary imports. It is the
 read it, and so does this module.
 """
 
-import ast
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -17,6 +16,8 @@ SRC = Path(__file__).parent.parent
 @cache
 def homes(package: str) -> dict[str, str]:
     """Public name -> the module that defines it."""
+    import ast  # not for `import anchorlab`
+
     stub = SRC.joinpath(*package.split("."), "__init__.pyi")
     imports = [node for node in ast.parse(stub.read_text(encoding="utf-8")).body if isinstance(node, ast.ImportFrom)]
     return {alias.name: str(node.module) for node in imports for alias in node.names}

@@ -14,7 +14,7 @@ import torch
 from anchorlab.build import build
 from anchorlab.commands import evaluate as evaluation
 from anchorlab.commands.evaluate import evaluate
-from anchorlab.compare.scores import read_runs
+from anchorlab.comparing.scores import read_runs
 from anchorlab.data.resize import resized
 from anchorlab.errors import SettingError
 from anchorlab.runs.record import read_run

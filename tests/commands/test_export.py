@@ -26,7 +26,9 @@ from anchorlab.commands.export import (
     agreement,
     compare,
     export,
+    graphs,
     onnx_runner,
+    program_runner,
     reference,
 )
 from anchorlab.errors import SettingError
@@ -41,8 +43,10 @@ from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from anchorlab.trained.graph import Graph, _with_symbolic_padding
-from anchorlab.trained.load import load_trained
+from anchorlab.trained.load import Trained, load_trained
 from anchorlab.trained.plain import require_plain
+from anchorlab.trained.proposer import Proposer
+from anchorlab.trained.usage import program, run_program
 from tests.commands.conftest import composed
 
 STRIDES = (8, 16, 32)
@@ -111,7 +115,7 @@ def test_files_take_no_images_in_other_numbers(exported):
     folder, _ = exported
     image = torch.rand(1, 3, 96, 128)
     with pytest.raises(RuntimeError, match="dtype"):
-        torch.export.load(folder / "model.pt2").module()(image)
+        program_runner(folder / "model.pt2")(image)
     with pytest.raises(Exception, match=r"tensor\(uint8\)"):
         onnx_runner(folder / "model.onnx", 1)(image)
 
@@ -205,13 +209,41 @@ def test_graph_computes_what_the_network_does(anchors, selector, head):
     network = network_of(anchors, selector, **head)
     graph = Graph(network, 32).eval()
     for size in ((71, 133), (200, 91)):
-        image = torch.randint(0, 255, (1, 3, *size), dtype=torch.uint8)
-        boxes, scores = reference(network, 32)(image)
+        images = torch.randint(0, 255, (2, 3, *size), dtype=torch.uint8)
         with torch.no_grad():
-            ours = graph(image)
-        assert 0 < len(scores) < 2000
-        torch.testing.assert_close(ours[1], scores)
-        torch.testing.assert_close(ours[0], boxes, rtol=1e-5, atol=1e-4)
+            alone, together = graph(images[:1]), Graph(network, 32, batch=2).eval()(images)
+        for row, image in enumerate(images.split(1)):
+            boxes, scores = reference(network, 32)(image)
+            assert 0 < len(scores) < 2000
+            num = int(together[2][row])
+            for ours in ([together[0][row, :num], together[1][row, :num]], *([alone] if row == 0 else [])):
+                torch.testing.assert_close(ours[1], scores, rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(ours[0], boxes, rtol=1e-5, atol=1e-4)
+            assert not together[0][row, num:].any()
+            assert not together[1][row, num:].any()
+
+
+def test_files_of_several_images_at_a_time(tmp_path):
+    """Used as the card says too: both kinds of file, each image at another place among the others."""
+    network = network_of(AnchorGrid([16, 32, 64], strides=STRIDES), ProposalSelector(300, 100))
+    trained = Trained(
+        network, {"data": {"short": None, "long": 96, "pad_to": 32}}, tmp_path / "x", None, None, None, {}
+    )
+    runners = {path.name: run for path, run in graphs(trained, ["torch", "onnx"], tmp_path, 1, batch=2)}
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 72, 96, 3), dtype=np.uint8)
+    images = [torch.from_numpy(image).permute(2, 0, 1)[None].contiguous() for image in pixels]
+    checks = compare(reference(network, 32), runners, images, 1, 2)
+    assert [check.file for check in checks] == ["model.pt2", "model.onnx"] * 2
+    for check in checks:
+        assert check.passed, check
+        assert check.proposals > 50
+    cv2.imwrite(str(tmp_path / "photo.png"), cv2.cvtColor(pixels[0], cv2.COLOR_RGB2BGR))
+    wanted = Proposer(trained)(pixels[0])
+    for name in runners:
+        lines = program(name, *trained.resize, batch=2)
+        ((boxes, scores),) = run_program(lines, tmp_path / name, [tmp_path / "photo.png"])
+        ours, theirs = ((torch.from_numpy(b), torch.from_numpy(s)) for b, s in ((boxes, scores), wanted))
+        assert agreement(ours, theirs, 96)[0] == len(theirs[1]) == len(ours[1])
 
 
 def test_padding_that_depends_on_the_side_is_the_same_in_a_graph():

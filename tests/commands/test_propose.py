@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anchorlab.commands.propose import Proposed, propose, propose_with
+from anchorlab.commands.propose import Proposed, picture_names, propose, propose_with
 from anchorlab.errors import SettingError
 from anchorlab.trained.images import list_images, parcels
 from anchorlab.trained.load import load_trained
@@ -84,9 +84,8 @@ def test_every_format_holds_what_the_network_proposes(run, photos, tmp_path):
 
     trained = load_trained(run)
     pad_to = trained.config["data"]["pad_to"]
-    (parcel,) = parcels(list_images(str(photos / "below/6.png")), [0], trained.resize, pad_to, 1, 0)
-    batch = parcel.batch
-    assert batch is not None
+    (parcel,) = parcels(list_images(str(photos / "below/6.png")), [[0]], trained.resize, pad_to, 1, 0)
+    (batch,) = parcel.batches
     with torch.no_grad():
         found = trained.network.propose(
             trained.network(trained.network.prepare(batch.images, batch.sizes)), batch.sizes
@@ -133,6 +132,118 @@ def test_interrupted_command_goes_on_with_what_is_missing(run, photos, tmp_path)
     propose_with(trained, config)
     assert seen == [2, 2, 2, 2, 1]  # two parts were kept, two of four were left
     assert (tmp_path / "b" / "proposals.json").read_bytes() == whole.files[0].read_bytes()
+
+
+def test_images_of_other_sizes_in_a_batch_change_nothing(run, photos, tmp_path):
+    """Proposals of one image at a time and of all at once, in any order of sizes: the same up to the last bits."""
+    found = [
+        results(proposed(run, photos, tmp_path / str(size), f"batch_size={size}", "precision=32").files[0].parent)
+        for size in (1, 8)
+    ]
+    assert len(found[0]) == 7
+    for name, alone in found[0].items():
+        together = found[1][name]
+        np.testing.assert_allclose([r["bbox"] for r in together], [r["bbox"] for r in alone], atol=2e-3)
+        np.testing.assert_allclose([r["score"] for r in together], [r["score"] for r in alone], atol=2e-6)
+
+
+def test_shards_together_are_the_whole(run, photos, tmp_path):
+    """In any order, one of them lost: the command without a shard computes what is missing, and writes the files."""
+    source = tmp_path / "photos"
+    shutil.copytree(photos, source)
+    (source / "1.png").write_text("not an image")
+    whole = proposed(run, source, tmp_path / "whole", "chunk=2")
+    output = tmp_path / "shards"
+    for number in (3, 1):
+        done = proposed(run, source, output, "chunk=2", f"shard={number}/3")
+        assert done.files == []
+    assert (done.images, len(done.unreadable)) == (3, 1)  # of images 0, 1 and 6
+    assert not (output / "proposals.json").exists()
+    parts = sorted((output / ".parts").glob("*.npz"))
+    assert [path.name for path in parts] == ["000000.npz", "000002.npz", "000003.npz"]
+    kept = parts[0].stat().st_mtime_ns
+    with pytest.raises(SettingError, match="of another command"):
+        proposed(run, source, output, "chunk=2", "shard=2/3", "limit=3")
+    config = composed("propose", f"run={run}", f"source={source}", f"output={output}", *QUICK, "chunk=2")
+    trained, seen = load_trained(run), []
+    trained.network.register_forward_hook(lambda module, images, predictions: seen.append(parts[0].stat().st_mtime_ns))
+    together = propose_with(trained, config)
+    assert set(seen) == {kept}  # not computed again
+    assert [path.name for path in together.files] == ["proposals.json", "unreadable.txt"]
+    for path in together.files:
+        assert path.read_bytes() == (whole.files[0].parent / path.name).read_bytes()
+    with pytest.raises(SettingError, match="shard=4/3 is not possible: it must be a number and how many there are"):
+        proposed(run, source, output, "shard=4/3")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from anchorlab.runs.files import FolderLock
+
+assert FolderLock(Path(sys.argv[1])).acquire(shared=sys.argv[2] == "shared")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("held", "shard", "refused"),
+    [("alone", None, True), ("alone", "1/2", True), ("shared", None, True), ("shared", "1/2", False)],
+)
+def test_a_folder_that_is_being_written_is_not_said_to_be_unfinished(held, shard, refused, run, photos, tmp_path):
+    """By a process that runs: another command is told to wait, not to delete what that one needs."""
+    (tmp_path / ".parts").mkdir()
+    if refused:
+        (tmp_path / ".parts" / "manifest.json").write_text("{}")
+    more = [] if shard is None else [f"shard={shard}"]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / ".parts"), held],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        if refused:
+            with pytest.raises(SettingError, match="is being written by another process: wait for its end"):
+                proposed(run, photos / "0.png", tmp_path, *more)
+        else:
+            assert proposed(run, photos / "0.png", tmp_path, *more).images == 1
+
+
+def test_pictures_have_names_of_their_own_and_nothing_stale_is_left(run, photos, tmp_path):
+    source, output = tmp_path / "photos", tmp_path / "out"
+    source.mkdir()
+    image = Image.open(photos / "0.png")
+    for suffix in ("png", "bmp", "tif"):
+        image.save(source / f"rgb.{suffix}")
+    (source / "broken.jpg").write_text("nothing")
+    proposed(run, source, output, "pictures=4")
+    assert sorted(path.name for path in (output / "figures").iterdir()) == ["rgb.bmp.png", "rgb.png.png", "rgb.tif.png"]
+    assert (output / "unreadable.txt").exists()
+    (source / "broken.jpg").unlink()
+    proposed(run, source, output)
+    assert not (output / "unreadable.txt").exists()
+
+
+def test_names_of_pictures():
+    assert picture_names(["a/b.png", "a_b.png", 7, "c.png"]) == ["a_b.png-1", "a_b.png-2", "7", "c"]
+    assert picture_names(["Rgb.png", "rgb.bmp"]) == ["Rgb.png", "rgb.bmp"]
+
+
+def test_images_are_as_large_as_the_run_allows_or_the_command(run, photos, tmp_path):
+    """48 x 90 pixels are 0.0043 megapixels, 56 x 84 are 0.0047."""
+    trained = load_trained(run)
+    trained.config["data"]["megapixels"] = 0.0045
+    files = [{"id": i, "file_name": f"{i}.png"} for i in range(2)]
+    (tmp_path / "truth.json").write_text(json.dumps({"images": files, "annotations": [], "categories": []}))
+    for source in (f"[{photos / '0.png'},{photos / '1.png'}]", tmp_path / "truth.json"):
+        words = (f"run={run}", f"source={source}", f"folder={photos}", f"output={tmp_path / 'out'}", *QUICK)
+        (line,) = propose_with(trained, composed("propose", *words)).unreadable
+        assert "above megapixels=0.0045: raise it" in line
+        assert propose_with(trained, composed("propose", *words, "megapixels=1")).unreadable == []
 
 
 def test_unreadable_images_are_listed_and_end_with_code_1(run, photos, tmp_path):

@@ -46,6 +46,7 @@ OTHER = {  # another value where adding or negating gives none
     "head.objectness": {"softmax": "sigmoid", "sigmoid": "softmax"},
     "head.channels": 32,
     "coder.weights": [10, 10, 5, 5],
+    "coder.means": [0, 0, -1, -1],
     "assigner.low_quality_floor": 0.2,
     "assigner.ignore_iof": 0.7,
     "assigner.border": 4,

@@ -108,7 +108,7 @@ NETWORKS = {
             "order": "ratio",
             "stride": "inferred",
         },
-        coder=DeltaCoder([10, 10, 5, 5], clip=1.0),
+        coder=DeltaCoder([10, 10, 5, 5], clip=1.0, means=[0.1, -0.1, -0.5, 0.3]),
         assigner=ATSSAssigner(7),
         proposals=TieredNMSSelector([(10, 0.5), (30, 0.7), (60, 0.3)], post_nms_top_n=50),
     ),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 
-from anchorlab.rpn.coders import DeltaCoder
+from anchorlab.rpn.coders import DeltaCoder, FittedDeltaCoder
 
 ANCHOR = torch.tensor([[10.0, 20.0, 50.0, 40.0]])  # centre (30, 30), 40 wide, 20 high
 BOX = torch.tensor([[30.0, 25.0, 50.0, 65.0]])  # centre (40, 45), 20 wide, 40 high
@@ -39,11 +39,43 @@ def test_weights_multiply_the_deltas() -> None:
     torch.testing.assert_close(weighted.decode(ANCHOR, expected), BOX)
 
 
+def test_means_are_what_a_delta_of_0_stands_for() -> None:
+    means = DeltaCoder().encode(ANCHOR, BOX)[0].tolist()
+    coder = DeltaCoder((2, 2, 1, 1), means=means)
+    torch.testing.assert_close(coder.decode(ANCHOR, torch.zeros(1, 4)), BOX)
+    beside = coder.encode(ANCHOR, ANCHOR)  # t = 0
+    torch.testing.assert_close(beside, torch.tensor([[-2 * means[0], -2 * means[1], -means[2], -means[3]]]))
+
+
+def test_clip_is_of_the_growth_not_of_the_delta() -> None:
+    coder = DeltaCoder((1, 1, 4, 4), clip=1.0, means=(0, 0, 0.5, 0.5))
+    grown = coder.decode(ANCHOR, torch.tensor([[0.0, 0, 2.0, 9.0]]))[0]  # t_w = 2 / 4 + 0.5, t_h beyond the clip
+    torch.testing.assert_close(grown[2] - grown[0], torch.tensor(40 * math.e))
+    torch.testing.assert_close(grown[3] - grown[1], torch.tensor(20 * math.e))
+
+
+def test_plain_layer_gives_the_same_boxes_to_a_coder_without_means_and_weights() -> None:
+    coder, features = DeltaCoder((4, 3, 2, 1), means=(0.1, -0.1, -1, 0.5)), torch.randn(7, 8)
+    weight, bias = torch.randn(8, 8, 1, 1), torch.randn(8)
+    deltas = (features @ weight.flatten(1).T + bias).view(7, 2, 4)
+    plain_weight, plain_bias = coder.plain_layer(weight, bias)
+    moves = (features @ plain_weight.flatten(1).T + plain_bias).view(7, 2, 4)
+    anchors = ANCHOR.expand(7, 2, 4)
+    torch.testing.assert_close(DeltaCoder().decode(anchors, moves), coder.decode(anchors, deltas))
+
+
+def test_a_coder_to_be_fitted_is_the_papers_until_then() -> None:
+    assert torch.equal(FittedDeltaCoder().encode(ANCHOR, BOX), DeltaCoder().encode(ANCHOR, BOX))
+    fitted = FittedDeltaCoder(means=[0, 0, -1, -1], weights=[4, 4, 1, 1])
+    assert fitted.is_fitted
+    assert torch.equal(fitted.encode(ANCHOR, BOX), DeltaCoder([4, 4, 1, 1], means=[0, 0, -1, -1]).encode(ANCHOR, BOX))
+
+
 @settings(max_examples=60)
-@given(box_pairs())
-def test_decode_inverts_encode(pair: tuple[Tensor, Tensor]) -> None:
+@given(box_pairs(), st.sampled_from([(0.0, 0.0, 0.0, 0.0), (0.1, -0.1, -1.0, 0.5)]))
+def test_decode_inverts_encode(pair: tuple[Tensor, Tensor], means: tuple[float, float, float, float]) -> None:
     anchors, boxes = pair
-    coder = DeltaCoder(clip=None)
+    coder = DeltaCoder(clip=None, means=means)
     torch.testing.assert_close(coder.decode(anchors, coder.encode(anchors, boxes)), boxes, rtol=1e-4, atol=2e-3)
 
 
@@ -92,6 +124,7 @@ def test_a_box_without_area_is_not_hidden() -> None:
         ({"weights": [1, 1, 1]}, "weights"),
         ({"weights": [1, 1, 0, 1]}, "weights"),
         ({"clip": 0}, "clip"),
+        ({"means": [0, 0, 0]}, "means"),
     ],
 )
 def test_wrong_settings_are_named(arguments: dict, key: str) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from anchorlab.runs.anchor_report import NAME, read_diagnosis
-from tests.compare.material import made_up_diagnosis
+from tests.comparing.material import made_up_diagnosis
 
 
 def test_what_training_wrote_is_read_back(tmp_path):

@@ -1,32 +1,32 @@
 """Networks handed to torchvision's detectors and back: the same proposals, and sentences for what cannot be."""
 
+import copy
 from dataclasses import replace
 from typing import Any, Literal, cast
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.image_list import ImageList
 
-from anchorlab.build import build
-from anchorlab.commands.train import train
+from anchorlab.build import build, build_network
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 from anchorlab.rpn.backbones.backbones import ResNetFPN, Tiny
 from anchorlab.rpn.coders import DeltaCoder
-from anchorlab.rpn.from_torchvision import nearest, start_from_file
 from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.losses.box import SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from anchorlab.trained.load import Trained, load_trained
-from anchorlab.trained.torchvision import from_torchvision, to_torchvision
-from tests.commands.conftest import composed
-from tests.training.conftest import SMALL
+from anchorlab.trained.start import nearest, start_with
+from anchorlab.trained.torchvision import from_torchvision, state_with_anchors, to_torchvision
 
 STRIDES = (4, 8, 16, 32, 64)
 SIZES = [16, 32, 64, 128, 256]
@@ -183,19 +183,43 @@ def test_a_file_that_does_not_fit_is_one_sentence(network, sentence, theirs, tmp
     path = tmp_path / "fasterrcnn.pth"
     torch.save(theirs.state_dict(), path)
     with pytest.raises(SettingError, match=sentence):
-        start_from_file(network(), str(path))
-    with pytest.raises(SettingError, match=r"start=.*is no file"):
-        start_from_file(network(), str(tmp_path / "nowhere.pth"))
+        start_with(network(), str(path))
 
 
-def test_training_starts_from_a_file_and_says_so(trained, synthetic_root, tmp_path, capsys):
-    path = tmp_path / "start.pth"
-    torch.save(to_torchvision(trained).state_dict(), path)
-    more = ["logger=none", "callbacks.outcome.images=0", "preflight=none", "trainer.max_steps=1", "optimizer.lr=1e-9"]
-    anchors = ["anchor.ratios=[1,2]", f"start={path}"]
-    train(composed("train", *SMALL, f"data.root={synthetic_root}", *more, *anchors), tmp_path / "run")
-    assert "1x1 kernels of k = 2" in capsys.readouterr().out
-    started = load_trained(tmp_path / "run").network.head
-    before = trained.network.head
-    assert before.num_anchors != started.num_anchors
-    torch.testing.assert_close(started.conv.state_dict(), before.conv.state_dict(), rtol=1e-4, atol=1e-5)
+def test_anchors_of_a_file_are_the_detector_s_own_or_said_to_be_assumed(theirs, tmp_path):
+    """Three anchors of other sizes than torchvision's default: nothing but the file can tell."""
+    small = AnchorGenerator(tuple((size,) for size in (8, 16, 32, 64, 128)), ((0.5, 1.0, 2.0),) * 5)
+    model = FasterRCNN(theirs.backbone, 2, rpn_anchor_generator=small)
+    network = network_of(ResNetFPN("resnet18", "none"), AnchorGrid([8, 16, 32, 64, 128], rounded=True, strides=STRIDES))
+    for suffix, save in (("pth", torch.save), ("safetensors", save_file)):
+        path = tmp_path / f"detector.{suffix}"
+        save({name: tensor.contiguous() for name, tensor in state_with_anchors(model).items()}, path)
+        line = start_with(network, str(path))
+        assert line.count("IoU 1.00") == 3
+        assert "default" not in line
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    line = start_with(network, str(tmp_path / "bare.pth"))
+    assert "IoU 0.06" in line
+    assert "holds no anchors: torchvision's default is taken" in line
+
+
+def test_a_file_whose_anchors_cannot_be_the_default_is_refused(theirs, trained, tmp_path):
+    many = AnchorGenerator(((32, 64, 128),) * 5, ((0.5, 1.0, 2.0),) * 5)
+    network = network_of(ResNetFPN("resnet18", "none"), AnchorGrid(SIZES, strides=STRIDES))
+    for model in (FasterRCNN(theirs.backbone, 2, rpn_anchor_generator=many), to_torchvision(trained)):
+        torch.save(model.state_dict(), tmp_path / "bare.pth")
+        with pytest.raises(SettingError, match=r"whose shapes its file does not hold: save .*state_with_anchors"):
+            start_with(network, str(tmp_path / "bare.pth"))
+
+
+def test_a_network_that_was_handed_over_comes_back(trained, tmp_path):
+    """With its anchors and its coder's factors, from a file."""
+    there = copy.deepcopy(trained.network)
+    there.coder = DeltaCoder((2, 2, 1, 1))
+    save_file(state_with_anchors(to_torchvision(replace(trained, network=there))), tmp_path / "detector.safetensors")
+    network = build_network({**trained.config, "backbone": {**trained.config["backbone"]}}).eval()
+    assert start_with(network, str(tmp_path / "detector.safetensors")).count("IoU 1.00") == 3
+    images = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        ours, theirs = (net.propose(net(images), [(96, 96)])[0] for net in (network, there))
+    torch.testing.assert_close(ours.boxes, theirs.boxes, rtol=1e-4, atol=1e-3)

@@ -13,12 +13,14 @@ import os
 import runpy
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import albumentations  # noqa: F401
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
+from wandb.sdk.data_types._private import MEDIA_TMP
 
 from anchorlab.commands.train import run_settings
 from anchorlab.plots.boxes import recall_figure
@@ -50,6 +52,9 @@ def become(order: dict[str, Any]) -> None:
     os.setpgid(0, 0)  # a group of its own, as a shell gives it
     os.environ.update(order["environment"])
     rank_zero_only.rank = process_rank()  # Lightning has looked when it was imported
+    MEDIA_TMP.name = tempfile.mkdtemp(
+        "wandb-media", dir=Path(order["output"]).parent
+    )  # else the first to end removes it
     os.chdir(order["folder"])
     for stream, ending in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{order['output']}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)

@@ -6,9 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,42 +19,20 @@ from anchorlab.runs.metrics import read_metrics
 from anchorlab.training.loggers.csv import CSVLogger
 from anchorlab.training.loggers.hub import Loggers, build_loggers
 from anchorlab.training.loggers.protocol import Row, RunFacts, RunLogger
-from anchorlab.training.loggers.wandb import WandbLogger, server_fault
-
-
-class Server(BaseHTTPRequestHandler):
-    """Answers every request with `code` and `body`; keeps the paths."""
-
-    code, body = 200, b"{}"
-    paths: list[str]
-
-    def do_POST(self) -> None:
-        self.paths.append(self.path)
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(self.code)
-        self.send_header("Content-Length", str(len(self.body)))
-        self.end_headers()
-        self.wfile.write(self.body)
-
-    def log_message(self, format: str, *args: Any) -> None: ...
+from anchorlab.training.loggers.wandb import WandbLogger
+from anchorlab.training.loggers.wandb_service import server_fault
+from tests.training.wandb_server import WandbServer, answering, dripping, hanging
 
 
 @pytest.fixture
-def server(monkeypatch) -> Iterator[type[Server]]:
+def server(monkeypatch) -> Iterator[WandbServer]:
     """A W&B server of ours that the environment names, with credentials for it."""
-    handler = type("Handler", (Server,), {"paths": []})
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
-    address_it(monkeypatch, listening.server_port)
-    yield handler
-    listening.shutdown()
-    listening.server_close()
-
-
-def address_it(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    server = WandbServer()
     wandb.teardown()  # W&B remembers an address for the process
-    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -70,13 +46,10 @@ def no_account(monkeypatch, tmp_path_factory):
         wandb.teardown()  # W&B remembers a key for the process
 
 
-def facts(folder: Path) -> RunFacts:
-    return RunFacts(folder, "abcd1234", {"anchor": {"ratios": [0.5, 1, 2]}}, {"k": 3}, "AR_100")
-
-
-def started(folder: Path, *loggers: RunLogger) -> Loggers:
+def started(folder: Path, *loggers: RunLogger, resumed: bool = False) -> Loggers:
     hub = Loggers(loggers)
-    hub.start(facts(folder))
+    config = {"anchor": {"ratios": [0.5, 1, 2]}}
+    hub.start(RunFacts(folder, "abcd1234", config, {"k": 3}, "AR_100", resumed=resumed))
     return hub
 
 
@@ -117,7 +90,7 @@ class Kept(RunLogger):
 
 
 class Refusing(RunLogger):
-    required = True
+    required = "logger.mode=online"
 
     def start(self, run: RunFacts) -> None:
         raise ValueError("logger.mode=online: no server; use logger.mode=offline")
@@ -142,7 +115,7 @@ def test_rows_reach_the_file_at_once_and_loggers_with_the_checkpoint(tmp_path):
     hub.log_metrics({"train/loss": 0.25, "epoch": 1}, 2)  # no checkpoint holds it
     assert hub.finish("interrupted") == []
     assert list(kept.rows) == [0, 1, 2]
-    assert kept.rows[2] == {"step": 1, "epoch": 0, "val/AR_100": 0.5}, "an undefined figure is absent"
+    assert kept.rows[2] == {"step": 1, "epoch": 1, "val/AR_100": 0.5}, "an undefined figure is absent"
 
 
 def test_a_killed_and_resumed_run_has_each_row_once_everywhere(tmp_path):
@@ -187,8 +160,8 @@ def test_the_group_builds_one_several_or_no_logger(tmp_path):
     assert build_loggers({"_target_": None}) == []
     assert [type(logger) for logger in build_loggers(csv)] == [CSVLogger]
     assert [type(logger).__name__ for logger in build_loggers({**csv, "own": own})] == ["CSVLogger", "Kept"]
-    with pytest.raises(SettingError, match=r"logger\._target_=builtins\.dict is no logger"):
-        build_loggers({"_target_": "builtins.dict"})
+    with pytest.raises(SettingError, match=r"logger\._target_=pathlib\.PurePath is no logger"):
+        build_loggers({"_target_": "pathlib.PurePath"})
 
 
 def test_other_processes_have_no_logger(monkeypatch):
@@ -250,18 +223,29 @@ def test_the_newest_folder_of_a_resumed_offline_run_has_the_whole_curves(tmp_pat
     ],
 )
 def test_a_server_that_refuses_is_called_so_after_one_question(server, code, body, says):
-    server.code, server.body = code, body
+    server.fault = answering(code, body)
     assert says in server_fault()
-    assert server.paths == ["/graphql"]
+    assert server.requests == ["POST /graphql Viewer"]
+
+
+def test_a_server_that_is_not_there_is_called_so(server):
+    server.stop()
+    assert server_fault() == f"127.0.0.1:{server.port} does not answer ([Errno 111] Connection refused)"
+
+
+@pytest.mark.parametrize("fault", [hanging, dripping])
+def test_a_server_that_never_ends_its_answer_is_not_waited_for(server, fault, monkeypatch):
+    monkeypatch.setattr("anchorlab.training.loggers.wandb_service.PROBE_SECONDS", 0.2)
+    server.fault = fault
+    assert server_fault() == f"127.0.0.1:{server.port} does not answer within 0.2 s"
 
 
 def test_a_server_that_takes_the_key_has_no_fault(server):
-    server.body = b'{"data": {"viewer": {"id": "me"}}}'
     assert server_fault() == ""
 
 
 def test_a_refusing_server_means_offline_or_a_sentence(server, tmp_path, capfd):
-    server.code = 500
+    server.fault = answering(500)
     hub = started(tmp_path, WandbLogger())
     log_epoch(hub, 0, 0.5)
     assert hub.finish("finished") == []
@@ -290,3 +274,36 @@ def test_tensorboard_is_read_back(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(0, 1.0), (1, 0.5)]
     assert [(event.step, event.value) for event in events.Scalars("val/AR_100")] == [(1, 0.5)]
+
+
+def test_mlflow_is_read_back_also_after_a_resume(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="needs the extra mlflow")
+    monkeypatch.chdir(tmp_path)
+    place = {"uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "anchors"}
+    choice = {"_target_": "anchorlab.training.loggers.mlflow.MLflowLogger", **place}
+    first = started(tmp_path, *build_loggers(choice))
+    log_epoch(first, 0, 0.75)
+    first.checkpointed()
+    first.log_metrics({"train/loss": 9.0, "epoch": 1}, 2)  # no checkpoint holds it
+    assert first.finish("interrupted") == []
+    second = started(tmp_path, *build_loggers(choice), resumed=True)
+    second.cut_back(2, 2)
+    scene = Scene(np.zeros((20, 40, 3), np.uint8), np.zeros((0, 4)), np.zeros((0, 4)), np.zeros(0), "7")
+    second.log_picture("val/image_7", scene, top=1)
+    log_epoch(second, 1, 0.5)
+    second.log_table("recall_table", ["N", "IoU 0.50"], [[10, 0.5]])
+    second.log_timings({"fit_s": 2.5})
+    assert second.finish("finished") == []
+    client = mlflow.MlflowClient(place["uri"])
+    (run,) = client.search_runs([client.get_experiment_by_name("anchors").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert (run.data.params["anchor.ratios"], run.data.params["k"]) == ("[0.5, 1, 2]", "3")
+    history = {name: client.get_metric_history(run.info.run_id, name) for name in ("train/loss", "val/AR_100")}
+    points = {name: [(point.step, point.value) for point in found] for name, found in history.items()}
+    assert points["train/loss"] == [(0, 1.0), (1, 0.5), (2, 1.0), (3, 0.5)]
+    assert points["val/AR_100"] == [(1, 0.75), (3, 0.5)]
+    assert run.data.metrics["timings/fit_s"] == 2.5
+    artifacts = [file.path for file in client.list_artifacts(run.info.run_id, "val/image_7")]
+    assert artifacts == ["val/image_7/epoch_002.png"]
+    path = client.download_artifacts(run.info.run_id, "recall_table.csv", str(tmp_path))
+    assert Path(path).read_text() == "N,IoU 0.50\n10,0.5\n"

@@ -8,7 +8,8 @@ import yaml
 
 from anchorlab.build import build_data, build_network
 from anchorlab.cli.overrides import check_overrides
-from anchorlab.training.preflight import look_ahead, with_fitted_anchors
+from anchorlab.config.identity import config_hash
+from anchorlab.training.preflight import fit_coder, look_ahead, with_fitted_anchors
 from tests.commands.test_study import small, study
 
 __all__ = ["small"]
@@ -21,7 +22,7 @@ def record(folder: Path) -> dict:
     return json.loads((folder / "run" / "run.json").read_text())
 
 
-def test_anchors_are_fitted_kept_and_not_fitted_again_on_resume(small, tmp_path):
+def test_anchors_and_coder_are_fitted_kept_and_not_fitted_again_on_resume(small, tmp_path):
     fit = ("anchor=fit", "anchor.k=2", "anchor.boxes=200", "trainer.epochs=2", "callbacks.stop_after.epochs=1")
     done = study(tmp_path, *small, *QUICK, *fit, "data.batch_size=4", script="train.py")
     assert done.returncode == 0, done.stderr
@@ -33,14 +34,21 @@ def test_anchors_are_fitted_kept_and_not_fitted_again_on_resume(small, tmp_path)
     assert axes["k"] == 2
     assert 0 < axes["coverage"] <= axes["possible_recall_50"] <= 1
 
+    coder = config["coder"]
+    assert coder["_target_"].endswith("FittedDeltaCoder")
+    assert all(weight >= 1 for weight in coder["weights"])
+    assert any(mean != 0 for mean in coder["means"])
+
     marked = json.loads(json.dumps(config))
     marked["anchor"]["shapes"][0][0] = [21.0, 21.0]  # what a second fit would not find
+    marked["coder"]["means"][2] = -0.123
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(marked))
     resumed = study(tmp_path, "resume=run", script="train.py")
     assert resumed.returncode == 0, resumed.stderr
     assert record(tmp_path)["status"] == "finished"
-    kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["anchor"]
-    assert kept["shapes"] == marked["anchor"]["shapes"]
+    kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert kept["anchor"]["shapes"] == marked["anchor"]["shapes"]
+    assert kept["coder"] == marked["coder"]
 
 
 def test_too_little_coverage_warns_with_an_override_that_helps_or_refuses(small, tmp_path):
@@ -84,3 +92,24 @@ def test_threshold_itself_is_enough(config):
 
 def test_a_config_with_anchors_stays_as_it_is(config):
     assert with_fitted_anchors(config, build_data(config)) == config
+
+
+def test_coder_is_fitted_to_the_network_and_changes_no_identity(config):
+    data, network = build_data(config), build_network(config)
+    data.setup()
+    fitted = fit_coder(config, data, network)
+    assert list(network.coder.weights) == fitted["coder"]["weights"]
+    assert list(network.coder.means) == fitted["coder"]["means"]
+    assert config_hash(fitted) == config_hash(config)
+    assert fit_coder(fitted, data, build_network(fitted)) == fitted
+    other = {**config, "coder": {**config["coder"], "images": 3}}
+    assert config_hash(other) != config_hash(config)
+
+
+@pytest.mark.parametrize("choice", [["coder=delta"], ["cascade=two_stage", "anchor.ratios=[1]", "assigner=max_iou"]])
+def test_nothing_is_fitted_where_it_is_not_asked_for_or_anchors_move(choice, small):
+    config = check_overrides("train", CONFIGS, [*small, *choice])
+    data, network = build_data(config), build_network(config)
+    data.setup()
+    assert fit_coder(config, data, network) == config
+    assert list(network.coder.weights) == [1, 1, 1, 1]

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anchorlab import notebook
 from anchorlab.analysis.closed_form import LevelShape, PlacedBoxes, level_shapes
 from anchorlab.analysis.ground_truth import GroundTruth
 from anchorlab.rpn.anchors import AnchorGrid
@@ -93,6 +94,13 @@ class Coverage:
             "positives_per_box": whole.positives,
             "positives_per_image": float(self.positives.sum()) / max(self.truth.num_images, 1),
         }
+
+    def _repr_html_(self) -> str:
+        threshold = f"IoU >= {self.assigner.foreground_iou:g}"
+        heads = ["boxes", "number", threshold, "IoU >= 0.5", "mean best IoU", "anchors a box"]
+        groups = [self.group("all", torch.ones_like(self.best, dtype=torch.bool)), *self.by_size(), *self.by_ratio()]
+        rows = [[g.name, g.boxes, g.coverage, g.recall_50, g.mean_best_iou, g.positives] for g in groups]
+        return notebook.table(heads, rows, "Share of the boxes with an anchor of that IoU; by size, by height / width")
 
     def by_size(self) -> list[Group]:
         """Groups of the boxes by square root of their area in input pixels; those without boxes are left out."""

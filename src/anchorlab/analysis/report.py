@@ -5,11 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import yaml
-from rich.markup import escape
-from rich.table import Table
 
 from anchorlab.analysis.coverage import Coverage, Group
 from anchorlab.analysis.fitting import Fitted
+from anchorlab.console import Column, TextTable
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 
@@ -25,16 +24,15 @@ class Scored:
     fitted: Fitted | None = None
 
 
-def coverage_table(coverage: Coverage, title: str) -> Table:
+def coverage_table(coverage: Coverage, title: str) -> TextTable:
     """Coverage of all boxes, and by size, by ratio and by the level of the best anchor."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("")
     threshold = f"IoU >= {coverage.assigner.foreground_iou:g}"
+    spare = {"recall@0.5": 4, "best IoU": 3, "low-quality": 2, "untouched": 1}
     names = ["boxes", "best IoU", "recall@0.5", "recall@0.7", threshold, "low-quality", "untouched", "positives"]
     if coverage.assigner.foreground_iou == 0.7:
         names.remove(threshold)
-    for name in names:
-        table.add_column(name, justify="right")
+    columns = [Column("", left=True), *(Column(name.replace("-", "-\n"), spare=spare.get(name, 0)) for name in names)]
+    table = TextTable(columns, title)
     sections = [
         ("", [coverage.group("all boxes", coverage.best >= 0)]),
         ("size ", coverage.by_size()),
@@ -42,9 +40,10 @@ def coverage_table(coverage: Coverage, title: str) -> Table:
         ("best at ", coverage.by_level()),
     ]
     for prefix, groups in sections:
-        table.add_section()
+        if table.rows:
+            table.rows.append(None)
         for group in groups:
-            table.add_row(prefix + group.name, *_cells(group, with_threshold=threshold in names))
+            table.add(prefix + group.name, *_cells(group, with_threshold=threshold in names))
     return table
 
 
@@ -87,28 +86,31 @@ def anchor_lines(anchors: AnchorGrid) -> list[str]:
     ]
 
 
-def methods_table(rows: Sequence[Scored], assigner: MaxIoUAssigner, title: str) -> Table:
+def methods_table(rows: Sequence[Scored], assigner: MaxIoUAssigner, title: str) -> TextTable:
     """One row a method and k: shares covered on the boxes they were chosen for, and on those they were not.
 
-    positives are expected ones per box.
+    positives are expected ones per box; * marks the best of its k.
     """
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("k", justify="right")
-    table.add_column("anchors", no_wrap=True)
-    for split in ("train", "val"):
-        for name in (f"IoU {assigner.foreground_iou:g}", "IoU 0.5", "mean", "positives"):
-            table.add_column(f"{split}\n{name}", justify="right", no_wrap=True)
-    keys = ("coverage", "possible_recall_50", "mean_best_iou", "positives_per_box")
+    keys = {
+        "coverage": (f"IoU {assigner.foreground_iou:g}", 0),
+        "possible_recall_50": ("IoU 0.5", 2),
+        "mean_best_iou": ("mean", 3),
+        "positives_per_box": ("positives", 1),
+    }
+    columns = [Column("k"), Column("anchors", left=True)]
+    for at, split in enumerate(("train", "val")):
+        columns += [Column(f"{split}\n{name}", spare=spare and 2 * spare - at) for name, spare in keys.values()]
+    table = TextTable(columns, title)
     for at, row in enumerate(rows):
         if at and rows[at - 1].k != row.k:
-            table.add_section()
+            table.rows.append(None)
         cells = []
         for split, metrics in (("train", row.train), ("val", row.val)):
             shown = [_rounded((metrics or {}).get(key), 2 if key == "positives_per_box" else 3) for key in keys]
             if metrics is not None and metrics["coverage"] == _best(rows, row.k, split):
-                shown[0] = f"[bold]{shown[0]}[/bold]"
+                shown[0] = f"*{shown[0]}"
             cells += shown
-        table.add_row(str(row.k), row.method, *cells)
+        table.add(str(row.k), row.method, *cells)
     return table
 
 
@@ -154,16 +156,6 @@ def scored_values(row: Scored) -> dict[str, Any]:
     if row.fitted is not None:
         values |= {"settings": row.fitted.settings, "override": override(row.fitted)}
     return values
-
-
-def grid_of(rows: Sequence[tuple[str, str]]) -> Table:
-    """Names and what belongs to them, without lines."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text in rows:
-        table.add_row(name, escape(text))  # a folder may be called `[x]`
-    return table
 
 
 def _cells(group: Group, with_threshold: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""Help page of the root scripts (`--help`): what a script does, its choices, and where the settings are; composes no
+"""Help page of a command (`--help`): what it does, its choices, and where the settings are; composes no
 config.
 
 Hydra's own page composes every setting and takes seconds to list the groups; this one reads file names. Nothing is
@@ -7,7 +7,7 @@ imported but YAML.
 
 import json
 import re
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,18 @@ import yaml
 SWEEP = {"-m": "sweep: key=value,value trains one run for each"}
 OPTIONS = {
     "--cfg job": "show every setting, as your choices compose them, and stop",
+    "--config-dir": "a folder of more choices, in place of conf/ in the working folder",
     "--help": "this page; --hydra-help for what Hydra itself offers",
 }
 
 
-def print_usage(config_name: str, config_dir: Path) -> None:
-    """Print the page of the script that runs; its docstring says what it does."""
-    print(usage(config_name, config_dir, sys.modules["__main__"].__doc__ or ""))
-
-
-def usage(config_name: str, config_dir: Path, about: str) -> str:
-    """The page of the script whose docstring is `about` and whose config `config_dir`/<config_name>.yaml."""
-    text = (config_dir / f"{config_name}.yaml").read_text(encoding="utf-8")
+def usage(config_name: str, config_dirs: Sequence[Path], about: str) -> str:
+    """The page of a command, headed by `about`: its config is <config_name>.yaml in the first folder, and the other
+    folders add choices."""
+    text = (config_dirs[0] / f"{config_name}.yaml").read_text(encoding="utf-8")
     config = yaml.safe_load(text)
     chosen = _default_choices(config.get("defaults", []))
-    groups = {group: _choices(config_dir / group, choice) for group, choice in chosen.items()}
+    groups = {group: _choices([folder / group for folder in config_dirs], choice) for group, choice in chosen.items()}
     parts = {
         "Groups: group=choice picks a file of conf/<group>; * is what you get otherwise.": groups,
         "Settings: key=value; those of a group are group.key=value, and --cfg job shows them.": _settings(config, text),
@@ -50,8 +47,8 @@ def _default_choices(defaults: list[Any]) -> dict[str, str | None]:
     return {group: choice for group, choice in pairs if not group.startswith("override ")}
 
 
-def _choices(folder: Path, chosen: str | None) -> str:
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
+def _choices(folders: Sequence[Path], chosen: str | None) -> str:
+    names = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     return "  ".join(f"{name}*" if name == chosen else name for name in names)
 
 

@@ -19,7 +19,7 @@ from hydra.errors import (
     OverrideParseException,
 )
 
-from anchorlab.cli.help import print_usage
+from anchorlab.cli.help import usage
 from anchorlab.cli.quoting import in_quotes, quoted
 from anchorlab.cli.sweep_arguments import check_sweep
 from anchorlab.config.composition import composed, to_plain, with_values
@@ -33,7 +33,7 @@ from anchorlab.config.settings import (
     takes_more,
     unknown_key,
 )
-from anchorlab.console import in_sweep
+from anchorlab.console import begin, in_sweep
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.runs.files import new_folder
 from anchorlab.sweeps.folder import claim, find
@@ -44,44 +44,65 @@ FOUND_DATA = "data=auto"
 
 
 def check_command_line(
-    config_name: str, config_dir: Path, own_folder: bool = True, short: Mapping[str, str] = MappingProxyType({})
+    config_name: str,
+    config_dir: Path,
+    own_folder: bool = True,
+    short: Mapping[str, str] = MappingProxyType({}),
+    about: str | None = None,
 ) -> None:
     """Exit with one sentence where the command line is wrong; else give the run a folder of its own.
 
     The folder is claimed here (and passed to Hydra as an override) so that two runs started within one second
-    do not share one.
+    do not share one. A folder conf/ in the working folder adds its choices, unless --config-dir names another.
 
     Args:
         own_folder: False for a command that leaves no run behind; it does not sweep either.
         short: overrides that stand for others, such as `wandb=true` for `wandb.save=true`.
+        about: the head of the help page; None: the docstring of the script that runs.
     """
     sys.argv[1:] = [quoted(short.get(argument, argument), config_dir) for argument in sys.argv[1:]]
     arguments = get_args_parser().parse_intermixed_args(sys.argv[1:])
     # Hydra's parser takes options only before the overrides; people also write them behind.
     options = [argument for argument in sys.argv[1:] if argument not in arguments.overrides]
+    if arguments.config_dir is None and (own := own_choices(config_dir)):
+        arguments.config_dir = own
+        options += ["--config-dir", own]
     sys.argv[1:] = [*options, *arguments.overrides]
     if arguments.help:
-        print_usage(config_name, config_dir)
+        about = about or sys.modules["__main__"].__doc__ or ""
+        folders = [config_dir, *([Path(arguments.config_dir)] if arguments.config_dir else [])]
+        print(usage(config_name, folders, about))
         raise SystemExit(0)
     if arguments.hydra_help or arguments.info or arguments.shell_completion:
         return
     if in_sweep():
         return  # the sweep has checked this very command, and gave it a folder
     with user_sentences():
-        if _reads_a_folder(config_name, config_dir, arguments.overrides, arguments.config_dir):
+        if reads_a_folder(config_name, config_dir, arguments.overrides, arguments.config_dir):
             sys.argv.append(FOUND_DATA)
             arguments.overrides.append(FOUND_DATA)
-        classes = "unseen" if arguments.cfg else "apart" if arguments.multirun else "built"
-        config = check_overrides(config_name, config_dir, arguments.overrides, arguments.config_dir, classes)
+        shows = arguments.cfg is not None
+        if not shows and process_rank() == 0:
+            begin(f"{config_name}: reading the settings")
+        classes = "unseen" if shows else "apart" if arguments.multirun else "built"
+        config = check_overrides(
+            config_name, config_dir, arguments.overrides, arguments.config_dir, classes, complete=not shows
+        )
         if "sweep" in config:
             check_sweep(config, arguments.overrides, arguments.multirun or arguments.cfg is not None)
         if arguments.multirun and not own_folder:
-            raise SettingError(f"{config_name}.py does not sweep: leave -m out")
+            raise SettingError(f"{config_name} does not sweep: leave -m out")
     if arguments.cfg is None and own_folder:
         _claim_folder(arguments.overrides, arguments.multirun, config)
 
 
-def _reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None) -> bool:
+def own_choices(config_dir: Path) -> str | None:
+    """The folder conf/ in the working folder, where there is one and it is not AnchorLab's own."""
+    folder = Path("conf").absolute()
+    return str(folder) if folder.is_dir() and not folder.samefile(config_dir) else None
+
+
+def reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None) -> bool:
     """Whether a data set's folder is given and nothing says what is in it, so that it has to be found out.
 
     An experiment that chooses a format has said it, and so has a setting that the built-in data alone has
@@ -91,7 +112,7 @@ def _reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str]
     if "data.root" not in keys or "data" in keys or not (config_dir / "data").is_dir():
         return False
     chosen = [override for override in _parse(overrides) if _is_choice(override, [config_dir])]
-    path = (f"hydra.searchpath=[file://{Path(more_configs).absolute()}]",) if more_configs else ()
+    path = (_search_path(more_configs),) if more_configs else ()
     first = [_sweep_values(override, config_dir)[0] for override in chosen]
     base = to_plain(composed(config_name, config_dir, (*path, *map(_text, first))), complete=False)
     reader = (base.get("data") or {}).get("reader", {})
@@ -105,6 +126,7 @@ def check_overrides(
     overrides: Sequence[str],
     more_configs: str | None = None,
     classes: Literal["here", "built", "apart", "unseen"] = "here",
+    complete: bool = True,
 ) -> dict[str, Any]:
     """The plain config that `overrides` compose to; of a sweep, the one with every first value.
 
@@ -115,17 +137,18 @@ def check_overrides(
         more_configs: a further folder of groups.
         classes: how their signatures are looked at, which imports torch: here; here, and built to see whether two
             settings are at odds; in a process apart, for a sweep, which stays small; or not at all.
+        complete: refuse a setting that has no value; `--cfg job` shows it as `???`.
 
     Raises:
         SettingError: an override that cannot be read, a key or a choice that does not exist, a wrong value.
     """
     parsed = _parse(overrides)
     values = [_sweep_values(override, config_dir) for override in parsed]
-    configs = [_check_composed(config_name, config_dir, [options[0] for options in values], more_configs)]
+    configs = [_check_composed(config_name, config_dir, [options[0] for options in values], more_configs, complete)]
     for at, options in enumerate(values):
         for option in options[1:]:
             job = [option if i == at else others[0] for i, others in enumerate(values)]
-            configs.append(_check_composed(config_name, config_dir, job, more_configs))
+            configs.append(_check_composed(config_name, config_dir, job, more_configs, complete))
     if classes == "apart":
         check_signatures_apart(configs)
     elif classes != "unseen":
@@ -139,13 +162,13 @@ def check_overrides(
 
 
 def _check_composed(
-    config_name: str, config_dir: Path, overrides: Sequence[Override], more_configs: str | None
+    config_name: str, config_dir: Path, overrides: Sequence[Override], more_configs: str | None, complete: bool
 ) -> dict[str, Any]:
     """Compose with the choices of files alone, whose keys are all there are; the values are put in afterwards."""
     ours = [override for override in overrides if not override.is_hydra_override()]
     roots = [config_dir, *([Path(more_configs).absolute()] if more_configs else [])]
     choices = [override for override in ours if _is_choice(override, roots)]
-    path = [f"hydra.searchpath=[file://{roots[1]}]"] if more_configs else []
+    path = [_search_path(more_configs)] if more_configs else []
     base = composed(config_name, config_dir, (*path, *map(_text, choices)))
     reference = to_plain(base, complete=False)
     known = leaf_keys(reference)
@@ -160,9 +183,10 @@ def _check_composed(
         elif part not in reference and takes_more(reference, part.rpartition(".")[0]) and not override.is_add():
             raise SettingError(f"{override.input_line} adds to {part.rpartition('.')[0]}: write +{override.input_line}")
     if all(override.type == OverrideType.CHANGE for override in values):
-        config = to_plain(with_values(base, values, known), known)
+        config = to_plain(with_values(base, values, known), known, complete, resolve=True)
     else:
-        config = to_plain(composed(config_name, config_dir, (*path, *map(_text, ours)), tuple(known)), known)
+        whole = composed(config_name, config_dir, (*path, *map(_text, ours)), tuple(known))
+        config = to_plain(whole, known, complete, resolve=True)
     check_keys(config, reference)
     check_kinds(config, reference)
     check(config)
@@ -216,6 +240,10 @@ def _is_choice(override: Override, roots: Sequence[Path]) -> bool:
     """Whether an override picks a file of a config group rather than setting a value."""
     group = override.key_or_group
     return not isinstance(override.value(), dict) and any((root / group).is_dir() for root in roots)
+
+
+def _search_path(folder: str) -> str:
+    return f"hydra.searchpath=[{in_quotes(f'file://{Path(folder).absolute()}')}]"
 
 
 def _text(override: Override) -> str:

@@ -1,9 +1,10 @@
-"""Arguments that study.py adds to Hydra's: `fit=true`, and several values of k at once; imports no torch."""
+"""Arguments that the study command adds to Hydra's: `fit=true`, and several values of k at once; imports no torch."""
 
 import re
 from collections.abc import Sequence
 
 from anchorlab.errors import SettingError
+from anchorlab.installation import program
 
 SEVERAL_KS = re.compile(r"anchor\.k=(\d+(?:,\d+)+)")
 
@@ -14,7 +15,7 @@ def unfold(arguments: Sequence[str]) -> list[str]:
     Raises SettingError for a sweep (-m), for several k that are not fitted, and for a fit of other anchors.
     """
     if {"-m", "--multirun"} & set(arguments):
-        raise SettingError("study.py takes several k without -m: python study.py fit=true anchor.k=3,6,9")
+        raise SettingError(f"study takes several k without -m: {program('study')} fit=true anchor.k=3,6,9")
     fits = "anchor=fit" in arguments or any(argument.lower() == "fit=true" for argument in arguments)
     chosen = [argument for argument in arguments if argument.startswith("anchor=")]
     if fits and any(choice != "anchor=fit" for choice in chosen):

@@ -6,6 +6,7 @@ from typing import Any
 
 from anchorlab.config.settings import unknown_choice
 from anchorlab.errors import SettingError
+from anchorlab.installation import program
 
 # Hydra launcher -> the module that brings it, and the extra of ours that installs it. Our own files: conf/hydra.
 LAUNCHERS = {
@@ -23,17 +24,17 @@ def check_sweep(config: Mapping[str, Any], overrides: Sequence[str], multirun: b
     Raises:
         SettingError: a package that is missing, an unknown launcher, or a sweep without -m.
     """
-    typed = [override.lstrip("+") for override in overrides]
+    given = [override.lstrip("+") for override in overrides]
     if not multirun:
-        chosen = next((override for override in typed if override.startswith(("sweep=", "sweep."))), None)
+        chosen = next((override for override in given if override.startswith(("sweep=", "sweep."))), None)
         if chosen is not None:
-            raise SettingError(f"{chosen} needs -m: python train.py -m {chosen} ...")
+            raise SettingError(f"{chosen} needs -m: {program('train')} -m {chosen} ...")
         return
     if str(config["sweep"].get("_target_")).endswith(".Search") and find_spec("optuna") is None:
         raise SettingError(
             "this sweep searches through Optuna, which is not installed: pip install 'anchorlab[optuna]'"
         )
-    for override in typed:
+    for override in given:
         key, _, launcher = override.partition("=")
         if key == "hydra/launcher":
             _check_launcher(launcher)

@@ -5,26 +5,27 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from anchorlab.compare.comparison import Comparison, Question, compare
-from anchorlab.compare.labels import Choices, choices_of
-from anchorlab.compare.page import as_page
-from anchorlab.compare.report import answer, as_csv, as_markdown, on_screen
-from anchorlab.compare.scores import read_runs
-from anchorlab.compare.statistics import Bootstrap
+from anchorlab.comparing.comparison import Comparison, Question, compare
+from anchorlab.comparing.labels import Choices, choices_of
+from anchorlab.comparing.page import as_page
+from anchorlab.comparing.report import answer, as_csv, as_markdown, on_screen
+from anchorlab.comparing.scores import read_runs
+from anchorlab.comparing.statistics import Bootstrap
 from anchorlab.console import console
 from anchorlab.errors import SettingError, user_sentences
+from anchorlab.installation import CONFIGS
 from anchorlab.runs.files import write_whole
 
 
-def compare_from_command_line(config: DictConfig, configs: Path) -> None:
-    """`configs`: the folder of the groups that runs were composed from."""
+def run_from_command_line(config: DictConfig) -> None:
+    """What the compare command does with a composed config."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
     with user_sentences():
         if plain["wandb"]["save"] and plain["wandb"]["entity"] is None:
             raise SettingError(
                 "wandb.entity has no value: give the user or team that owns the project, wandb.entity=..."
             )
-        comparison = compared(plain, choices_of(configs))
+        comparison = compared(plain, choices_of(CONFIGS))
         console().print(on_screen(comparison, plain["rows"]))
         console().print(f"\n{answer(comparison)}", style="bold", markup=False, soft_wrap=True)
         for path in write(comparison, output_folder(plain["runs"], plain["output"]), plain["gallery"]):
@@ -52,7 +53,7 @@ def compared(config: dict[str, Any], choices: Choices) -> Comparison:
 
 def write(comparison: Comparison, folder: Path, gallery: int) -> list[Path]:
     """comparison.csv, .md and .html in `folder`."""
-    contents = {"csv": as_csv(comparison), "md": as_markdown(comparison), "html": as_page(comparison, gallery)}
+    contents = {"csv": as_csv(comparison), "md": as_markdown(comparison), "html": as_page(comparison, gallery, folder)}
     paths = [folder / f"comparison.{kind}" for kind in contents]
     for path, content in zip(paths, contents.values(), strict=True):
         write_whole(path, content.encode())
@@ -69,6 +70,10 @@ def output_folder(runs: str | list[str], output: str | None) -> Path:
 
 def save_workspace(comparison: Comparison, settings: dict[str, Any]) -> str:
     """Save the W&B workspace; its address."""
-    from anchorlab.compare.wandb_workspace import saved  # wandb takes a second
+    from anchorlab.comparing.wandb_workspace import saved  # wandb takes a second
+    from anchorlab.training.loggers.wandb_service import server_fault
+
+    if fault := server_fault():  # W&B itself would ask for a minute and more
+        raise SettingError(f"wandb.save: {fault}: run `wandb login`, or leave wandb=true out")
 
     return saved(comparison, **{key: settings[key] for key in ("entity", "project", "name", "url")})

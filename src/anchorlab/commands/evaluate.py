@@ -6,7 +6,8 @@ threads, a run gets its own metrics again to the last bit.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from anchorlab.analysis.ground_truth import input_size, scalar_axes
 from anchorlab.build import build_validation_data
 from anchorlab.commands import evaluate_report
 from anchorlab.commands.evaluate_report import Evaluated
+from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.data.resize import resized
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.plots.boxes import proposals_figure, save
 from anchorlab.runs import gallery
-from anchorlab.runs.record import RunRecord
+from anchorlab.runs.record import RunRecord, read_run
 from anchorlab.trained.coco import CocoFiles, largest_difference
 from anchorlab.trained.device import settings_for
 from anchorlab.trained.load import Trained, check_classes, find_trained, load_asked_for
@@ -32,8 +34,10 @@ from anchorlab.trained.scoring import Scoring
 from anchorlab.training.callbacks.anchor_report import keep_outcome
 from anchorlab.training.callbacks.pictures import Pictures, kept
 from anchorlab.training.callbacks.progress import ConsoleProgress
-from anchorlab.training.callbacks.recorder import keep_ranks
+from anchorlab.training.callbacks.recorder import MONITORED, keep_ranks
 from anchorlab.training.hardware import flush_denormals
+from anchorlab.training.loggers.hub import Loggers, build_loggers
+from anchorlab.training.loggers.protocol import RunFacts
 from anchorlab.training.trainer import TrainerSettings
 
 INSTEAD = {
@@ -100,32 +104,36 @@ def _score(
     files = CocoFiles(folder, data.val_records) if how["proposals"] or how["check"] else None
     module = Scoring(trained.network, settings["seed"], machine.channels_last, how["flip"], files)
     record = _start(trained, settings, machine, data, folder, overrides)
-    started = time.perf_counter()
-    trainer = machine.trainer([ConsoleProgress()], [], folder)
-    trainer.validate(module, datamodule=data, verbose=False)
-    metrics = {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}
-    position = {"epoch": trained.epoch, "step": trained.step}
-    timings = {"evaluation_s": round(time.perf_counter() - started, 2)}
-    record.add(final=metrics | {key: value for key, value in position.items() if value is not None}, timings=timings)
-    title = f"{len(data.val_records):,} images of {data.root.name}, {data.validate_on}"
-    keep_ranks(record, module.recall, data.val_records, f"{name}: {title}")
-    _draw(module, data, folder, config["pictures"], config["top"])
-    outcome = keep_outcome(module, data, config["outcome"], 100, folder)[0] if config["outcome"] else None
-    record.write_problems(data.listed)
-    record.finish()
-    if files is not None:
-        files.close()
-    return Evaluated(
-        name=name,
-        folder=folder,
-        title=title,
-        images=len(data.val_records),
-        metrics=metrics,
-        table=module.recall.table(),
-        outcome=outcome,
-        own=_own_metrics(trained, settings),
-        difference=largest_difference(folder, metrics, module.recall.budgets) if how["check"] else None,
-    )
+    with _started_loggers(config, record) as loggers:
+        started = time.perf_counter()
+        trainer = machine.trainer([ConsoleProgress()], [], folder)
+        trainer.validate(module, datamodule=data, verbose=False)
+        metrics = {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}
+        position = {"epoch": trained.epoch, "step": trained.step}
+        timings = {"evaluation_s": round(time.perf_counter() - started, 2)}
+        record.add(
+            final=metrics | {key: value for key, value in position.items() if value is not None}, timings=timings
+        )
+        title = f"{len(data.val_records):,} images of {data.root.name}, {data.validate_on}"
+        keep_ranks(record, module.recall, data.val_records, f"{name}: {title}")
+        _draw(module, data, folder, config["pictures"], config["top"])
+        outcome = keep_outcome(module, data, config["outcome"], 100, folder)[0] if config["outcome"] else None
+        record.write_problems(data.listed)
+        record.finish()
+        _log(loggers, record)
+        if files is not None:
+            files.close()
+        return Evaluated(
+            name=name,
+            folder=folder,
+            title=title,
+            images=len(data.val_records),
+            metrics=metrics,
+            table=module.recall.table(),
+            outcome=outcome,
+            own=_own_metrics(trained, settings),
+            difference=largest_difference(folder, metrics, module.recall.budgets) if how["check"] else None,
+        )
 
 
 def settings_of(trained: Trained, config: Mapping[str, Any], size: int | None) -> dict[str, Any]:
@@ -177,6 +185,32 @@ def _start(
     axes = {} if trained.run is None else trained.run.axes
     record.add(axes=axes | scalar_axes(trained.network, input_size(data)))
     return record
+
+
+@contextmanager
+def _started_loggers(config: Mapping[str, Any], record: RunRecord) -> Iterator[Loggers]:
+    """Those of the config group `logger`, begun and ended; they are told which run was evaluated."""
+    loggers = Loggers(build_loggers(config.get("logger") or {}))
+    identity = {key: record.content[key] for key in ("evaluated", "config_hash", "anchor_hash", "commit", "dirty")}
+    axes = record.content["axes"]
+    loggers.start(RunFacts(record.folder, record.id, read_run(record.folder).config, axes, MONITORED, identity, "eval"))
+    try:
+        yield loggers
+    finally:
+        loggers.finish("failed")  # without effect where `_log` has ended them
+
+
+def _log(loggers: Loggers, record: RunRecord) -> None:
+    """The metrics, at the place that the network had in its training, and the loggers' end."""
+    metrics = dict(record.content["figures"]["final"])
+    place = {key: max(int(metrics.pop(key, 1)) - 1, 0) for key in ("epoch", "step")}  # both are counted from 0 there
+    loggers.log_metrics(
+        {f"val/{key}": value for key, value in metrics.items()} | {"epoch": place["epoch"]}, place["step"]
+    )
+    loggers.log_timings(record.content["timings"])
+    loggers.finish("finished")
+    for title, line in loggers.notices():
+        console().print(f"{title}: {line}", markup=False, soft_wrap=True)
 
 
 def _draw(module: Scoring, data: DataModule, folder: Path, images: int, top: int) -> None:

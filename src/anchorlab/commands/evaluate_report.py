@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
 from anchorlab.analysis.attribution import AnchorReport
-from anchorlab.console import console
-from anchorlab.metrics.from_ranks import BUDGETS, THRESHOLDS, in_table
+from anchorlab.console import Column, Facts, TextTable, command, console
+from anchorlab.metrics.from_ranks import BUDGETS, THRESHOLDS, Metric, in_table
 from anchorlab.plots.anchor_report import funnel_table, in_words
 from anchorlab.runs.files import write_whole
 from anchorlab.training.summary import metrics_table
@@ -44,7 +42,7 @@ def show(found: Evaluated, brief: bool) -> None:
     if brief:
         screen.print(f"{found.name}: AR@100 {found.metrics['AR_100']:.3f}  {found.folder}", soft_wrap=True)
         return
-    screen.print(metrics_table(found.metrics, escape(f"{found.name}: {found.title}")))
+    screen.print(metrics_table(found.metrics, f"{found.name}: {found.title}"))
     screen.print(_by_iou(found))
     if found.outcome is not None:
         screen.print(funnel_table(found.outcome))
@@ -56,25 +54,21 @@ def show(found: Evaluated, brief: bool) -> None:
 
 def show_all(found: Sequence[Evaluated], folder: Path) -> None:
     """One row a network, printed and as evaluation.csv."""
-    table = Table(title=escape(found[0].title), title_justify="left", title_style="bold")
-    table.add_column("")
-    for name in COLUMNS:
-        table.add_column(name.replace("_", "@"), justify="right")
+    table = TextTable([Column("", left=True), *(Column(str(Metric.of(name))) for name in COLUMNS)], found[0].title)
     for row in found:
-        table.add_row(row.name, *(f"{row.metrics[name]:.3f}" for name in COLUMNS))
+        table.add(row.name, *(f"{row.metrics[name]:.3f}" for name in COLUMNS))
     console().print(table)
     path = folder / "evaluation.csv"
     write_whole(path, _as_csv(found).encode())
-    console().print(f"{path}   python compare.py runs={folder}", soft_wrap=True)
+    console().print(
+        Facts([("table", str(path)), ("next", f"compare them with: {command('compare', [], f'runs={folder}')}")])
+    )
 
 
-def _by_iou(found: Evaluated) -> Table:
-    table = Table(title="recall@N by IoU", title_justify="left", title_style="bold")
-    table.add_column("IoU")
-    for threshold in THRESHOLDS:
-        table.add_column(f"{threshold:.2f}", justify="right")
-    for budget, row in zip(BUDGETS, found.table, strict=True):
-        table.add_row(f"N={budget}", *(in_table(value) for value in row))
+def _by_iou(found: Evaluated) -> TextTable:
+    table = TextTable([Column("IoU"), *(Column(f"N={budget}") for budget in BUDGETS)], "recall@N by IoU")
+    for threshold, column in zip(THRESHOLDS, found.table.T, strict=True):
+        table.add(f"{threshold:.2f}", *map(in_table, column))
     return table
 
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
 from torch import Tensor
 
 from anchorlab.build import build_validation_data
-from anchorlab.console import console
+from anchorlab.console import Column, TextTable, console
 from anchorlab.data.batch import Batch, Item, collate, target_of
 from anchorlab.data.decode import decode, read_sample
 from anchorlab.data.sample import Record
@@ -177,14 +176,12 @@ def in_words(steps: Steps) -> list[str]:
     return lines
 
 
-def numbers_table(steps: Steps) -> Table:
+def numbers_table(steps: Steps) -> TextTable:
     """One row an anchor of the location: its shape, scores, logit, probability, deltas and box."""
-    table = Table(title="One location's numbers", title_justify="left", title_style="bold")
-    columns = explain_pictures.number_columns(steps)
-    for name in columns[0]:
-        table.add_column(name, justify="right")
-    for row in columns[1]:
-        table.add_row(*row)
+    heads, rows = explain_pictures.number_columns(steps)
+    table = TextTable([Column(head) for head in heads], "One location's numbers")
+    for row in rows:
+        table.add(*row)
     return table
 
 

@@ -2,6 +2,7 @@
 card.
 """
 
+import itertools
 import json
 import logging
 import statistics
@@ -43,7 +44,13 @@ EQUAL = 1e-4
 EQUAL_AR = 1e-3
 """As close as AR@N of a file has to be to that of evaluate.py."""
 
+GRAPHS = (".pt2", ".onnx")
+"""Of the files that hold the whole graph."""
+
 SCORED = ("AR_10", "AR_100", "AR_1000")
+
+Outputs = tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
+"""Of a graph: boxes and scores; of one for several images at a time, padded, and how many are of each image."""
 
 Propose = Callable[[Tensor], tuple[Tensor, Tensor]]
 """An image (1, 3, H, W) uint8 -> boxes (P, 4) and scores (P,) in its pixels."""
@@ -136,14 +143,15 @@ def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check | FiguresC
         settings = {"config": kept_settings(trained.config), "about": about}
         files += package.write(folder, trained.network.state_dict(), settings)
         runners["model.safetensors"] = reference(load_trained(folder, allow=config["allow"]).network, trained.pad_to)
-    for path, runner in _graphs(trained, formats, folder, threads):
+    for path, runner in graphs(trained, formats, folder, threads, config["batch"]):
         files.append(path)
         runners[path.name] = runner
     checks: list[Check | FiguresCheck] = [
-        *compare(reference(trained.network, trained.pad_to), runners, images, config["repeats"])
+        *compare(reference(trained.network, trained.pad_to), runners, images, config["repeats"], config["batch"])
     ]
     if formats != ["safetensors"]:
-        checks += compare_figures(trained, list(runners), folder, _annotated(trained, config), config["allow"])
+        records = _annotated(trained, config)
+        checks += compare_figures(trained, list(runners), folder, records, config["allow"], config["batch"])
     for check in checks:
         console().print(str(check), markup=False, soft_wrap=True)
     page = model_card.as_page(
@@ -151,7 +159,7 @@ def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check | FiguresC
         trained.config,
         [path.name for path in files],
         list(map(str, checks)),
-        _usage(trained, list(runners), config["allow"]),
+        _usage(trained, list(runners), config["allow"], config["batch"]),
     )
     write_whole(folder / CARD, page.encode())
     results = [asdict(check) for check in checks]
@@ -159,18 +167,36 @@ def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check | FiguresC
     return [*files, folder / CARD, folder / "export.json"], checks
 
 
-def _graphs(trained: Trained, formats: Sequence[str], folder: Path, threads: int) -> Iterator[tuple[Path, Propose]]:
+def graphs(
+    trained: Trained, formats: Sequence[str], folder: Path, threads: int, batch: int = 1
+) -> Iterator[tuple[Path, Propose]]:
     """The files that hold the whole graph, each with what runs it."""
     if not set(formats) & {"torch", "onnx"}:
         return
-    program = exported_program(trained.network, trained.pad_to)
+    program = exported_program(trained.network, trained.pad_to, batch)
     if "torch" in formats:
-        path = _save_program(program, folder / "model.pt2")
-        loaded = torch.export.load(path).module()
-        yield path, lambda image: program_outputs(loaded, image)
+        path = save_program(program, folder / "model.pt2")
+        yield path, one_of_batch(program_runner(path), batch)
     if "onnx" in formats:
         path = save_onnx(program, folder / "model.onnx")
-        yield path, onnx_runner(path, threads)
+        yield path, one_of_batch(onnx_runner(path, threads), batch)
+
+
+def one_of_batch(run: Callable[[Tensor], Outputs], batch: int) -> Propose:
+    """What a graph of `batch` images finds in one among others, which is a different one of them at each call."""
+    rows = itertools.cycle(range(batch))
+
+    def alone(image: Tensor) -> tuple[Tensor, Tensor]:
+        row = next(rows)
+        images = image.flip(3).repeat(batch, 1, 1, 1)
+        images[row] = image[0]
+        found = run(images)
+        if len(found) == 2:
+            return found
+        boxes, scores, num = found
+        return boxes[row, : num[row]], scores[row, : num[row]]
+
+    return alone
 
 
 def kept_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,41 +220,45 @@ def reference(network: RegionProposalNetwork, pad_to: int = 1) -> Propose:
     return run
 
 
-@torch.no_grad()
-def program_outputs(module: Any, image: Tensor) -> tuple[Tensor, Tensor]:
-    return module(image)
+def save_program(program: torch.export.ExportedProgram, path: Path) -> Path:
+    """model.pt2, as `torch.export.load` reads it."""
+    content = BytesIO()
+    torch.export.save(program, content)
+    write_whole(path, content.getbuffer())
+    return path
+
+
+def program_runner(path: Path) -> Callable[[Tensor], Outputs]:
+    module = torch.export.load(path).module()
+    return torch.no_grad()(lambda images: module(images))
 
 
 def save_onnx(program: torch.export.ExportedProgram, path: Path) -> Path:
-    """model.onnx: input `image` (1, 3, height, width) uint8, outputs `boxes` and `scores`."""
+    """model.onnx: input `image` (B, 3, height, width) uint8, outputs `boxes` and `scores`, and `num` where B > 1."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    names = ["boxes", "scores", "num"][: len(program.graph_signature.user_outputs)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        converted = torch.onnx.export(
-            program, dynamo=True, verbose=False, input_names=["image"], output_names=["boxes", "scores"]
-        )
+        converted = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=names)
     assert converted is not None
     write_whole(path, converted.model_proto.SerializeToString())
     return path
 
 
-def onnx_runner(path: Path, threads: int) -> Propose:
+def onnx_runner(path: Path, threads: int) -> Callable[[Tensor], Outputs]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(image: Tensor) -> tuple[Tensor, Tensor]:
-        boxes, scores = session.run(["boxes", "scores"], {"image": image.numpy()})
-        return torch.from_numpy(boxes), torch.from_numpy(scores)
-
-    return run
+    return lambda images: tuple(map(torch.from_numpy, session.run(None, {"image": images.numpy()})))  # pyright: ignore
 
 
-def compare(pytorch: Propose, others: Mapping[str, Propose], images: Sequence[Tensor], repeats: int) -> list[Check]:
-    """Every other runner against PyTorch on every image, timed in turn."""
+def compare(
+    pytorch: Propose, others: Mapping[str, Propose], images: Sequence[Tensor], repeats: int, batch: int = 1
+) -> list[Check]:
+    """Every other runner against PyTorch on every image, timed in turn; of graphs of a batch the time of an image."""
     checks = []
     for image in images:
         boxes, scores = pytorch(image)
@@ -237,6 +267,7 @@ def compare(pytorch: Propose, others: Mapping[str, Propose], images: Sequence[Te
             same, difference = agreement((boxes, scores), given, max(image.shape[-2:]))
             times = [(_seconds(run, image), _seconds(pytorch, image)) for _ in range(repeats)]
             theirs, ours = (1000 * statistics.median(column) for column in zip(*times, strict=True))
+            theirs /= batch if Path(file).suffix in GRAPHS else 1
             size = (image.shape[-2], image.shape[-1])
             checks.append(Check(file, size, len(scores), len(given[1]), same, difference, theirs, ours))
     return checks
@@ -257,7 +288,12 @@ def agreement(wanted: tuple[Tensor, Tensor], given: tuple[Tensor, Tensor], side:
 
 
 def compare_figures(
-    trained: Trained, files: Sequence[str], folder: Path, records: Sequence[Record], allow: Sequence[str] = ()
+    trained: Trained,
+    files: Sequence[str],
+    folder: Path,
+    records: Sequence[Record],
+    allow: Sequence[str] = (),
+    batch: int = 1,
 ) -> list[FiguresCheck]:
     """AR of each file of `folder`, as the model card uses it, and of `evaluate.py precision=32 eval.batch_size=1`."""
     if not records or not files:
@@ -266,7 +302,8 @@ def compare_figures(
     evaluated = _figures(records, [proposer(read_image(record)) for record in records])
     checks = []
     for file in files:
-        found = usage.run_program(file, *trained.resize, folder, [record.path for record in records], allow)
+        photos = [record.path for record in records]
+        found = usage.run_program(_usage(trained, [file], allow, batch)[file], folder / file, photos)
         checks.append(FiguresCheck(file, len(records), _figures(records, found), evaluated))
     return checks
 
@@ -290,8 +327,8 @@ def _annotated(trained: Trained, config: Mapping[str, Any]) -> list[Record]:
     return [record for record, size in sides if least <= min(size) and max(size) <= LARGEST][: config["scored"]]
 
 
-def _usage(trained: Trained, files: Sequence[str], allow: Sequence[str]) -> dict[str, str]:
-    return {file: usage.program(file, *trained.resize, allow) for file in files}
+def _usage(trained: Trained, files: Sequence[str], allow: Sequence[str], batch: int) -> dict[str, str]:
+    return {file: usage.program(file, *trained.resize, allow, batch) for file in files}
 
 
 def _images(trained: Trained, config: Mapping[str, Any]) -> list[Tensor]:
@@ -318,7 +355,7 @@ def _images(trained: Trained, config: Mapping[str, Any]) -> list[Tensor]:
 
 def _records(trained: Trained, config: Mapping[str, Any]) -> list[Record]:
     if config["photos"] is not None:
-        listed = list_images(config["photos"])
+        listed = list_images(config["photos"], megapixels=trained.megapixels)
         return [listed.record(row) for row in range(min(3, len(listed.paths)))]
     group = trained.config["data"]
     if "reader" not in group:
@@ -333,13 +370,6 @@ def _records(trained: Trained, config: Mapping[str, Any]) -> list[Record]:
         raise SettingError(
             f"the run's validation images cannot be read ({first}): give others, photos=<folder>"
         ) from error
-
-
-def _save_program(program: torch.export.ExportedProgram, path: Path) -> Path:
-    content = BytesIO()
-    torch.export.save(program, content)
-    write_whole(path, content.getbuffer())
-    return path
 
 
 def _require_onnx() -> None:

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.markup import escape
-from rich.progress import Progress
 
 from anchorlab.analysis import baselines, report
 from anchorlab.analysis.coverage import cover
@@ -24,7 +22,7 @@ from anchorlab.analysis.fitting import AnchorFit, Fitted
 from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
 from anchorlab.analysis.report import Scored
 from anchorlab.build import build, user_errors, without_weights
-from anchorlab.console import console
+from anchorlab.console import Facts, bar, command, console, of_groups, typed
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.plots import coverage as pictures
@@ -33,6 +31,7 @@ from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner, yardstick
 from anchorlab.runs.files import write_whole
 from anchorlab.training.hardware import keep_freed_memory
+from anchorlab.training.summary import STUDIED
 
 OUR_FORMS = {"free": "fitted, free shapes", "grid": "fitted, sizes x ratios"}
 
@@ -41,13 +40,17 @@ def run_from_command_line(config: DictConfig) -> None:
     """What study.py does with a composed config; a person's error is one sentence and no traceback."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    hydra = HydraConfig.get()
     with user_sentences():
-        study({str(key): value for key, value in plain.items()}, folder)
+        settings = {str(key): value for key, value in plain.items()}
+        study(settings, Path(hydra.runtime.output_dir), hydra.overrides.task)
 
 
-def study(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Study one data set into `folder`; what study.json holds.
+
+    Args:
+        overrides: what was typed, for the command that is proposed next.
 
     Raises:
         SettingError: settings that fit no data or backbone.
@@ -55,10 +58,12 @@ def study(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """
     keep_freed_memory()
     basis = _basis(config)
-    console().print(report.grid_of(_head(basis)))
+    console().print(Facts(_head(basis)))
     console().print()
     fits = config["fit"] or config["anchor"]["_target_"].endswith(AnchorFit.__name__)
-    found = _fit(basis, config, folder) if fits else _cover(basis, config, folder)
+    found, files = _fit(basis, config, folder) if fits else _cover(basis, config, folder)
+    console().print()
+    console().print(Facts(_where(folder, files, overrides)))
     content = {"data": str(basis.data.root), "split": config["split"], "seconds_to_load": basis.seconds} | found
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
     write_whole(folder / "study.json", f"{json.dumps(_finite(content), indent=2, allow_nan=False)}\n".encode())
@@ -123,20 +128,18 @@ def _border(assigner: MaxIoUAssigner) -> str:
     return f"; no anchors more than {assigner.border:g} px beyond the image"
 
 
-def _cover(basis: _Basis, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The coverage of one anchor configuration: tables, the map, the worst boxes."""
+def _cover(basis: _Basis, config: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], list[Path]]:
+    """The coverage of one anchor configuration: tables, the map, the worst boxes; values and files."""
     anchors: AnchorGrid = build(config["anchor"], "anchor", strides=basis.strides)
     started = time.perf_counter()
     coverage = cover(basis.truth, anchors, basis.assigner)
     seconds = time.perf_counter() - started
     name = f"{basis.data.root.name}, {basis.split}"
-    console().print(
-        report.grid_of([("anchors" if not i else "", line) for i, line in enumerate(report.anchor_lines(anchors))])
-    )
+    console().print(Facts([("anchors" if not i else "", line) for i, line in enumerate(report.anchor_lines(anchors))]))
     console().print()
-    title = f"{len(basis.truth):,} boxes of {escape(name)}, covered in {seconds:.2f} s"
+    title = f"{len(basis.truth):,} boxes of {name}, covered in {seconds:.2f} s"
     console().print(report.coverage_table(coverage, title))
-    console().print(report.grid_of(report.legend(coverage)))
+    console().print(Facts(report.legend(coverage)))
     figures = folder / "figures"
     files = [save(pictures.coverage_map(coverage, f"Coverage of {name}"), figures / "coverage.png")]
     worst = (
@@ -144,13 +147,12 @@ def _cover(basis: _Basis, config: Mapping[str, Any], folder: Path) -> dict[str, 
     )
     if worst is not None:
         files.append(save(worst, figures / "worst.png"))
-    console().print()
-    _say_where(folder, files, "fit=true anchor.k=3,6,9   (the anchors that fit)")
-    return report.coverage_values(coverage)
+    return report.coverage_values(coverage), files
 
 
-def _fit(basis: _Basis, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The best anchors of each k beside what others would take: a table, what to paste, coverage against k."""
+def _fit(basis: _Basis, config: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], list[Path]]:
+    """The best anchors of each k beside what others would take: a table, what to paste, coverage against k; values
+    and files."""
     ks = config["ks"] or [config["anchor"]["k"]]
     rows = _scored(basis, config["anchor"], ks, basis.held_out(), config["baselines"])
     name = f"{basis.data.root.name}, {basis.split}"
@@ -174,9 +176,7 @@ def _fit(basis: _Basis, config: Mapping[str, Any], folder: Path) -> dict[str, An
         save(figure, folder / "figures" / "coverage_by_k.png"),
         _map_of(ours[best], basis, folder),
     ]
-    console().print()
-    _say_where(folder, files, f"anchor=fit anchor.k={best.k}   (the same fit, inside training)", script="train.py")
-    return {"knee": knee, "methods": [report.scored_values(row) for row in rows]}
+    return {"knee": knee, "methods": [report.scored_values(row) for row in rows]}, files
 
 
 def _scored(
@@ -200,7 +200,7 @@ def _scored(
     if with_baselines:
         default = baselines.torchvision_default(basis.strides)
         score("torchvision default", default.num_anchors[0], default)
-    with Progress(console=console(), transient=True) as progress:
+    with bar(console()) as progress:
         task = progress.add_task("", total=len(ks) * (len(methods) + len(OUR_FORMS)))
         for k in ks:
             for method, choose in methods.items():
@@ -238,13 +238,17 @@ def _map_of(fitted: Fitted, basis: _Basis, folder: Path) -> Path:
     return save(pictures.coverage_map(coverage, title), folder / "figures" / "coverage.png")
 
 
-def _say_where(folder: Path, files: Sequence[Path], next_arguments: str, script: str = "study.py") -> None:
+def _where(folder: Path, files: Sequence[Path], overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """What was written, and the command that goes on with the same data: a training with fitted anchors, else a fit."""
     shown = [str(path.relative_to(folder)) for path in files]
     rows = [("folder", str(folder)), ("files", ", ".join(["study.json", *shown]))]
-    if any(path.suffix == ".yaml" for path in files):
-        chosen = next(path for path in files if path.suffix == ".yaml")
-        rows.append(("use", f"python train.py --config-dir {folder / 'conf'} anchor={chosen.stem} ..."))
-    console().print(report.grid_of([*rows, ("next", f"python {script} data=... {next_arguments}")]))
+    of_data = of_groups(overrides, STUDIED)
+    fitted = [path for path in files if path.suffix == ".yaml"]
+    if not fitted:
+        fit = command("study", of_data, "fit=true anchor.k=3,6,9")
+        return [*rows, ("next", f"find the anchors that fit best with: {fit}")]
+    chosen = [f"--config-dir={typed(folder / 'conf')}", f"anchor={fitted[0].stem}"]
+    return [*rows, ("next", f"train with the best of them with: {command('train', of_data, *chosen)}")]
 
 
 def _finite(value: Any) -> Any:

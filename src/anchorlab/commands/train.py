@@ -1,5 +1,6 @@
 """The train.py command: one run from its config to its folder (build, describe, train, store the results)."""
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,14 +15,15 @@ from omegaconf import DictConfig, OmegaConf
 from anchorlab.analysis.ground_truth import input_size, scalar_axes
 from anchorlab.build import build, build_callbacks, build_data, build_network, user_errors
 from anchorlab.config.identity import config_hash
-from anchorlab.console import console, in_sweep
+from anchorlab.console import begin, console, in_sweep
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import LINES, DataError
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.plots.contact_sheet import contact_sheet
-from anchorlab.rpn.from_torchvision import start_from_file
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import RunRecord
+from anchorlab.trained.load import network_settings, targets
+from anchorlab.trained.start import start_with
 from anchorlab.training import summary
 from anchorlab.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
 from anchorlab.training.callbacks.data_wait import DataWatch
@@ -32,11 +34,14 @@ from anchorlab.training.hardware import decide, flush_denormals
 from anchorlab.training.loggers.hub import Loggers, build_loggers
 from anchorlab.training.loggers.protocol import End, RunFacts
 from anchorlab.training.module import build_module
-from anchorlab.training.preflight import look_ahead, with_fitted_anchors
+from anchorlab.training.preflight import fit_coder, look_ahead, with_fitted_anchors
 from anchorlab.training.processes import check_launch, check_slurm
-from anchorlab.training.resume import checkpoint_to_resume, position, resumed_config
+from anchorlab.training.resume import checkpoint_to_resume, position, reason, resumed_config
 from anchorlab.training.stopping import Stopped, StopRequest
 from anchorlab.training.trainer import TrainerSettings
+
+IDENTITY = ("choices", "config_hash", "anchor_hash", "commit", "dirty")
+"""What loggers are told from the run's record."""
 
 MakeNetwork = Callable[[Mapping[str, Any]], RegionProposalNetwork]
 
@@ -87,6 +92,8 @@ def train(
         Stopped: a signal asked for it.
     """
     flush_denormals()
+    if rank_zero_only.rank == 0:
+        begin("reading data")
     record = RunRecord(folder)
     writes = rank_zero_only.rank == 0 and config["debug"]["look"] == 0
     if writes:
@@ -104,8 +111,14 @@ def train(
                 record.write_problems(error.problems)
                 error.listing = record.folder / "problems.txt"
         raise
+    except Exception as error:
+        # What breaks while it trains, the Recorder has noted already.
+        if writes and record.content.get("status") == "running":
+            record.fail(reason(error))
+        raise
     except Stopped as stopped:
-        if writes and record.content:
+        # A run that is finished may still have waited for its loggers.
+        if writes and record.content.get("status") == "running":
             record.interrupt(str(stopped))
         raise
 
@@ -122,12 +135,13 @@ def _train(
     data = build_data(config)
     config = with_fitted_anchors(config, data)
     network = make_network(config)
-    started_from = _start_weights(config, network)
     with user_errors():
         data.setup()
     if config["debug"]["look"]:
         look(data, config["debug"]["look"], record.folder)
         return {}
+    config = fit_coder(config, data, network)
+    started_from = _start_weights(config, network)
     config = {**config, "trainer": decide(config["trainer"], network)}
     settings: TrainerSettings = build(config["trainer"], "trainer")
     settings.prepare_process()
@@ -146,7 +160,7 @@ def _train(
         if module.scored_step != trainer.global_step:  # the last step was not the last of an epoch
             trainer.validate(module, datamodule=data, verbose=False)
         rung = stopped_after(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
-        return _conclude(record, data, loggers, rung) or {}  # nothing on other processes than the first
+        return _conclude(record, config, data, loggers, rung) or {}  # nothing on other processes than the first
     finally:
         _close(loggers)
 
@@ -155,7 +169,9 @@ def _start_weights(config: Mapping[str, Any], network: RegionProposalNetwork) ->
     """The weights of `start`, and what the start screen says of them; a run that goes on has its own."""
     if config.get("start") is None or config["resume"] is not None:
         return []
-    return [("start", start_from_file(network, config["start"]))]
+    own = targets(network_settings(config))  # of classes that are imported already
+    allow = sorted({name.partition(".")[0] for name in own if isinstance(name, str)})
+    return [("start", start_with(network, config["start"], allow))]
 
 
 @rank_zero_only
@@ -172,6 +188,8 @@ def _start(
         record.clear()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     record.start(config, config["seed"], network.anchors.shapes, gpus, overrides, command)
+    if config["resume"] is None:
+        record.content["choices"] = _choices()
     record.add(axes=scalar_axes(network, input_size(data)))
     record.write_problems(data.listed)
     found = look_ahead(config, data, network)
@@ -180,6 +198,12 @@ def _start(
     record.add(axes=found.axes)
     warning = [] if found.warning is None else [("warning", found.warning)]
     return [("coverage", found.line), *warning]
+
+
+def _choices() -> dict[str, str]:
+    """The names of the config groups' choices: assigner -> atss; empty where the config did not come from Hydra."""
+    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    return {str(group): str(choice) for group, choice in chosen.items() if not str(group).startswith("hydra/")}
 
 
 def look(data: DataModule, count: int, folder: Path) -> None:
@@ -230,29 +254,52 @@ def _announce(
     notices = [*notices, ("folder", str(record.folder))]
     if config["resume"] is not None:
         notices.append(("resumed", f"goes on from {position(record.folder)}"))
-    loggers.start(RunFacts(record.folder, record.id, config, record.content["axes"], MONITORED))
+    loggers.start(
+        RunFacts(
+            record.folder,
+            record.id,
+            config,
+            record.content["axes"],
+            MONITORED,
+            identity={key: record.content[key] for key in IDENTITY},
+            resumed=config["resume"] is not None,
+        )
+    )
     notices += loggers.notices()
     if not in_sweep():
         summary.show_start(config, data, network, settings, notices)
 
 
 @rank_zero_only
-def _conclude(record: RunRecord, data: DataModule, loggers: Loggers, stop: int | None) -> dict[str, float]:
+def _conclude(
+    record: RunRecord, config: Mapping[str, Any], data: DataModule, loggers: Loggers, stop: int | None
+) -> dict[str, float]:
     """The end screen, and the metrics of the last validation; `stop`: the epoch the run was told to stop after."""
     if stop is None:
         record.finish()
     else:
         record.pause(f"stopped after epoch {stop}, as callbacks.stop_after.epochs asks")
     metrics = record.content["figures"]["final"]
+    loggers.log_timings(record.content["timings"])
     loggers.finish("finished")
     epoch = "last epoch" if stop is None else f"stopped after epoch {stop}"
     title = f"{len(data.val_records):,} validation images, {epoch}"
     if not in_sweep():
         warnings = [("warning", sentence) for sentence in record.content["warnings"].values()]
+        uncovered = record.content["axes"].get("coverage", 1.0) < config["preflight_least"]
         rows = [
             *warnings,
             *summary.left_out(data, record.folder),
-            *summary.next_steps(record.folder, loggers.notices()),
+            ("folder", str(record.folder)),
+            ("pictures", f"{record.folder / 'figures'}: {', '.join(_pictures(record.folder))}"),
+            *loggers.notices(),
+            *summary.next_steps(record.folder, config, record.content["overrides"], uncovered),
         ]
         summary.show_end(metrics, title, rows)
     return dict(metrics)
+
+
+def _pictures(folder: Path) -> list[str]:
+    """The names of the run's pictures; `proposals_epoch_*` for one of each epoch."""
+    stems = sorted(path.stem for path in (folder / "figures").glob("*.png"))
+    return list(dict.fromkeys(re.sub(r"_\d+$", "_*", stem) for stem in stems))

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
@@ -18,6 +19,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 
 from anchorlab.config.settings import check, unknown_choice, unknown_key
 from anchorlab.errors import SettingError
+
+# Hydra 1.3 warns where there is no version_base, and 1.4 where there is one.
+VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
 
 
 def with_values(config: DictConfig, overrides: Iterable[Override], known: Sequence[str] = ()) -> DictConfig:
@@ -40,7 +44,7 @@ def composed(config_name: str, config_dir: Path, overrides: tuple[str, ...], kno
     """Hydra's, which takes it half a second: the values of a sweep share those of their group choices."""
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(config_dir), version_base="1.3"):
+        with initialize_config_dir(str(config_dir), **VERSION_BASE):
             return compose(config_name, overrides=list(overrides))
     except MissingConfigException as error:
         raise SettingError(_missing_choice(str(error), error.missing_cfg_file, error.options)) from error
@@ -48,9 +52,14 @@ def composed(config_name: str, config_dir: Path, overrides: tuple[str, ...], kno
         raise SettingError(_reason(error, known)) from error
 
 
-def to_plain(config: DictConfig, known: Sequence[str] = (), complete: bool = True) -> dict[str, Any]:
+def to_plain(
+    config: DictConfig, known: Sequence[str] = (), complete: bool = True, resolve: bool | None = None
+) -> dict[str, Any]:
+    """Plain containers; `complete`: every setting has a value. `resolve`: references too, None: where complete."""
     try:
-        plain = OmegaConf.to_container(config, resolve=complete, throw_on_missing=complete)
+        plain = OmegaConf.to_container(
+            config, resolve=complete if resolve is None else resolve, throw_on_missing=complete
+        )
     except OmegaConfBaseException as error:
         raise SettingError(_reason(error, known)) from error
     assert isinstance(plain, dict)

@@ -61,11 +61,12 @@ def config_hash(config: dict[str, Any]) -> str:
 
 def settings_that_count(config: dict[str, Any]) -> dict[str, Any]:
     """The leaves of a resolved config that change the result, by dotted key, as `config_hash` compares them."""
-    watching, new = _watching(config), _new_defaults(config)
+    left_out = _new_defaults(config) | _derived(config)
+    watching = _watching(config)
     return {
         key: _folder_name(value) if _within(key, FOLDER_KEYS) else _plain_number(value)
         for key, value in _leaves(with_old_names(config))
-        if changes_result(key) and not _within(key, watching) and key not in new
+        if changes_result(key) and not _within(key, watching) and key not in left_out
     }
 
 
@@ -98,6 +99,15 @@ def _new_defaults(config: dict[str, Any]) -> set[str]:
         for place, node in _built(with_current_names(config))
         for name, value in node.items()
         if f"{place}.{name}" not in _first_keys() and _says_nothing(node["_target_"], name, value)
+    }
+
+
+def _derived(config: dict[str, Any]) -> set[str]:
+    """Settings that a class says it finds from others (`derived`): those count already."""
+    return {
+        f"{place}.{name}"
+        for place, node in _built(with_current_names(config))
+        for name in declared.attribute(node["_target_"], "derived") or ()
     }
 
 

@@ -16,18 +16,16 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
 
 import cv2
 import numpy as np
 from filelock import AcquireReturnProxy, FileLock, Timeout
-from rich.console import Console
-from rich.progress import track
 
+from anchorlab.console import tracked
 from anchorlab.data.decode import read_resized
 from anchorlab.data.resize import target_size
 from anchorlab.data.sample import DataError, Problem, Record
@@ -38,8 +36,6 @@ VERSION = 1
 GIB = 2**30
 PIXELS, PROBLEMS = "pixels.bin", "problems.json"
 DRAFT = ".draft-"
-
-T = TypeVar("T")
 
 
 class PixelCache:
@@ -179,7 +175,7 @@ def _fill(
         with (draft / PIXELS).open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
             _reserve(file.fileno(), max(1, starts[-1]))  # no empty file can be mapped
             write = partial(_write, file.fileno(), short=short, long=long)
-            reasons = _tracked(pool.map(write, records, starts), len(records))
+            reasons = tracked(pool.map(write, records, starts), "caching images", len(records))
             problems = {row: reason for row, reason in enumerate(reasons) if reason is not None}
             os.fsync(file.fileno())
         (draft / PROBLEMS).write_text(json.dumps(problems), encoding="utf-8")
@@ -206,10 +202,3 @@ def _write(file: int, record: Record, start: int, *, short: int | None, long: in
     if os.pwrite(file, image.data, start) != image.nbytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return None
-
-
-def _tracked(steps: Iterator[T], count: int) -> Iterable[T]:
-    """The steps, with a bar where somebody watches."""
-    console = Console(stderr=True)
-    note = f"Caching {count:,} images"
-    return track(steps, note, count, console=console, transient=True, disable=not console.is_terminal)

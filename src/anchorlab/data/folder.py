@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from anchorlab.console import bar
 from anchorlab.data.checks import Checker, Entry
 from anchorlab.data.headers import Header, ImageRules, pillow_without_limit, read_header
 from anchorlab.data.layout import Categories, Difficult, Found, Part, Source, Template, recognise, recognise_at
@@ -124,7 +124,8 @@ class FolderReader:
     def _records(self, entries: Iterator[Entry], source: Source, part: Part) -> list[Record]:
         records: list[Record] = []
         checker = source.checker
-        with ThreadPoolExecutor(THREADS) as pool, pillow_without_limit(), _Bar(part.images) as bar:
+        with ThreadPoolExecutor(THREADS) as pool, pillow_without_limit(), bar(Console(stderr=True)) as shown:
+            task = shown.add_task("reading image headers", total=part.images)
             for group in _groups(entries, AT_ONCE):
                 new = [entry for entry in group if checker.is_new(entry)]
                 for entry, header in zip(new, pool.map(self._header, new), strict=True):
@@ -133,7 +134,7 @@ class FolderReader:
                         records += [] if record is None else [record]
                     else:
                         checker.note(entry.path, f"image {entry.image_id}", str(header))
-                bar.advance(len(group))
+                shown.advance(task, len(group))
         return records
 
     def _header(self, entry: Entry) -> Header | OSError:
@@ -200,26 +201,6 @@ class TemplateReader(FolderReader):
                 "to where they are, or both to null to have them found"
             )
         return found
-
-
-class _Bar:
-    """A bar of what has been read, on a terminal and for very many images only."""
-
-    def __init__(self, total: int | None):
-        console = Console(stderr=True)
-        columns = (TextColumn("Reading image headers"), BarColumn(), MofNCompleteColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._bar.add_task("", total=total)
-
-    def __enter__(self) -> "_Bar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def advance(self, count: int) -> None:
-        self._bar.advance(self._task, count)
 
 
 def _groups(items: Iterator[T], size: int) -> Iterator[list[T]]:

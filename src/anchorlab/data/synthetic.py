@@ -22,9 +22,8 @@ from typing import Annotated, Any
 import cv2
 import numpy as np
 from annotated_types import Ge, Len, Lt, MinLen
-from rich.console import Console
-from rich.progress import track
 
+from anchorlab.console import tracked
 from anchorlab.data import painting
 from anchorlab.data.coco import CocoReader
 from anchorlab.data.headers import ImageRules
@@ -185,9 +184,7 @@ class SyntheticReader:
         (folder / split).mkdir()
         coco = _empty_coco(self.recipe)
         indices = range(self.num_images[split])
-        note = f"Drawing {len(indices)} synthetic images ({split})"
-        console = Console(stderr=True)
-        for index in track(indices, note, console=console, transient=True, disable=not console.is_terminal):
+        for index in tracked(indices, f"drawing images ({split})", len(indices)):
             scene = draw_image(self.recipe, np.random.default_rng([self.seed, number, index]))
             name = f"{split}/{index:06d}.jpg"
             _write_jpeg(folder / name, scene.image)

@@ -13,6 +13,7 @@ from anchorlab.rpn.backbones.backbones import TimmFPN as TimmFPN
 from anchorlab.rpn.backbones.backbones import Tiny as Tiny
 from anchorlab.rpn.cascade import AnchorRefinement as AnchorRefinement
 from anchorlab.rpn.coders import DeltaCoder as DeltaCoder
+from anchorlab.rpn.coders import FittedDeltaCoder as FittedDeltaCoder
 from anchorlab.rpn.heads import RPNHead as RPNHead
 from anchorlab.rpn.losses.box import CIoULoss as CIoULoss
 from anchorlab.rpn.losses.box import DIoULoss as DIoULoss

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from anchorlab import notebook
 from anchorlab.rpn.anchor_iou import Lattice, LevelGrid, Overlaps
 from anchorlab.rpn.shapes import (
     check_k,
@@ -136,6 +137,13 @@ class AnchorGrid:
             "ratio_span": (ratio.max() / ratio.min()).item(),
         }
         return {"k": max(self.num_anchors)} | {name: float(f"{value:.6g}") for name, value in values.items()}
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [stride, len(shape), ", ".join(f"{width:.0f} x {height:.0f}" for width, height in shape.tolist())]
+            for stride, shape in zip(self.strides, self.shapes, strict=True)
+        ]
+        return notebook.table(["stride", "k", "width x height, px"], rows)
 
     def __call__(
         self,

@@ -80,14 +80,17 @@ class FolderLock:
         self.path = folder / ".run.lock"
         self._file: int | None = None
 
-    def acquire(self) -> bool:
-        """Whether the folder is now ours; True where the system knows no such locks."""
+    def acquire(self, shared: bool = False) -> bool:
+        """Whether the folder is now ours; True where the system knows no such locks.
+
+        shared: with others who ask so, each for a part of its own, and with nobody who does not.
+        """
         if fcntl is None or self._file is not None:
             return True
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             os.close(file)
             return error.errno not in (errno.EACCES, errno.EAGAIN)  # others: a file system without locks

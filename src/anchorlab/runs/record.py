@@ -16,6 +16,7 @@ writes: whoever holds the `RunRecord`.
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 from omegaconf import OmegaConf
-from omegaconf._utils import get_yaml_loader
 
 from anchorlab.config.identity import anchor_hash, config_hash
 from anchorlab.config.moved import with_current_names
@@ -107,6 +107,7 @@ class RunRecord:
             "updated": _now(),
             "resumed": before["resumed"] + 1 if "resumed" in before else 0,
             "overrides": before.get("overrides") or list(overrides),
+            "choices": before.get("choices", {}),
             "config_hash": config_hash(dict(config)),
             "command_hash": before.get("command_hash") or command,
             "anchor_hash": None if shapes is None else anchor_hash(list(shapes)),
@@ -232,7 +233,9 @@ class Run:
         try:
             return read_archive(path)
         except Exception as error:  # numpy raises whatever zip, pickle or struct raise
-            raise ValueError(f"{path} cannot be read ({error}): delete it and evaluate the run again") from error
+            raise ValueError(
+                f"{path} cannot be read ({error}): score the network again, evaluate.py run={self.folder}"
+            ) from error
 
 
 def read_run(folder: str | Path) -> Run:
@@ -294,11 +297,17 @@ _FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML may come
 
 
 class _Loader(_FASTEST):
-    """OmegaConf's reading of numbers (1e-4 is one) without its interpolations, fifteen times as fast: pages read
-    hundreds of configs."""
+    """OmegaConf's reading of numbers (1e-4 is one) and dates (they are text) without its interpolations, fifteen times
+    as fast: pages read hundreds of configs."""
 
 
-_Loader.yaml_implicit_resolvers = get_yaml_loader().yaml_implicit_resolvers
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in _FASTEST.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*\.?[\d_]*[eE][-+]?\d+$"), list("-+0123456789.")
+)
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Jobs of a sweep: each starts `train.py` anew, so that a crash ends one job and DDP replays the right command.
+"""Jobs of a sweep: each starts the train command anew, so that a crash ends one job and DDP replays the right command.
 
 The launcher, whichever it is, calls `run_job` for each job; what became of it is read from the job's folder.
 """
@@ -19,7 +19,7 @@ from typing import IO, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from anchorlab.console import SWEEP_JOB
+from anchorlab.console import SWEEP_JOB, duration
 from anchorlab.runs.record import RunRecord
 from anchorlab.sweeps.describe import Facts
 from anchorlab.sweeps.folder import SweepFolder, held_by_job
@@ -52,12 +52,17 @@ class Job:
 
 
 SWEEP_PID = "ANCHORLAB_SWEEP_PID"
+SWEEP_ORDER = "ANCHORLAB_SWEEP_ORDER"
+"""In the environment of the launcher: the numbers of the jobs it was handed, in their order."""
 LOG = "log.txt"
 PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 60
 
+HYDRAS_ADVICE = b"Set the environment variable HYDRA_FULL_ERROR"
+"""How Hydra's last line begins, behind the traceback of any error: it says nothing of the reason."""
+
 # Lightning would take the launcher's one Slurm task for the job's processes, which the job starts itself.
-NOT_THE_JOBS = ("HYDRA_", "SLURM_NTASKS", SWEEP_PID)
+NOT_THE_JOBS = ("HYDRA_", "SLURM_NTASKS", SWEEP_PID, SWEEP_ORDER)
 
 
 @dataclass(frozen=True)
@@ -93,14 +98,14 @@ def outcome(folder: Path) -> Outcome:
     return Outcome(record.get("status", "running"), record.get("reason"), metrics)
 
 
-def run_job(config: DictConfig, script: Path) -> None:
+def run_job(config: DictConfig, start: Sequence[str]) -> None:
     """Run this job's command line in its own process and folder, from its checkpoint where it has one.
 
     A failing job is recorded and raises nothing: the others go on. Under launchers that run several at once, its
     output goes to log.txt in its folder.
 
     Args:
-        script: train.py; a launcher's worker does not know which script the sweep was started with.
+        start: what starts `train` behind the interpreter; a launcher's worker does not know how the sweep was started.
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir).absolute()
@@ -109,10 +114,11 @@ def run_job(config: DictConfig, script: Path) -> None:
         before = outcome(folder)
         if before.status == "finished":
             return
-        command = [sys.executable, str(script), *_arguments(config, hydra, folder)]
+        command = [sys.executable, *start, *_more_choices(hydra), *_arguments(config, hydra, folder)]
         live = is_serial(hydra.launcher)
-        print(f"\n{title}" if live else f"{title}: started", flush=True)
-        code, last_line = _run(command, Path(hydra.runtime.cwd), lock, None if live else folder / LOG)
+        place, left = place_and_time_left(folder)
+        print(f"\n{', '.join(filter(None, [title, place, left]))}" if live else f"{title}: started", flush=True)
+        code, last_line = _run(command, Path(hydra.runtime.cwd), lock, None if live else folder / LOG, place)
         if code != 0:
             _note_failure(folder, config, hydra.overrides.task, _reason(code, last_line))
         after = outcome(folder)
@@ -122,6 +128,12 @@ def run_job(config: DictConfig, script: Path) -> None:
 def _title(sweep: Path, folder: Path) -> str:
     points = {str(job["number"]): job["point"] for job in SweepFolder(sweep).jobs}
     return f"job {folder.name} ({' '.join(points.get(folder.name, [])) or 'as it is'})"
+
+
+def _more_choices(hydra: Any) -> list[str]:
+    """The option of the sweep's command line that adds a folder of choices."""
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    return ["--config-dir", folders[0]] if folders else []
 
 
 def _arguments(config: DictConfig, hydra: Any, folder: Path) -> list[str]:
@@ -146,10 +158,40 @@ def _threads(config: DictConfig, launcher: Mapping[str, Any]) -> list[str]:
     return [] if share is None or config.trainer.threads != "auto" else [f"trainer.threads={share}"]
 
 
-def _run(command: Sequence[str], cwd: Path, lock: int, log: Path | None) -> tuple[int, str]:
+def place_and_time_left(folder: Path) -> tuple[str, str]:
+    """`3 of 12` and `about 20 min left for these`, of the jobs that were handed to the launcher with this one.
+
+    The time is the one the sweep's table gave them, put right by what finished jobs took of theirs; "" where nothing
+    is known.
+    """
+    order = os.environ.get(SWEEP_ORDER, "").split(",")
+    if folder.name not in order:
+        return "", ""
+    at = order.index(folder.name)
+    guesses = {str(job["number"]): (job.get("facts") or {}).get("seconds") for job in SweepFolder(folder.parent).jobs}
+    took = {number: seconds for number in guesses if (seconds := _seconds(folder.parent / number))}
+    known = [(seconds, guess) for number, seconds in took.items() if (guess := guesses[number])]
+    pace = sum(seconds for seconds, _ in known) / sum(guess for _, guess in known) if known else 1.0
+    usual = sum(took.values()) / len(took) if took else None
+    left = [pace * guess if (guess := guesses.get(number)) else usual for number in order[at:]]
+    seconds = [guess for guess in left if guess is not None]
+    place = f"{at + 1} of {len(order)}"
+    return place, f"about {duration(sum(seconds))} left" if len(seconds) == len(left) else ""
+
+
+def _seconds(folder: Path) -> float | None:
+    """What a finished job's training took."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record.get("timings", {}).get("fit_s") if record.get("status") == "finished" else None
+
+
+def _run(command: Sequence[str], cwd: Path, lock: int, log: Path | None, place: str) -> tuple[int, str]:
     """Exit code and last line of standard error, which is shown or logged as it comes."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(NOT_THE_JOBS)}
-    environment[SWEEP_JOB] = "1"
+    environment[SWEEP_JOB] = place or "1"
     output = None if log is None else log.open("ab")
     last: deque[str] = deque(maxlen=1)
     process = subprocess.Popen(
@@ -199,7 +241,7 @@ def _pass_on(source: IO[bytes], target: IO[bytes], last: deque[str]) -> None:
     for line in source:
         target.write(line)
         target.flush()
-        if line.strip():
+        if line.strip() and not line.startswith(HYDRAS_ADVICE):
             last.append(line.decode(errors="replace").strip())
 
 

@@ -24,10 +24,10 @@ from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.runs import environment
 from anchorlab.runs.files import write_whole
 from anchorlab.runs.record import RunRecord
-from anchorlab.sweeps import tables
+from anchorlab.sweeps import tables, upload
 from anchorlab.sweeps.describe import Facts, describe
 from anchorlab.sweeps.folder import SweepFolder, hold
-from anchorlab.sweeps.jobs import SWEEP_PID, Job, Outcome, outcome, queues, side_by_side
+from anchorlab.sweeps.jobs import SWEEP_ORDER, SWEEP_PID, Job, Outcome, outcome, queues, side_by_side
 from anchorlab.sweeps.space import Point, Space, read_space
 from anchorlab.sweeps.strategy import Strategy
 
@@ -95,6 +95,8 @@ class RunningSweep:
             console().print(f"going on with {path}", soft_wrap=True)
             if earlier != commit:
                 console().print(f"its finished jobs were trained by commit {earlier}, this is {commit}")
+        if line := upload.state(self._config.logger):
+            console().print(line, markup=False, soft_wrap=True)
         self.folder.start([*arguments, *self._config.hydra.overrides.hydra], commit)
         write_whole(path / "multirun.yaml", OmegaConf.to_yaml(self._config).encode())
         os.environ[SWEEP_PID] = str(os.getpid())
@@ -140,6 +142,7 @@ class RunningSweep:
         """Run those of `jobs` that run and are not finished, in order, with `more` overrides; wait for their end."""
         waiting = [job for job in jobs if job.runs and self.outcome(job).status != "finished"]
         launcher = self._config.hydra.launcher
+        os.environ[SWEEP_ORDER] = ",".join(str(job.number) for job in waiting)
         size = self.strategy.at_once or (len(waiting) if queues(launcher) else side_by_side(launcher)) or 1
         for start in range(0, len(waiting), size):
             batch = waiting[start : start + size]
@@ -195,6 +198,8 @@ class RunningSweep:
         console().print(tables.result_table(self.space.axes, jobs, outcomes, self.strategy.monitor, self.folder.path))
         for line in (*self.strategy.summary(self), *tables.result_notes(jobs, outcomes)):
             console().print(line, markup=False, soft_wrap=True)
+        if line := upload.command(self.folder.path):
+            console().print(f"upload all to W&B: {line}", markup=False, soft_wrap=True)
         failed = [job for job, end in zip(jobs, outcomes, strict=True) if end.status not in ("finished", "paused")]
         self.folder.content["status"] = "failed" if any(job.runs for job in failed) else "finished"
         self.folder.write()

@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
+from anchorlab.console import Column, TextTable, duration
 from anchorlab.sweeps.jobs import Job, Outcome
 from anchorlab.sweeps.space import Axis
 
@@ -21,21 +19,21 @@ STATES = {
 METRICS = {"recall@100": "recall_100", "AR@100": "AR_100", "AR@1000": "AR_1000"}
 
 
-def plan_table(axes: Sequence[Axis], jobs: Sequence[Job], states: Mapping[int, str], sweep: Path) -> Table:
+def plan_table(axes: Sequence[Axis], jobs: Sequence[Job], states: Mapping[int, str], sweep: Path) -> TextTable:
     """A row for every combination, also those that will not run.
 
     Args:
         states: number -> the job's status now; of jobs without a number, which may run, nothing is said.
     """
-    table = _table(axes, jobs, sweep, "anchors per image", "head parameters", "coverage", "time")
-    table.add_column("", overflow="fold")
+    numbers = [Column("anchors\nper image", spare=2), Column("head\nparameters", spare=3)]
+    table = _table(axes, jobs, sweep, *numbers, Column("coverage", spare=1), Column("time"), Column("", True, True))
     for job in jobs:
         facts = job.facts
         numbers = (facts.anchors_per_image, facts.head_parameters, facts.coverage) if facts else (None,) * 3
         status = "none" if job.number is None else states[job.number]
         left = facts.seconds if facts and job.runs and status != "finished" else None
         state = job.left_out or ("impossible" if job.impossible else "" if job.number is None else STATES[status])
-        table.add_row(*_start(job), *map(_cell, numbers), duration(left), state)
+        table.add(*_start(job), *map(_cell, numbers), duration(left), state)
     return table
 
 
@@ -64,31 +62,22 @@ def impossible_notes(jobs: Sequence[Job]) -> list[str]:
     )
 
 
-def duration(seconds: float | None) -> str:
-    """ "40 s", "12 min", "3 h 05 min"; a dash for None."""
-    if seconds is None:
-        return "-"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
-
-
 def result_table(
     axes: Sequence[Axis], jobs: Sequence[Job], outcomes: Sequence[Outcome], monitor: str, sweep: Path
-) -> Table:
+) -> TextTable:
     """A row a job: its anchors, the metrics of its last validation, how it ended; the best in `monitor` of those
     finished is marked."""
     best = best_job(jobs, outcomes, monitor)
     metrics = METRICS if monitor in METRICS.values() else {**METRICS, monitor: monitor}
-    table = _table(axes, jobs, sweep, "anchors per image", "coverage", *metrics)
-    table.add_column("status", overflow="fold")
+    numbers = [Column("anchors\nper image", spare=3), Column("coverage", spare=2)]
+    reached = [Column(name, spare=int(key != monitor)) for name, key in metrics.items()]
+    table = _table(axes, jobs, sweep, *numbers, *reached, Column("status", left=True, wraps=True))
     for job, end in zip(jobs, outcomes, strict=True):
         facts = job.facts
         numbers = (facts.anchors_per_image, facts.coverage) if facts else (None, None)
-        reached = (end.metrics.get(name) for name in metrics.values())
+        values = (end.metrics.get(name) for name in metrics.values())
         status = "best" if job is best else _status(end)
-        table.add_row(*_start(job), *map(_cell, (*numbers, *reached)), status, style="bold" if job is best else None)
+        table.add(*_start(job), *map(_cell, (*numbers, *values)), status, bold=job is best)
     return table
 
 
@@ -131,19 +120,16 @@ def _status(end: Outcome) -> str:
     return {"none": "not started", "running": "broke off"}.get(end.status, end.status)
 
 
-def _table(axes: Sequence[Axis], jobs: Sequence[Job], sweep: Path, *numbers: str) -> Table:
-    """Job, a column for each axis under the last part of its key, k, and the columns `numbers`."""
+def _table(axes: Sequence[Axis], jobs: Sequence[Job], sweep: Path, *more: Column) -> TextTable:
+    """Job, a column for each axis under the last part of its key, k, and `more`."""
     count = sum(job.number is not None for job in jobs)
     what = f"{count} job{'s' * (count != 1)}" if count else f"{len(jobs)} configurations"
     title = what + (f" in {sweep}" if sweep.is_dir() else "")
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     names = [axis.key.rpartition(".")[2] for axis in axes]
     clear = [
         name if names.count(name) == 1 and name != "k" else axis.key for name, axis in zip(names, axes, strict=True)
     ]
-    for name in ("job", *clear, "k", *numbers):
-        table.add_column(name, justify="left" if name in clear else "right", overflow="fold")
-    return table
+    return TextTable([Column("job"), *(Column(name, left=True) for name in clear), Column("k"), *more], title)
 
 
 def _start(job: Job) -> list[str]:

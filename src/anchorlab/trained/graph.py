@@ -1,14 +1,16 @@
 """Graph of a network, image in and proposals out, for any image size: what torch.export and ONNX can express.
 
-It computes what `RegionProposalNetwork.propose` does on one image, padded as in training. Only what depends on the
-image's size in a way that a graph cannot follow is done otherwise: anchors are made of the maps' sizes, the top n of a
-level is taken of its anchors and n more that lose, and what is dropped stays, with a score that loses, until the end.
+It computes what `RegionProposalNetwork.propose` does on images of one size, padded as in training. Only what depends on
+the image's size in a way that a graph cannot follow is done otherwise: anchors are made of the maps' sizes, the top n
+of a level is taken of its anchors and n more that lose, and what is dropped stays, with a score that loses, to the end.
 
-H, W the image | h, w a level's grid | k its anchors per location | n = pre_nms_top_n | L levels | P proposals
+B images, H, W their size | h, w a level's grid | k its anchors per location | n = pre_nms_top_n | P proposals
+Q rows of an image, proposals and what was dropped
 """
 
 import copy
 import warnings
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -18,6 +20,7 @@ from torch.nn import functional as F
 
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
+from anchorlab.rpn.heads import HeadOutput
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.trained.graph_selection import DROPPED, EXPRESSIBLE, GraphSelection, clipped
@@ -33,10 +36,14 @@ GRAPH = "An exported graph"
 class Graph(nn.Module):
     """image (1, 3, H, W) uint8 RGB, at the network's size -> boxes (P, 4) in its pixels, scores (P,), best first.
 
+    With `batch` B > 1: image (B, 3, H, W) -> boxes (B, Q, 4), scores (B, Q), num (B,): of each image the first num
+    rows, and zeros behind them.
+
     Args:
         network: a plain one, with plain or tiered NMS, with or without voting.
         pad_to: sides are padded to multiples of this, with zeros after normalisation, as in training: what a padding
             convolution computes near the border depends on it.
+        batch: B.
 
     Raises:
         SettingError: a part that no graph can express.
@@ -45,10 +52,10 @@ class Graph(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: RegionProposalNetwork, pad_to: int = 1) -> None:
+    def __init__(self, network: RegionProposalNetwork, pad_to: int = 1, batch: int = 1) -> None:
         super().__init__()
         require_expressible(network)
-        self.pad_to = pad_to
+        self.pad_to, self.batch = pad_to, batch
         self.backbone = _with_symbolic_padding(copy.deepcopy(network.backbone)).eval()
         self.head = copy.deepcopy(network.head).eval()
         self.coder, self.selector = network.coder, network.selector
@@ -59,23 +66,33 @@ class Graph(nn.Module):
         self.register_buffer("mean", torch.tensor(network.backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(network.backbone.std).view(3, 1, 1), persistent=False)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         torch.ops.aten._assert_tensor_metadata(image, dtype=torch.uint8)  # 0..1 as float would look like black
         height, width = image.shape[-2:]
         padded = self._padded((image / 255 - self.mean) / self.std)
-        features = self.backbone(padded)
+        maps = self.head(self.backbone(padded))
+        per_level = [anchors(level[1], padded) for level, anchors in zip(maps, self.anchors, strict=True)]
+        found = [self._proposals(maps, per_level, row, height, width) for row in range(self.batch)]
+        if self.batch > 1:
+            boxes, scores = (torch.stack(part) for part in zip(*found, strict=True))
+            there = scores > DROPPED
+            return boxes.where(there[:, :, None], 0.0), scores.where(there, 0.0), there.sum(dim=1)
+        boxes, scores = found[0]
+        wanted = (scores > DROPPED).nonzero().squeeze(1)
+        return boxes[wanted], scores[wanted]
+
+    def _proposals(
+        self, maps: Sequence[HeadOutput], anchors: Sequence[Tensor], row: int, height: int, width: int
+    ) -> tuple[Tensor, Tensor]:
+        """Of one image: boxes (Q, 4) and scores (Q,), best first, `DROPPED` behind the last proposal."""
         boxes, scores = [], []
-        for level, (maps, anchors) in enumerate(zip(self.head(features), self.anchors, strict=True)):
-            logits = self.head.logits(maps[0])[0].permute(1, 2, 0).reshape(-1)  # (k, h, w) -> (h * w * k,)
-            deltas = maps[1][0].permute(1, 2, 0).reshape(-1, 4)
-            found = self._candidates(
-                self.selector.of_level(level), logits, deltas, anchors(maps[1], padded), height, width
-            )
+        for level, (output, own) in enumerate(zip(maps, anchors, strict=True)):
+            logits = self.head.logits(output.scores)[row].permute(1, 2, 0).reshape(-1)  # (k, h, w) -> (h * w * k,)
+            deltas = output.deltas[row].permute(1, 2, 0).reshape(-1, 4)
+            found = self._candidates(self.selector.of_level(level), logits, deltas, own, height, width)
             boxes.append(found[0])
             scores.append(found[1])
-        found, ranked = self.selection(boxes, scores, height, width)
-        wanted = (ranked > DROPPED).nonzero().squeeze(1)
-        return found[wanted], ranked[wanted]
+        return self.selection(boxes, scores, height, width)
 
     def _padded(self, image: Tensor) -> Tensor:
         height, width = ((side + self.pad_to - 1) // self.pad_to * self.pad_to for side in image.shape[-2:])
@@ -130,14 +147,14 @@ def smallest_side(network: RegionProposalNetwork) -> int:
 
 
 @torch.no_grad()
-def exported_program(network: RegionProposalNetwork, pad_to: int = 1) -> torch.export.ExportedProgram:
-    """The graph for images of any height and width from `smallest_side` to `LARGEST`.
+def exported_program(network: RegionProposalNetwork, pad_to: int = 1, batch: int = 1) -> torch.export.ExportedProgram:
+    """The graph for `batch` images of any height and width from `smallest_side` to `LARGEST`.
 
     Raises:
         SettingError: a part that no graph can express.
     """
-    graph = Graph(network, pad_to).eval()
-    example = torch.zeros(1, 3, 232, 328, dtype=torch.uint8)
+    graph = Graph(network, pad_to, batch).eval()
+    example = torch.zeros(batch, 3, 232, 328, dtype=torch.uint8)
     sides = {
         2: torch.export.Dim("height", min=smallest_side(network), max=LARGEST),
         3: torch.export.Dim("width", min=smallest_side(network), max=LARGEST),

@@ -5,7 +5,7 @@ H, W height and width of an image.
 
 import glob
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from anchorlab.data.batch import Batch, Item, collate, target_of
 from anchorlab.data.coco import CocoReader
 from anchorlab.data.decode import read_sample
-from anchorlab.data.headers import is_image, read_header
+from anchorlab.data.headers import ImageRules, is_image, read_header
+from anchorlab.data.resize import padded_size
 from anchorlab.data.sample import DataError, Problem, Record
 from anchorlab.data.text import read_lines
 from anchorlab.errors import SettingError
@@ -23,12 +24,16 @@ from anchorlab.errors import SettingError
 
 @dataclass(frozen=True)
 class Listed:
-    """The images of a command. `known`: those of COCO's JSON with their boxes, by row; others are only names."""
+    """The images of a command. `known`: those of COCO's JSON with their boxes, by row; others are only names.
+
+    megapixels: larger images are refused.
+    """
 
     paths: list[Path]
     ids: list[int | str]
     known: dict[int, Record]
     problems: list[Problem]
+    megapixels: float = ImageRules.megapixels
 
     def record(self, row: int) -> Record:
         """The image of a row; its header is read here where nobody has yet. DataError where it cannot be."""
@@ -36,9 +41,9 @@ class Listed:
             return self.known[row]
         path, name = self.paths[row], self.ids[row]
         try:
-            header = read_header(path)
+            header = read_header(path, self.megapixels)
         except OSError as error:
-            raise DataError.of(Problem(path, f"image {name}", str(error))) from None
+            raise DataError.of(_as_told_here(Problem(path, f"image {name}", str(error)))) from None
         nothing = np.zeros(0)
         return Record(
             image_id=name,
@@ -53,15 +58,17 @@ class Listed:
         )
 
 
-def list_images(source: str | Sequence[str], folder: str | None = None) -> Listed:
+def list_images(
+    source: str | Sequence[str], folder: str | None = None, megapixels: float = ImageRules.megapixels
+) -> Listed:
     """Every image of the sources, each path once, in the order given and by name within a folder or glob.
 
-    Ids are COCO's numbers, else the path below the folder that was named.
+    Ids are COCO's own; else the path below the folder that was named, the line of a list, or the file's name.
 
     Raises:
         SettingError: a source that does not exist or names no image; names in two folders that are the same.
     """
-    listed = Listed([], [], {}, [])
+    listed = Listed([], [], {}, [], megapixels)
     seen: set[Path] = set()
     for entry in [source] if isinstance(source, str) else source:
         before = len(listed.paths)
@@ -83,39 +90,48 @@ def list_images(source: str | Sequence[str], folder: str | None = None) -> Liste
 
 @dataclass(frozen=True)
 class Parcel:
-    """Some rows: those that could be read as a batch (None: none of them), and why not of the others."""
+    """Some rows: those that could be read, as batches of images of one padded size, and why not of the others."""
 
     rows: list[int]
-    batch: Batch | None
+    batches: list[Batch]
     problems: list[Problem] = field(default_factory=list)
 
 
 def parcels(
     listed: Listed,
-    rows: Sequence[int],
+    groups: Sequence[Sequence[int]],
     resize: tuple[int | None, int | None],
     pad_to: int,
     batch_size: int,
     workers: int,
 ) -> Iterable[Parcel]:
-    """The rows in order, in parcels of `batch_size`, read by `workers` processes: never more in memory than a few."""
-    groups = [list(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
-    return DataLoader(_Desk(listed, resize, pad_to), batch_sampler=groups, num_workers=workers, collate_fn=_as_it_is)
+    """The groups of rows in order, read by `workers` processes: never more in memory than a few.
+
+    Only images that are padded to the same size share a batch of at most `batch_size`: padding that another image made
+    necessary would change proposals by fractions of a pixel.
+    """
+    desk = _Desk(listed, resize, pad_to, batch_size)
+    return DataLoader(desk, batch_sampler=[list(rows) for rows in groups], num_workers=workers, collate_fn=_as_it_is)
 
 
 class _Desk(Dataset[Parcel]):
-    def __init__(self, listed: Listed, resize: tuple[int | None, int | None], pad_to: int) -> None:
-        self.listed, self.resize, self.pad_to = listed, resize, pad_to
+    def __init__(self, listed: Listed, resize: tuple[int | None, int | None], pad_to: int, batch_size: int) -> None:
+        self.listed, self.resize, self.pad_to, self.batch_size = listed, resize, pad_to, batch_size
 
     def __getitems__(self, rows: Sequence[int]) -> Parcel:
-        items: list[Item] = []
+        by_size: dict[tuple[int, int], list[Item]] = {}
         problems: list[Problem] = []
         for row in rows:
             try:
-                items.append(self._item(row))
+                item = self._item(row)
             except DataError as error:
                 problems += error.problems
-        return Parcel(list(rows), collate(items, self.pad_to) if items else None, problems)
+            else:
+                height, width = item.sample.image.shape[:2]
+                by_size.setdefault(padded_size(height, width, self.pad_to), []).append(item)
+        starts = [(items, start) for items in by_size.values() for start in range(0, len(items), self.batch_size)]
+        batches = [collate(items[start : start + self.batch_size], self.pad_to) for items, start in starts]
+        return Parcel(list(rows), batches, problems)
 
     def _item(self, row: int) -> Item:
         record = self.listed.record(row)
@@ -127,12 +143,18 @@ def _add_coco(listed: Listed, file: Path, folder: str | None) -> None:
     if not file.is_file():
         raise SettingError(f"source={file} does not exist")
     reader = CocoReader.of_file(file, Path(folder).expanduser() if folder else None)
+    reader.image_rules = ImageRules(megapixels=listed.megapixels)
     records, problems = reader.read("train")
     for record in records:
         listed.known[len(listed.paths)] = record
         listed.paths.append(record.path)
         listed.ids.append(record.image_id)
-    listed.problems.extend(problem for problem in problems if not problem.harmless)
+    listed.problems.extend(_as_told_here(problem) for problem in problems if not problem.harmless)
+
+
+def _as_told_here(problem: Problem) -> Problem:
+    """The limit on pixels is a key of the group data in a training, and one of the command's own here."""
+    return replace(problem, message=problem.message.replace("data.megapixels=", "megapixels="))
 
 
 def _files(place: Path, folder: str | None) -> list[tuple[Path, str]]:

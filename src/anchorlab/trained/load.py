@@ -17,6 +17,7 @@ from torch import Tensor
 
 from anchorlab.build import NETWORK_GROUPS, build_network, without_weights
 from anchorlab.config.moved import with_current_names
+from anchorlab.data.headers import ImageRules
 from anchorlab.errors import SettingError
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import Run, read_run
@@ -72,6 +73,11 @@ class Trained:
     def pad_to(self) -> int:
         """The sides of the network's input are multiples of this, in training and ever after."""
         return self.config["data"].get("pad_to", 1)
+
+    @property
+    def megapixels(self) -> float:
+        """`data.megapixels`: larger images were refused."""
+        return self.config["data"].get("megapixels", ImageRules.megapixels)
 
 
 def load_asked_for(config: Mapping[str, Any], source: str | Path | None = None) -> Trained:
@@ -139,7 +145,7 @@ def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def check_classes(settings: Any, file: Path, allow: Sequence[str] = ()) -> None:
     """Raise SettingError where settings from `file` name anything but classes of this package and of `allow`."""
     packages = {"anchorlab", *allow}
-    for name in _targets(settings):
+    for name in targets(settings):
         known = isinstance(name, str) and name.partition(".")[0] in packages
         thing = get_object(name) if known else None
         # A name may begin with ours and still lead elsewhere: a.module.it_imports.run
@@ -218,12 +224,13 @@ def _sources(place: Path) -> Iterator[Path]:
             inner.clear()  # what lies in a run's folder belongs to it
 
 
-def _targets(node: Any) -> Iterator[Any]:
+def targets(node: Any) -> Iterator[Any]:
+    """The names of classes in settings, however deep."""
     if isinstance(node, Mapping):
         if node.get("_target_") is not None:
             yield node["_target_"]
         for child in node.values():
-            yield from _targets(child)
+            yield from targets(child)
     elif isinstance(node, (list, tuple)):
         for child in node:
-            yield from _targets(child)
+            yield from targets(child)

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.coders import DeltaCoder
+from anchorlab.rpn.coders import DeltaCoder, FittedDeltaCoder
 from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import ProposalSelector
 
 PLAIN = {
-    "anchors": AnchorGrid,
-    "head": RPNHead,
-    "coder": DeltaCoder,
-    "selector": ProposalSelector,
+    "anchors": (AnchorGrid,),
+    "head": (RPNHead,),
+    "coder": (DeltaCoder, FittedDeltaCoder),
+    "selector": (ProposalSelector,),
 }
 
 
@@ -29,9 +29,7 @@ def require_plain(
         without voting; None: any. instead: the end of the sentence about one that it does not know.
     """
     found = {"network": network} | {name: getattr(network, name) for name in PLAIN}
-    known: dict[str, tuple[type, ...]] = {"network": (RegionProposalNetwork,)} | {
-        name: (kind,) for name, kind in PLAIN.items()
-    }
+    known: dict[str, tuple[type, ...]] = {"network": (RegionProposalNetwork,), **PLAIN}
     if selectors is None:
         del known["selector"]
     elif selectors:

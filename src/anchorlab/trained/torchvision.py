@@ -26,12 +26,12 @@ from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 from anchorlab.rpn.backbones.backbones import Backbone
-from anchorlab.rpn.from_torchvision import start_from
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from anchorlab.trained.load import Trained, load_trained
 from anchorlab.trained.plain import require_plain
+from anchorlab.trained.start import FACTORS, SHAPES, of_detector, start_from
 
 COARSEST_POOLED = 32
 """The stride up to which torchvision's detectors pool their second stage's features."""
@@ -73,7 +73,7 @@ def to_torchvision(
     coder, selector = network.coder, network.selector
     clip = math.inf if coder.clip is None else coder.clip
     rpn: Any = model.rpn
-    rpn.box_coder = BoxCoder(cast(Any, coder.weights), clip)
+    rpn.box_coder = BoxCoder((1.0, 1.0, 1.0, 1.0), clip)  # the head has the coder's weights and means
     rpn.min_size = max(selector.min_size, torch.finfo(torch.float32).tiny)  # empty boxes always go
     return model.eval()
 
@@ -86,15 +86,25 @@ def from_torchvision(
     Args:
         source: the model, whose anchors are read, or its state_dict.
         network: of the same backbone; its k, sizes and ratios may be others. It is changed, and given back.
-        anchors: those of the model; None: the model's own, or torchvision's default where only a state_dict is given.
+        anchors: those of the model; None: the model's own, or, of a state_dict without them, torchvision's default.
 
     Raises:
         ValueError: another backbone, other 3x3 convolutions, unknown anchors.
     """
     if isinstance(source, nn.Module):
-        anchors = anchors_of(source, network.backbone.strides) if anchors is None else anchors
-        source = source.state_dict()
-    return network, start_from(network, source, anchors)
+        source = state_with_anchors(source)
+    return network, start_from(network, of_detector(source, network.backbone.strides, anchors))
+
+
+def state_with_anchors(model: nn.Module) -> dict[str, Tensor]:
+    """The state_dict of a torchvision detector, with its anchors and its coder's factors: what `start` wants to know.
+
+    torch.save(state_with_anchors(model), "detector.pth")  # then: train.py start=detector.pth
+    """
+    rpn = cast(Any, model).rpn
+    shapes = [cell[:, 2:] - cell[:, :2] for cell in rpn.anchor_generator.cell_anchors]
+    anchors = {f"{SHAPES}{level}": shape.contiguous().float() for level, shape in enumerate(shapes)}
+    return {**model.state_dict(), **anchors, FACTORS: torch.tensor(rpn.box_coder.weights, dtype=torch.float32)}
 
 
 class Features(nn.Module):
@@ -127,17 +137,6 @@ class GridAnchors(AnchorGenerator):
         return [boxes for _ in image_list.image_sizes]
 
 
-def anchors_of(model: nn.Module, strides: tuple[int, ...]) -> AnchorGrid:
-    """The anchors of a torchvision detector on levels of these strides."""
-    generator = cast(Any, model).rpn.anchor_generator
-    shapes = [(cell[:, 2:] - cell[:, :2]).tolist() for cell in generator.cell_anchors]
-    if len(shapes) != len(strides):
-        raise ValueError(
-            f"The model has anchors on {len(shapes)} levels, this network has {len(strides)}: give anchors="
-        )
-    return AnchorGrid(shapes=shapes, strides=strides)
-
-
 def _head(network: RegionProposalNetwork) -> TorchvisionHead:
     """The head with k scores; of 2k softmax scores the differences, which mean the same."""
     ours = network.head
@@ -158,7 +157,8 @@ def _head(network: RegionProposalNetwork) -> TorchvisionHead:
     if ours.objectness == "softmax":
         folded = {kind: tensor[1::2] - tensor[0::2] for kind, tensor in folded.items()}
     state = {f"cls_logits.{kind}": tensor for kind, tensor in folded.items()}
-    state |= {f"bbox_pred.{kind}": tensor for kind, tensor in deltas.state_dict().items()}
+    weight, bias = network.coder.plain_layer(deltas.weight.detach(), cast(Tensor, deltas.bias).detach())
+    state |= {"bbox_pred.weight": weight, "bbox_pred.bias": bias}
     for i, conv in enumerate(convs):
         state |= {f"conv.{i}.0.{kind}": tensor for kind, tensor in conv.state_dict().items()}
     head.load_state_dict(state)

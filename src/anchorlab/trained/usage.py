@@ -17,10 +17,11 @@ from anchorlab.errors import SettingError
 FILES = ("model.safetensors", "model.pt2", "model.onnx")
 """What export.py writes that proposes boxes."""
 
-_EXAMPLE = """
+EXAMPLE = """
 
 boxes, scores = propose(cv2.cvtColor(cv2.imread("photo.jpg"), cv2.COLOR_BGR2RGB))
 """
+"""The last lines of every program."""
 
 _ALL = """
 
@@ -51,10 +52,9 @@ import torchvision  # registers the NMS that model.pt2 calls
 model = torch.export.load("model.pt2").module()
 
 
-def run(image):
+def run(images):
     with torch.no_grad():
-        boxes, scores = model(torch.from_numpy(image))
-    return boxes.numpy(), scores.numpy()
+        return [output.numpy() for output in model(torch.from_numpy(images))]
 """
 
 _ONNX = """\
@@ -65,8 +65,8 @@ import onnxruntime
 session = onnxruntime.InferenceSession("model.onnx")
 
 
-def run(image):
-    return session.run(["boxes", "scores"], {"image": image})
+def run(images):
+    return session.run(None, {"image": images})
 """
 
 _RESIZED = """
@@ -77,25 +77,39 @@ def propose(photo):
     size = int(width * scale + 0.5), int(height * scale + 0.5)
     shrunk = max(size[0] / width, size[1] / height) <= 0.5
     image = cv2.resize(photo, size, interpolation=cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR)
-    boxes, scores = run(np.ascontiguousarray(image.transpose(2, 0, 1)[np.newaxis]))
-    return boxes / np.tile(np.divide(size, (width, height)), 2), scores
+    image = np.ascontiguousarray(image.transpose(2, 0, 1)[np.newaxis])
+{run}    return boxes / np.tile(np.divide(size, (width, height)), 2), scores
 """
 
 
-def program(file: str, short: int | None, long: int | None, allow: Sequence[str] = ()) -> str:
+_ONE = """\
+    boxes, scores = run(image)
+"""
+
+_ONE_OF_SEVERAL = """\
+    images = np.repeat(image, {batch}, axis=0)  # the file takes {batch} images of one size at a time
+    boxes, scores, num = run(images)  # {batch} rows each; of image 0 the first num[0] proposals are its own
+    boxes, scores = boxes[0, : num[0]], scores[0, : num[0]]
+"""
+
+
+def program(file: str, short: int | None, long: int | None, allow: Sequence[str] = (), batch: int = 1) -> str:
     """The lines that use one of `FILES` from its folder.
 
     Args:
         short: with `long`, the size of the network's input as `data.resize.target_size` has it.
         allow: as `Proposer`'s.
+        batch: how many images a graph takes at a time.
     """
-    return _function(file, short, long, allow) + _EXAMPLE
+    if file == "model.safetensors":
+        return _SAFETENSORS.format(allow=f", allow={list(allow)}" if allow else "") + EXAMPLE
+    run = _ONE if batch == 1 else _ONE_OF_SEVERAL.format(batch=batch)
+    graph = {"model.pt2": _PT2, "model.onnx": _ONNX}[file]
+    return graph + _RESIZED.format(scale=_scale(short, long), run=run) + EXAMPLE
 
 
-def run_program(
-    file: str, short: int | None, long: int | None, folder: Path, photos: Sequence[Path], allow: Sequence[str] = ()
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Boxes and scores of each photograph, by the lines of `program` in a fresh Python process in `folder`.
+def run_program(program: str, file: Path, photos: Sequence[Path]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Boxes and scores of each photograph, by the lines of a program in a fresh Python process beside its file.
 
     Raises:
         SettingError: the process failed; its last line.
@@ -103,23 +117,17 @@ def run_program(
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch, "found.npz")
         done = subprocess.run(
-            [sys.executable, "-c", _function(file, short, long, allow) + _ALL, str(answer)],
+            [sys.executable, "-c", program.removesuffix(EXAMPLE) + _ALL, str(answer)],
             input=json.dumps([str(photo.resolve()) for photo in photos]),
-            cwd=folder,
+            cwd=file.parent,
             capture_output=True,
             text=True,
         )
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise SettingError(f"{folder / file}, used as MODEL_CARD.md says, failed: {last}")
+            raise SettingError(f"{file}, used as MODEL_CARD.md says, failed: {last}")
         with np.load(answer) as found:
             return [(found[f"boxes_{row}"], found[f"scores_{row}"]) for row in range(len(photos))]
-
-
-def _function(file: str, short: int | None, long: int | None, allow: Sequence[str]) -> str:
-    if file == "model.safetensors":
-        return _SAFETENSORS.format(allow=f", allow={list(allow)}" if allow else "")
-    return {"model.pt2": _PT2, "model.onnx": _ONNX}[file] + _RESIZED.format(scale=_scale(short, long))
 
 
 def _scale(short: int | None, long: int | None) -> str:

@@ -8,6 +8,7 @@ from anchorlab.training.callbacks.progress import ConsoleProgress as ConsoleProg
 from anchorlab.training.callbacks.recorder import Recorder as Recorder
 from anchorlab.training.callbacks.stop_after import StopAfter as StopAfter
 from anchorlab.training.loggers.csv import CSVLogger as CSVLogger
+from anchorlab.training.loggers.mlflow import MLflowLogger as MLflowLogger
 from anchorlab.training.loggers.tensorboard import TensorBoardLogger as TensorBoardLogger
 from anchorlab.training.loggers.wandb import WandbLogger as WandbLogger
 from anchorlab.training.module import RPNModule as RPNModule

@@ -44,7 +44,8 @@ class RPNModule(LightningModule):
     Args:
         network: the network to train.
         optimizer: makes an optimizer of parameters.
-        scheduler: makes a schedule of (optimizer, total_steps); one step of it is one optimizer step.
+        scheduler: makes a schedule of (optimizer, total_steps); one step of it is one optimizer step. None: the
+            optimizer's learning rate throughout.
         seed: of the anchors that are sampled; with the epoch and the image it fixes them.
         channels_last: memory layout of weights and images.
         sampled_only: train on predictions that are computed for sampled anchors alone; the same loss for less.
@@ -55,7 +56,7 @@ class RPNModule(LightningModule):
         self,
         network: RegionProposalNetwork,
         optimizer: Callable[[Iterable[Tensor]], Optimizer],
-        scheduler: Callable[..., LRScheduler],
+        scheduler: Callable[..., LRScheduler] | None = None,
         seed: int = 0,
         channels_last: bool = False,
         sampled_only: bool = True,
@@ -125,6 +126,8 @@ class RPNModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self._make_optimizer([p for p in self.network.parameters() if p.requires_grad])
+        if self._make_schedule is None:
+            return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = self._make_schedule(optimizer, steps if self.max_steps is None else min(steps, self.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,4 +1,4 @@
-"""Checks before training: fits the anchors if the config asks for it, and reports their coverage of the training boxes.
+"""Checks before training: fits anchors and box coder if the config asks for it, and reports the anchors' coverage.
 
 Training boxes alone are looked at; validation boxes choose nothing.
 """
@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from anchorlab.analysis.coverage import Coverage, cover
+from anchorlab.analysis.deltas import means_and_weights
 from anchorlab.analysis.fitting import AnchorFit
 from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
 from anchorlab.build import build, user_errors, without_weights
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError
 from anchorlab.rpn.assigners.max_iou import yardstick
+from anchorlab.rpn.coders import FittedDeltaCoder
 from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.variants import CascadeRPN
 
 ADVICE_BOXES = 2000
 """Enough to name an override that helps: its metric is given without a promise of the third digit."""
@@ -57,6 +60,21 @@ def with_fitted_anchors(config: Mapping[str, Any], data: DataModule) -> dict[str
         data.setup()
         found = fit(truth_of(data, "train", BackboneGrids(backbone)), yardstick(build(config["assigner"], "assigner")))
     return {**config, "anchor": found.group}
+
+
+def fit_coder(config: Mapping[str, Any], data: DataModule, network: RegionProposalNetwork) -> dict[str, Any]:
+    """Fit the network's coder to the training boxes where it is to be fitted and is not yet; the config that says so.
+
+    A cascade's last deltas start from anchors that were moved before: nothing is known of them, nothing is fitted.
+    """
+    coder = network.coder
+    if not isinstance(coder, FittedDeltaCoder) or coder.is_fitted or isinstance(network, CascadeRPN):
+        return dict(config)
+    truth = truth_of(data, "train", BackboneGrids(network.backbone))
+    means, weights = means_and_weights(truth, network.anchors, network.assigner, coder.images)
+    group = {**config["coder"], "means": means, "weights": weights}
+    network.coder = build(group, "coder")
+    return {**config, "coder": group}
 
 
 def look_ahead(config: Mapping[str, Any], data: DataModule, network: RegionProposalNetwork) -> Preflight | None:

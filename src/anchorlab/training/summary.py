@@ -1,21 +1,23 @@
 """Summaries of a run on the console: its plan before training, and its results after."""
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from anchorlab.analysis.ground_truth import feature_grids, input_size
-from anchorlab.console import console
+from anchorlab.console import Column, Facts, TextTable, command, console, of_groups, typed
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import Record
 from anchorlab.metrics.from_ranks import BUDGETS, KINDS, in_table
 from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.runs.record import read_run
 from anchorlab.training.resume import position
 from anchorlab.training.trainer import TrainerSettings
+
+SPARE = {50: 2, 300: 1}
+"""Budgets that a narrow terminal leaves out, the highest number first."""
+STUDIED = ("data", "backbone")
+"""Groups that decide which anchors fit: the boxes, at the network's size, and the strides."""
 
 
 def show_start(
@@ -32,11 +34,11 @@ def show_start(
         ("", f"{data.root}; resized to {_resize_line(data)}, batches of {data.batch_size}{_left_out(data)}"),
         *_anchor_rows(network, size),
         ("backbone", _backbone_line(config["backbone"], network)),
-        ("device", _device_line(settings)),
+        *_device_rows(settings),
         ("budget", _budget_line(settings, data)),
         *notices,
     ]
-    console().print(_grid(rows))
+    console().print(Facts(rows))
     console().print()
 
 
@@ -44,7 +46,7 @@ def show_end(metrics: Mapping[str, float], title: str, rows: Sequence[tuple[str,
     """What came out, where it is, and what to type next."""
     console().print()
     console().print(metrics_table(metrics, title))
-    console().print(_grid(rows))
+    console().print(Facts(rows))
 
 
 def left_out(data: DataModule, folder: Path) -> list[tuple[str, str]]:
@@ -54,47 +56,68 @@ def left_out(data: DataModule, folder: Path) -> list[tuple[str, str]]:
     return [("left out", problems)] if count else []
 
 
-def metrics_table(metrics: Mapping[str, float], title: str) -> Table:
+def metrics_table(metrics: Mapping[str, float], title: str) -> TextTable:
     """Recall and AR at each budget, AR by object size; a dash where no object has that size."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("")
-    for budget in BUDGETS:
-        table.add_column(f"N={budget}", justify="right")
+    budgets = [Column(f"N={budget}", spare=SPARE.get(budget, 0)) for budget in BUDGETS]
+    table = TextTable([Column("", left=True), *budgets], title)
     for name, kind in KINDS.items():
         indent = "" if kind.area == "all" else "  "
-        table.add_row(indent + kind.title, *(in_table(metrics.get(f"{name}_{budget}")) for budget in BUDGETS))
+        table.add(indent + kind.title, *(in_table(metrics.get(f"{name}_{budget}")) for budget in BUDGETS))
     return table
 
 
-def next_steps(folder: Path, notices: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Where things are, and the commands a person wants next."""
-    rows = [
-        ("folder", str(folder)),
-        ("pictures", f"{folder / 'figures'}: anchors, coverage, proposals_epoch_*, recall, funnel, attribution"),
+def next_steps(
+    folder: Path, config: Mapping[str, Any], overrides: Sequence[str], uncovered: bool
+) -> list[tuple[str, str]]:
+    """Commands that go on from the run: with its data and settings, to be pasted.
+
+    Args:
+        overrides: what was typed behind the command that started the run.
+        uncovered: whether too few of the training boxes have an anchor that fits.
+    """
+    steps = []
+    if uncovered:
+        steps.append(
+            f"see which anchors fit these boxes with: {command('study', of_groups(overrides, STUDIED), 'fit=true')}"
+        )
+    if len(list(folder.parent.glob("*/run.json"))) > 1:
+        steps.append(f"compare the runs of this folder with: {command('compare', [], f'runs={typed(folder.parent)}')}")
+    steps += [
+        f"train with other anchors, all else the same, with: {command('train', *_other_anchors(config, overrides))}",
+        f"find boxes in your images with: {command('propose', [], f'run={typed(folder)}', 'source=<folder>')}",
     ]
-    train = f"{_python()} train.py"
-    return [
-        *rows,
-        *notices,
-        ("next", f"{train} 'anchor.ratios=[0.33,0.5,1,2,3]'   (other anchors)"),
-        ("", f"{train} -m anchor.k=3,6   (a sweep)"),
-        ("", f"{train} data.root=<folder> backbone=efficientnet_lite0_fpn anchor=fpn   (your data)"),
-    ]
+    if not any(word.startswith("data") for word in overrides):
+        steps.append(f"train on your data with: {command('train', overrides, 'data.root=<folder>')}")
+    return [("next" if at == 0 else "", step) for at, step in enumerate(steps)]
+
+
+def _other_anchors(config: Mapping[str, Any], overrides: Sequence[str]) -> tuple[list[str], str, str]:
+    """The overrides of a sweep around the anchors of the run: of their scale, or of k where they have none."""
+    anchor = config["anchor"]
+    scale = anchor.get("scale")
+    if scale is not None and anchor.get("sizes") is None and anchor.get("shapes") is None:
+        kept = [word for word in overrides if word.partition("=")[0] != "anchor.scale"]
+        return kept, "-m", f"anchor.scale={scale / 2:g},{scale:g},{scale * 2:g}"
+    kept = [word for word in overrides if word.partition("=")[0].partition(".")[0] != "anchor"]
+    return kept, "-m", "anchor=fit anchor.k=3,6,9"
 
 
 def how_to_go_on(folder: Path) -> str:
     """What is kept of a run that broke off, and what to type to go on with it."""
+    if _is_finished(folder):
+        return f"the run is finished, its results are in {folder}"
     kept = position(folder)
     if kept is None:
         return "no checkpoint was written yet, so start it anew"
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return f"{kept} is kept; go on with {_python()} train.py resume={shown}, or the same command and resume=auto"
+    resuming = command("train", [], f"resume={typed(folder)}")
+    return f"{kept} is kept; go on with {resuming}, or the same command and resume=auto"
 
 
-def _python() -> str:
-    """This interpreter as one types it here: below the working folder by its path, else the one that is active."""
-    path, here = Path(sys.executable), Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else "python"
+def _is_finished(folder: Path) -> bool:
+    try:
+        return read_run(folder).status == "finished"
+    except ValueError:  # it broke off before its record began
+        return False
 
 
 def _anchor_rows(network: RegionProposalNetwork, size: tuple[int, int]) -> Iterable[tuple[str, str]]:
@@ -139,14 +162,14 @@ def _backbone_line(backbone: Mapping[str, Any], network: RegionProposalNetwork) 
     return f"{' '.join([name, *parts])}{weights}; {parameters / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained"
 
 
-def _device_line(settings: TrainerSettings) -> str:
-    kept = ", freed memory kept" if settings.keep_memory else ""
-    sampled = ", head at sampled anchors alone" if settings.sampled_only else ""
+def _device_rows(settings: TrainerSettings) -> Iterable[tuple[str, str]]:
     layout = ", channels_last" if settings.channels_last else ""
     processes = f"{settings.devices} x " if settings.devices != 1 else ""
     precision = {32: "float32", 16: "float16", "bf16": "bf16"}[settings.precision]
     threads = f"{settings.threads} thread{'s' * (settings.threads != 1)}"
-    return f"{processes}{settings.accelerator}, {precision}{layout}, {threads}{kept}{sampled}"
+    yield "device", f"{processes}{settings.accelerator}, {precision}{layout}, {threads}"
+    if settings.sampled_only:
+        yield "", "the head runs only at the anchors that are drawn for the loss: faster, with the same loss"
 
 
 def _budget_line(settings: TrainerSettings, data: DataModule) -> str:
@@ -154,12 +177,3 @@ def _budget_line(settings: TrainerSettings, data: DataModule) -> str:
     if settings.max_steps is not None:
         steps = min(steps, settings.max_steps)
     return f"{settings.epochs} epochs, {steps:,} steps"
-
-
-def _grid(rows: Iterable[tuple[str, str]]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text in rows:
-        table.add_row(name, escape(text))  # a folder may be called `[x]`
-    return table

@@ -80,7 +80,7 @@ def contents(network: RegionProposalNetwork, example: Example) -> dict[str, Any]
         "boxes": [[round(float(side), 2) for side in box] for box in example.boxes],
         "head": _head(network, whole, channels=maps[0].shape[1]),
         "levels": _levels(network, maps, example.images.shape[-2:])[first:],
-        "coder": {"weights": network.coder.weights, "clip": network.coder.clip},
+        "coder": {"weights": network.coder.weights, "means": network.coder.means, "clip": network.coder.clip},
         "assigner": _assigner(network.assigner),
         "sampler": _sampler(network.sampler),
         "beta": network.criterion.beta if isinstance(network.criterion, SmoothL1Loss) else SmoothL1Loss().beta,

@@ -171,13 +171,14 @@ function iouOf(a, b) {
 const middle = (box) => { const w = box[2] - box[0], h = box[3] - box[1]; return [box[0] + w / 2, box[1] + h / 2, w, h]; };
 
 function encode(coder, anchor, box) {
-  const [xa, ya, wa, ha] = middle(anchor), [x, y, w, h] = middle(box), [a, b, c, d] = coder.weights;
-  return [(a * (x - xa)) / wa, (b * (y - ya)) / ha, c * Math.log(w / wa), d * Math.log(h / ha)];
+  const [xa, ya, wa, ha] = middle(anchor), [x, y, w, h] = middle(box);
+  const t = [(x - xa) / wa, (y - ya) / ha, Math.log(w / wa), Math.log(h / ha)];
+  return t.map((move, i) => coder.weights[i] * (move - coder.means[i]));
 }
 
 function decode(coder, anchor, deltas) {
   const [xa, ya, wa, ha] = middle(anchor), limit = coder.clip ?? Infinity;
-  const [tx, ty, tw, th] = Array.from(deltas, (t, i) => t / coder.weights[i]);
+  const [tx, ty, tw, th] = Array.from(deltas, (delta, i) => delta / coder.weights[i] + coder.means[i]);
   const x = tx * wa + xa, y = ty * ha + ya, w = Math.exp(Math.min(tw, limit)) * wa, h = Math.exp(Math.min(th, limit)) * ha;
   return [x - w / 2, y - h / 2, x + w / 2, y + h / 2];
 }

@@ -39,8 +39,9 @@ class Backbone(nn.Module):
         mean, std: of the pixels the weights were trained on, per RGB channel, on the scale 0 to 1.
         licence: of the weights "imagenet", in a few words.
 
-    `weights`, where a class has them, is "imagenet", "none" (random) or a file (.pt, .pth, .safetensors) with
-    the state_dict of the library's whole model, whose classifier is not needed.
+    `weights`, where a class has them, is "imagenet", "none" (random), a file (.pt, .pth, .safetensors) with the
+    state_dict of the library's whole model, whose classifier is not needed, or a trained detector of which the body
+    alone is taken, without a pyramid: a run's folder, a checkpoint, an exported model, a file of torchvision's.
 
     `batch_norm`, where a class has it, is "frozen" (statistics, scale and shift stay as loaded), "affine" (the
     statistics stay, scale and shift are trained) or "trainable".
@@ -68,6 +69,9 @@ class Backbone(nn.Module):
         """
         return [PendingMap(feature) for feature in self(images)]
 
+    def settle(self) -> None:
+        """Do for good what makes `forward` quicker and training impossible: batch norm moves into the convolutions."""
+
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
         for module in self.modules():
@@ -92,7 +96,7 @@ class VGG16(Backbone):
 
     def __init__(self, weights: str = "imagenet", frozen_stages: CountOrZero = 2):
         super().__init__()
-        model = _torchvision_model("vgg16", weights, classifier="classifier")
+        model = _torchvision_model("vgg16", weights, classifier="classifier", body="features.")
         self.body = model.features[:-1]  # without pool5
         pools = [str(i) for i, layer in enumerate(self.body) if isinstance(layer, nn.MaxPool2d)]
         _freeze_stages(self.body, [*pools, str(len(self.body) - 1)], frozen_stages)
@@ -145,6 +149,10 @@ class ResNetFPN(Backbone):
     def pending(self, images: Tensor) -> list[PendingMap]:
         stages = fold_batch_norm.run(self.body.body, self.folded, images)
         return _pending_pyramid(self.body.fpn, list(stages.values()))
+
+    def settle(self) -> None:
+        fold_batch_norm.settle(self.body.body, self.folded)
+        self.folded = {}
 
 
 @checked
@@ -202,6 +210,10 @@ class TimmFPN(Backbone):
 
     def pending(self, images: Tensor) -> list[PendingMap]:
         return _pending_pyramid(self.fpn, self._chosen(fold_batch_norm.run(self.body, self.folded, images)))
+
+    def settle(self) -> None:
+        fold_batch_norm.settle(self.body, self.folded)
+        self.folded = {}
 
     def _chosen(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Of all maps that the model gives those of the pyramid, with their channels first."""
@@ -299,8 +311,11 @@ def _conv(in_channels: int, channels: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False), norm, nn.ReLU(inplace=True))
 
 
-def _torchvision_model(name: str, weights: str, classifier: str) -> Any:
-    """A torchvision model without its classifier, with the weights the user asked for."""
+def _torchvision_model(name: str, weights: str, classifier: str, body: str = "") -> Any:
+    """A torchvision model without its classifier, with the weights the user asked for.
+
+    body: before the names of the tensors that our `body` has without it.
+    """
     model = torchvision.models.get_model(name)
     setattr(model, classifier, nn.Identity())
     if weights == "imagenet":
@@ -309,7 +324,7 @@ def _torchvision_model(name: str, weights: str, classifier: str) -> Any:
             state = imagenet.get_state_dict(check_hash=True)
         sources.fit(model, state, weights)
     elif weights != "none":
-        sources.fit(model, sources.read(weights), weights)
+        sources.fit(model, sources.body_of(sources.read(weights), body), weights)
     return model
 
 
@@ -317,7 +332,7 @@ def _timm_body(name: str, weights: str) -> nn.Module:
     """timm's feature extractor with random weights or those of a file."""
     body = timm.create_model(name, features_only=True)
     if weights != "none":
-        sources.fit(body, _as_features(body, sources.read(weights)), weights)
+        sources.fit(body, _as_features(body, sources.body_of(sources.read(weights))), weights)
     return body
 
 

@@ -13,6 +13,12 @@ from torch import Tensor, nn
 
 State = Mapping[str, Tensor]
 
+IN_FOLDERS = ("checkpoints/last.ckpt", "model.safetensors")
+"""Of a run and of an exported model, the file with the tensors."""
+
+BODIES = tuple(f"{network}backbone.body.{pyramid}" for network in ("network.", "") for pyramid in ("body.", ""))
+"""Before the names of a body's tensors in whole detectors; where there is a pyramid beside it, one more."""
+
 # Seconds until a silent server counts as unreachable. Neither torch.hub nor urllib has a limit of its own.
 PATIENCE = 10.0
 
@@ -46,13 +52,18 @@ def fit(module: nn.Module, state: State, source: str) -> None:
 def read(path: str) -> State:
     """The tensors of a .safetensors file or of what torch.save wrote, bare or under "state_dict" or "model".
 
+    Args:
+        path: the file, or a folder with one: of a run (its last checkpoint), or an exported model.
+
     Raises:
         ValueError: there is no such file, or it holds something else. Pickled code is never run.
     """
-    file = Path(path).expanduser()
+    place = Path(path).expanduser()
+    file = next((place / name for name in IN_FOLDERS if (place / name).is_file()), place)
     if not file.is_file():
         raise ValueError(
-            f"backbone.weights={path} is no file: give imagenet, none or a .pt, .pth or .safetensors file."
+            f"backbone.weights={path} is no file: give imagenet, none, a .pt, .pth, .ckpt or .safetensors file, or the "
+            "folder of a run or an exported model."
         )
     try:
         content = _load(file)
@@ -64,6 +75,17 @@ def read(path: str) -> State:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"backbone.weights={path} holds no state_dict: save `model.state_dict()`.")
     return content
+
+
+def body_of(state: State, prefix: str = "") -> State:
+    """Of a whole detector the tensors of its backbone's body, without a pyramid, each name behind `prefix`.
+
+    A detector is a run, a checkpoint or an export of AnchorLab, or torchvision's; of another state nothing is left out.
+    """
+    for body in BODIES:
+        if any(name.startswith(body) for name in state):
+            return {prefix + name.removeprefix(body): tensor for name, tensor in state.items() if name.startswith(body)}
+    return state
 
 
 @contextmanager

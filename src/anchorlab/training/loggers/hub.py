@@ -8,6 +8,7 @@ metrics.csv is no such logger but part of the run's record: where it cannot be w
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,8 @@ class Loggers(Logger):
         row = {"step": 0 if step is None else step, **metrics}
         self._csv.row(len(self._rows), row)
         self._rows.append(row)
-        index, defined = len(self._rows) - 1, _defined(row)
-        self._held.append(lambda logger: logger.row(index, defined))
+        index, shown = len(self._rows) - 1, defined(row)
+        self._held.append(lambda logger: logger.row(index, shown))
 
     def log_picture(self, key: str, scene: Scene, top: int) -> None:
         self._held.append(lambda logger: logger.picture(key, scene, top))
@@ -113,6 +114,9 @@ class Loggers(Logger):
 
     def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self._held.append(lambda logger: logger.table(key, columns, rows))
+
+    def log_timings(self, timings: Mapping[str, float]) -> None:
+        self._held.append(lambda logger: logger.timings(timings))
 
     def checkpointed(self) -> None:
         """A resume would go on behind all that was logged until now: loggers may have it."""
@@ -126,7 +130,7 @@ class Loggers(Logger):
         if self._csv is None:
             return
         self._rows = list(self._csv.cut_back(step, scored_step))
-        rows = [_defined(row) for row in self._rows]
+        rows = [defined(row) for row in self._rows]
         for thread in self._threads:
             thread.call(lambda logger: logger.resumed(rows))
 
@@ -146,9 +150,21 @@ class Loggers(Logger):
                 self.checkpointed()
             for thread in self._threads:
                 thread.end(end)
-            for thread in self._threads:
-                thread.wait()
-        return [(thread.title, thread.failure) for thread in self._threads if thread.failure]
+            self._wait()
+        failed = [thread for thread in self._threads if thread.failure and not thread.refused]
+        return [(thread.title, thread.failure) for thread in failed]
+
+    def _wait(self) -> None:
+        """For all of them together; a signal that ends the waiting ends them too, so that the process can."""
+        latest = time.monotonic() + FINISH_SECONDS
+        running = [thread for thread in self._threads if thread.runs]
+        try:
+            for thread in running:
+                thread.wait(max(0.0, latest - time.monotonic()))
+        except BaseException:
+            for thread in running:
+                thread.abandon("was not waited for")
+            raise
 
 
 def loggers_of(trainer: Trainer) -> Loggers:
@@ -161,13 +177,14 @@ class _Called:
 
     def __init__(self, logger: RunLogger) -> None:
         self._logger = logger
-        self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._started, self._over = threading.Event(), threading.Event()
-        self._refused: Exception | None = None
+        self._raised: Exception | None = None
+        self.refused = False  # a required one: its sentence ends the run
         self.title = logger.title or type(logger).__name__
         self.failure = ""
         # A daemon: one that hangs does not keep the process from ending.
-        self._thread = threading.Thread(target=self._work, name=self.title, daemon=True)
+        self._thread = threading.Thread(target=self._loop, name=self.title, daemon=True)
 
     def begin(self, run: RunFacts) -> None:
         self.call(lambda logger: logger.start(run))
@@ -176,23 +193,29 @@ class _Called:
             in_time = self._started.wait(START_SECONDS)
         else:
             in_time = True
-        if self._logger.required and (self._refused is not None or not in_time):
-            raise SettingError(str(self._refused or f"{self.title} did not start within {START_SECONDS} s"))
+        if self._logger.required and (self._raised is not None or not in_time):
+            self.refused = True
+            late = f"{self._logger.required}: {self.title} did not start within {START_SECONDS} s"
+            raise SettingError(str(self._raised or late))
 
     def call(self, call: Call) -> None:
-        if self._logger.in_background:
-            self._calls.put(call)
-        else:
-            self._make(call)
+        self._do(lambda: None if self.failure else self._make(call))
 
     def end(self, end: End) -> None:
-        self.call(lambda logger: logger.finish(end))
-        self._calls.put(None)
+        """Also of one that has failed: it closes what it has open."""
+        self._do(lambda: self._make(lambda logger: self._finished(logger.finish(end))))
+        self._work.put(None)
 
-    def wait(self) -> None:
+    def wait(self, seconds: float) -> None:
         """Until the logger has ended, or time is up."""
-        if self._logger.in_background and self._thread.ident is not None and not self._over.wait(FINISH_SECONDS):
-            self.failure = f"did not finish within {FINISH_SECONDS} s; {_answer(self._logger.abandoned)}".rstrip("; ")
+        if not self._over.wait(seconds):
+            self.abandon(f"did not finish within {FINISH_SECONDS} s")
+
+    def abandon(self, why: str) -> None:
+        """Leave the logger to itself, unless it has ended."""
+        if not self._over.is_set():
+            advice = _answer(self._logger.abandoned)
+            self.failure = self.failure or f"{why}; {advice}".rstrip("; ")
 
     def notice(self) -> str:
         if self.failure:
@@ -201,20 +224,32 @@ class _Called:
             return f"has not started after {START_SECONDS} s; training does not wait for it"
         return _answer(self._logger.notice)
 
-    def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            self._make(call)
+    @property
+    def runs(self) -> bool:
+        """Whether it has a thread to wait for."""
+        return self._thread.ident is not None
+
+    def _do(self, work: Callable[[], None]) -> None:
+        if self._logger.in_background:
+            self._work.put(work)
+        else:
+            work()
+
+    def _finished(self, failure: str | None) -> None:
+        self.failure = self.failure or failure or ""
+
+    def _loop(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
             self._started.set()
         self._over.set()
 
     def _make(self, call: Call) -> None:
-        if self.failure:
-            return
         try:
             call(self._logger)
         except Exception as error:  # a logger may raise whatever it likes, the training goes on
-            self._refused = error
-            self.failure = f"stopped logging ({_sentence(error)}); metrics.csv has every figure"
+            self._raised = error
+            self.failure = self.failure or f"stopped logging ({_sentence(error)}); metrics.csv has every figure"
 
 
 def _answer(question: Callable[[], str]) -> str:
@@ -229,10 +264,12 @@ def _sentence(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__).rstrip(".")
 
 
-def _defined(row: Row) -> Row:
-    """Without NaN, and without the -1 by which recall says that there was nothing to find."""
-    return {
+def defined(row: Row) -> Row:
+    """A row of metrics.csv as loggers get it: without NaN, and without the -1 by which recall says that there was
+    nothing to find; its epoch counted from 1."""
+    figures = {
         name: value
         for name, value in row.items()
         if math.isfinite(value) and not (value == -1 and name.startswith("val/"))
     }
+    return figures | ({"epoch": row["epoch"] + 1} if "epoch" in figures else {})

@@ -4,52 +4,51 @@ Asks no question and needs no network: without credentials, or without a proper 
 and says how to upload. Step i of a W&B run is row i of metrics.csv, also after a resume.
 """
 
-import base64
-import json
-import netrc
-import os
+import math
 import re
 import shlex
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from anchorlab.plots.boxes import Scene
 from anchorlab.signatures import Text, checked
 from anchorlab.training.loggers.protocol import End, Row, RunFacts, RunLogger
-
-PROBE_SECONDS = 4
-"""How long the server may take to answer a first small question."""
+from anchorlab.training.loggers.wandb_service import (
+    UPLOAD,
+    Mode,
+    connect,
+    end_service,
+    first_line,
+    reachable,
+    server_fault,
+)
 
 INIT_SECONDS = 7
-"""How long it may then take to begin the run."""
+"""How long the server may take to begin the run."""
 
-FINISH_SECONDS = 8
-"""How long the end of a run waits for uploads; they go on from disk with `wandb sync`."""
+FINISH_SECONDS = 7
+"""How long the end of a run waits for uploads."""
 
 SUMMARISED = re.compile(r"val/((?:recall|AR)_\w+)")
+HEADLINE = re.compile(r"(?:recall|AR)_\d+")
 PROPOSAL, OBJECT = 1, 2
-QUESTION = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
-
-Mode = Literal["online", "offline", "disabled"]
 
 
 @checked
 class WandbLogger(RunLogger):
     """One W&B run for a run, of the same id; a resumed one gets the rows that it lacks.
 
-    `val/` figures are drawn over epochs, the others over steps; the summary holds `recall_100`, `AR_1000`, ... of the
-    last validation and the best monitored one, `best_AR_100`.
+    `val/` figures are drawn over epochs, the others over steps. The summary holds `recall_100`, `AR_1000`, ... of the
+    last validation, and `best_recall_100`, ... of the one that best.ckpt holds.
 
     Args:
         mode: `online`, `offline`, or `auto`: online where there are credentials and the server answers in time, else
             offline; `WANDB_MODE=offline|disabled` goes before.
-        project, entity, group, job_type, tags: as in `wandb.init`.
+        project, entity, group, tags: as in `wandb.init`.
+        job_type: null takes `train` or `eval`.
         name: null takes the last two parts of the run's folder.
         media: whether pictures leave the run's folder.
         checkpoint: whether best.ckpt and last.ckpt become artifacts, with the aliases `best` and `last`, when the run
@@ -64,25 +63,29 @@ class WandbLogger(RunLogger):
         project: Text = "anchorlab",
         entity: Text | None = None,
         group: Text | None = None,
-        job_type: Text | None = "train",
+        job_type: Text | None = None,
         name: Text | None = None,
         tags: Sequence[Text] = (),
         media: bool = True,
         checkpoint: bool = False,
     ) -> None:
-        self.mode = mode
-        self.required = mode == "online"
+        self.mode: Literal["auto", "online", "offline"] = mode
+        self.required = "logger.mode=online" if mode == "online" else ""
         self.media = media
         self.checkpoint = checkpoint
         self._name = name
-        self._where = {"project": project, "entity": entity, "group": group, "job_type": job_type, "tags": list(tags)}
+        self._job_type = job_type
+        self._where = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
         self._run: Any = None
-        self._folder = ""  # of this W&B run, below the run's
+        self._online = False
+        self._answers = True  # the server, as far as known
+        self._run_folder = ""  # as one types it
+        self._segments: list[Path] = []  # what W&B wrote before a resume
         self._notice = ""
         self._sent = 0  # rows that the server has from before a resume
         self._last = 0  # the row that tables and pictures belong to
-        self._pictures: dict[str, Any] = {}  # of the row that follows
-        self._best: float | None = None
+        self._scenes: list[tuple[str, Scene, int]] = []  # of the row that follows
+        self._best: dict[str, float] = {}  # figures of the best validation
         self._monitored = ""
         self._checkpoints = Path()
 
@@ -93,24 +96,26 @@ class WandbLogger(RunLogger):
             ValueError: where logger.mode=online has no credentials or no proper answer.
         """
         self._monitored, self._checkpoints = run.monitored, run.folder / "checkpoints"
-        _connect()
+        self._run_folder = _typed(run.folder)
+        self._segments = [*run.folder.glob("wandb/*run-*")] if run.resumed else []
+        connect()
         # W&B writes to a temporary folder where it finds none.
         run.folder.mkdir(parents=True, exist_ok=True)
-        mode, why = self._settled_mode()
-        if mode == "online" and (why := server_fault()):
+        mode, why = reachable(self.mode)
+        if mode == "online" and (why := self._begin(run, "online")):
+            if self.mode == "online":
+                raise ValueError(f"logger.mode=online: {why}; use logger.mode=offline")
             mode = "offline"
-        if mode == "online":
-            why = self._begin(run, "online")
-            mode = "offline" if why else mode
-        if why and self.mode == "online":
-            raise ValueError(f"logger.mode=online: {why}; use logger.mode=offline")
         if mode != "online":
             self._begin(run, mode)
+        self._online = mode == "online"
         self._notice = self._where_it_is(mode, why)
 
     def resumed(self, rows: Sequence[Row]) -> None:
         # An offline run is written anew: the newest folder alone holds the whole curves.
         self._sent = self._run.starting_step
+        if self._online:
+            self._send_files_again()
         for index, row in enumerate(rows):
             self.row(index, row)
 
@@ -119,21 +124,15 @@ class WandbLogger(RunLogger):
         figures = {name: value for name, value in row.items() if name != "step"}
         figures["trainer/global_step"] = row["step"]
         if index >= self._sent:
-            self._run.log(figures | self._pictures, step=index)
-        self._pictures = {}
+            self._run.log(figures, step=index)
+            if self._scenes:  # behind the figures: W&B names a picture's file after the step that it has reached
+                self._run.log(self._pictures(row), step=index)
+        self._scenes = []
         self._summarise(row)
 
     def picture(self, key: str, scene: Scene, top: int) -> None:
-        if not self.media:
-            return
-        import wandb
-
-        layers = {
-            "predictions": _layer(scene.proposals[:top], PROPOSAL, "proposal", scene.scores[:top]),
-            "ground_truth": _layer(scene.boxes, OBJECT, "object"),
-        }
-        picture: Any = wandb.Image(np.ascontiguousarray(scene.image), boxes=layers)
-        self._pictures[re.sub(r"[^\w/]", "_", key, flags=re.ASCII)] = picture  # W&B cannot sort by other letters
+        if self.media:
+            self._scenes.append((re.sub(r"[^\w/]", "_", key, flags=re.ASCII), scene, top))  # W&B sorts no other letters
 
     def image(self, key: str, path: Path) -> None:
         if self.media:
@@ -145,38 +144,76 @@ class WandbLogger(RunLogger):
         import wandb
 
         table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+        if not self._takes_artifacts():
+            table.bind_to_run(self._run, key, self._last)  # a file of the run alone: its artifact would wait
         self._run.log({key: table}, step=self._last)
+
+    def timings(self, timings: Mapping[str, float]) -> None:
+        self._run.config.update({"timings": dict(timings)}, allow_val_change=True)
 
     def notice(self) -> str:
         return self._notice
 
-    def finish(self, end: End) -> None:
-        if self._run is None:
-            return
-        if end == "finished" and self.checkpoint:
-            self._log_checkpoints()
-        if end == "interrupted":
-            self._run.mark_preempting()
-        try:
-            self._run.finish(exit_code=int(end != "finished"))
-        except TimeoutError:
-            self._notice = self.abandoned()
+    def finish(self, end: End) -> str:
+        import wandb
+
+        if self._run is not None:
+            if end == "finished" and self.checkpoint and self._takes_artifacts():
+                self._log_checkpoints()
+            if end == "interrupted":
+                self._run.mark_preempting()
+            try:
+                self._run.finish(exit_code=int(end != "finished"))
+            except TimeoutError:
+                return self.abandoned()
+        wandb.teardown()  # else the interpreter waits for W&B's service at its exit, and without a limit
+        return ""
 
     def abandoned(self) -> str:
-        """Not everything is on the server, but all of it is on the disk."""
-        if not self._folder:
+        """Not everything is on the server, but all of it is on the disk.
+
+        `wandb sync` would begin at the first row again, behind those that the server has.
+        """
+        end_service()
+        if not self._online:
             return ""
-        return f"not everything was uploaded; upload it with: wandb sync --include-online {self._folder}"
+        return f"not everything was uploaded; send the curves that are missing with: {UPLOAD} {self._run_folder}"
+
+    def _takes_artifacts(self) -> bool:
+        """Whether the server answers. Without it, W&B would ask it once more for every artifact, and wait."""
+        self._answers = self._answers and not (self._online and server_fault())
+        return self._answers
+
+    def _send_files_again(self) -> None:
+        """Those of the rows that the server has: a kill may have come between a row and its pictures."""
+        for segment in self._segments:
+            if segment.name.startswith("offline-"):
+                continue  # its pictures are in no row that the server has
+            for path in segment.glob("files/media/**/*.*"):
+                self._run.save(str(path), base_path=str(segment / "files"), policy="now")
+
+    def _pictures(self, row: Row) -> dict[str, Any]:
+        import wandb
+
+        pictures: dict[str, Any] = {}
+        for key, scene, top in self._scenes:
+            layers = {
+                "predictions": _layer(scene.proposals[:top], PROPOSAL, "proposal", scene.scores[:top]),
+                "ground_truth": _layer(scene.boxes, OBJECT, "object"),
+            }
+            image = np.ascontiguousarray(scene.image)
+            pictures[key] = wandb.Image(image, caption=f"epoch {row['epoch']:.0f}", boxes=layers)
+        return pictures
 
     def _summarise(self, row: Row) -> None:
         found = {name: SUMMARISED.fullmatch(name) for name in row}
         figures = {match[1]: float(row[name]) for name, match in found.items() if match}
-        value = figures.get(self._monitored)
-        if value is not None:
-            self._best = value if self._best is None else max(self._best, value)
-            figures[f"best_{self._monitored}"] = self._best
-        if figures:
-            self._run.summary.update(figures)
+        if not figures:
+            return
+        if figures.get(self._monitored, -math.inf) > self._best.get(self._monitored, -math.inf):
+            self._best = figures
+        best = {f"best_{name}": value for name, value in self._best.items() if HEADLINE.fullmatch(name)}
+        self._run.summary.update(figures | best)
 
     def _log_checkpoints(self) -> None:
         import wandb
@@ -202,12 +239,13 @@ class WandbLogger(RunLogger):
         try:
             self._run = wandb.init(
                 **self._where,
+                job_type=self._job_type or run.job,
                 id=run.id,
                 name=self._name or "/".join(run.folder.resolve().parts[-2:]),
                 dir=run.folder,
-                config={**run.config, **run.axes},
+                config={**run.config, **run.axes, **run.identity},
                 mode=mode,
-                resume="allow" if mode == "online" else None,
+                resume="allow" if mode == "online" and run.resumed else None,
                 reinit="create_new",
                 settings=settings,
             )
@@ -215,96 +253,37 @@ class WandbLogger(RunLogger):
             if mode != "online":
                 raise
             wandb.teardown()  # else W&B calls the id "in use"
-            _connect()
-            return f"W&B did not begin the run ({_first_line(error)})"
+            connect()
+            return f"W&B did not begin the run ({first_line(error)})"
         self._run.define_metric("trainer/global_step")
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         self._run.define_metric("val/*", step_metric="epoch", step_sync=True)
+        for family in ("recall", "AR"):  # in the summary under their plain names
+            self._run.define_metric(f"val/{family}_*", step_metric="epoch", step_sync=True, summary="none")
+        # W&B's sweeps look for it there.
+        self._run.define_metric(f"val/{run.monitored}", step_metric="epoch", step_sync=True, summary="last")
         return ""
-
-    def _settled_mode(self) -> tuple[Mode, str]:
-        """The mode to start in, and why it is not online."""
-        if self.mode == "offline":
-            return "offline", "logger.mode=offline"
-        asked = os.environ.get("WANDB_MODE", "")
-        if self.mode == "auto" and asked in ("offline", "dryrun", "disabled"):
-            return "disabled" if asked == "disabled" else "offline", f"WANDB_MODE={asked}"
-        if _key() or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-            return "online", ""
-        if self.mode == "online":
-            raise ValueError("logger.mode=online finds no credentials: run `wandb login` or use logger.mode=offline")
-        return "offline", "no credentials found"
 
     def _where_it_is(self, mode: Mode, why: str) -> str:
         if mode == "disabled":
             return f"disabled ({why}): nothing is logged"
-        folder, here = Path(self._run.settings.sync_dir).resolve(), Path.cwd()
-        self._folder = shlex.quote(str(folder.relative_to(here) if folder.is_relative_to(here) else folder))
         if mode == "online":
             return f"online: {self._run.url}"
-        return f"offline ({why.rstrip('.')}); upload later with: wandb sync {self._folder}"
+        return f"offline ({why.rstrip('.')}); upload later with: {self._upload_command()}"
+
+    def _upload_command(self) -> str:
+        """`wandb sync` sends all of a segment, pictures too, but behind the rows that the server has already."""
+        segments = self._segments
+        if any(not path.name.startswith("offline-") or [*path.glob("*.synced")] for path in segments):
+            return f"{UPLOAD} {self._run_folder}"
+        return f"wandb sync {_typed(Path(self._run.settings.sync_dir))}"
 
 
-def server_fault() -> str:
-    """Why the W&B server cannot be used now, or nothing. W&B itself would try for a minute and more.
-
-    A name that is not resolved may take longer than `PROBE_SECONDS`: Python cannot bound that.
-    """
-    import wandb
-
-    address = wandb.setup().settings.base_url.rstrip("/")
-    host = urlsplit(address).netloc
-    request = urllib.request.Request(f"{address}/graphql", QUESTION, {"Content-Type": "application/json"})
-    if key := _key():
-        request.add_header("Authorization", f"Basic {base64.b64encode(f'api:{key}'.encode()).decode()}")
-    try:
-        with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer:
-            content = json.loads(answer.read(100_000))
-    except urllib.error.HTTPError as error:
-        return f"{host} answers {error.code} {error.reason}"
-    except (OSError, urllib.error.URLError) as error:
-        cause = getattr(error, "reason", error)
-        return f"{host} does not answer ({'time is up' if isinstance(cause, TimeoutError) else _first_line(cause)})"
-    except ValueError:
-        return f"{host} does not answer like a W&B server"
-    data = content.get("data") if isinstance(content, Mapping) else None
-    if not isinstance(data, Mapping):
-        return f"{host} does not answer like a W&B server"
-    return "" if data.get("viewer") or not key else f"{host} does not know the API key"
-
-
-def _connect() -> None:
-    """Start W&B's service, or use the parent's: its token is inherited, and may be that of one that has ended."""
-    import wandb
-
-    quiet = wandb.Settings(silent=True)
-    try:
-        wandb.setup(quiet)
-    except Exception:  # W&B's own error for this is private
-        if os.environ.pop("WANDB_SERVICE", None) is None:
-            raise
-        wandb.setup(quiet)
-
-
-def _key() -> str | None:
-    """The key that W&B would find without asking: in the environment, its settings or the netrc file."""
-    import wandb
-
-    settings = wandb.setup().settings
-    if key := os.environ.get("WANDB_API_KEY") or settings.api_key:
-        return key
-    try:
-        known = netrc.netrc(os.environ.get("NETRC"))
-    except (OSError, netrc.NetrcParseError):
-        return None
-    found = known.hosts.get(urlsplit(settings.base_url).hostname or "")
-    return found[2] if found else None
-
-
-def _first_line(error: object) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def _typed(folder: Path) -> str:
+    """A folder as one types it here."""
+    folder, here = folder.resolve(), Path.cwd()
+    return shlex.quote(str(folder.relative_to(here) if folder.is_relative_to(here) else folder))
 
 
 def _layer(boxes: np.ndarray, class_id: int, label: str, scores: np.ndarray | None = None) -> dict[str, Any]:

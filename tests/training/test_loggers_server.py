@@ -1,0 +1,116 @@
+"""W&B runs on a server that takes them, goes away, or never answers: what it holds at the end, and what is printed."""
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+import wandb
+
+from anchorlab.runs.metrics import read_metrics
+from anchorlab.runs.record import read_run
+from anchorlab.training.loggers.upload import main as upload
+from tests.training.processes import Forker
+from tests.training.wandb_server import KeptRun, WandbServer, hanging
+
+ONLINE = ("logger=wandb", "callbacks.pictures.images=1", "hydra.run.dir=run")
+CLIENTS = ("_timestamp", "_runtime", "_step", "trainer/global_step")
+
+
+@pytest.fixture
+def server():
+    server = WandbServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def account(server, tmp_path) -> dict[str, str]:
+    """The environment of a process that has credentials for the server, and uploads at once."""
+    return {**server.environment, "HOME": str(tmp_path), "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.1"}
+
+
+def assert_same_curves(kept: KeptRun, folder: Path) -> None:
+    """What the server holds is metrics.csv, row for row, and run.json."""
+    curves = read_metrics(folder / "metrics.csv")
+    history = kept.history
+    assert [row["_step"] for row in history] == list(range(len(curves["step"])))
+    assert [row["trainer/global_step"] for row in history] == curves["step"].tolist()
+    for index, row in enumerate(history):
+        ours = {name: column[index] for name, column in curves.items() if name != "step"}
+        ours = {name: value for name, value in ours.items() if value == value and value != -1}
+        theirs = {name: value for name, value in row.items() if name not in CLIENTS and not isinstance(value, dict)}
+        assert theirs == pytest.approx(ours | {"epoch": ours["epoch"] + 1})
+    run = read_run(folder)
+    for name in ("recall_100", "AR_100", "AR_1000"):
+        assert kept.summary[name] == run.final[name]
+        assert kept.summary[f"best_{name}"] == run.best[name]
+
+
+def test_a_run_that_is_killed_and_resumed_is_on_the_server_row_for_row(
+    server, account, small, forker: Forker, tmp_path
+):
+    running = forker.start(tmp_path, *small, *ONLINE, "trainer.epochs=6", environment=account)
+    running.wait_until(lambda: server.runs and len(server.run.history) > 4)
+    running.send(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL, running.out + running.err
+    resumed = forker.start(tmp_path, "resume=run", environment=account)
+    assert resumed.wait() == 0, resumed.err
+    assert_same_curves(server.run, tmp_path / "run")
+    assert server.run.exit_code == 0
+    config = server.run.config
+    assert config["choices"]["assigner"] == "atss"
+    assert config["config_hash"] == read_run(tmp_path / "run").config_hash
+    assert config["timings"]["fit_s"] > 0
+    pictures = [
+        (row["_step"], row["epoch"], picture)
+        for row in server.run.history
+        for name, picture in row.items()
+        if name.startswith("val/image")
+    ]
+    assert {epoch for _, epoch, _ in pictures} == {1, 2, 3, 4, 5, 6}
+    for step, epoch, picture in pictures:
+        assert picture["caption"] == f"epoch {epoch}"
+        assert f"_{step}_" in picture["path"]
+        assert picture["path"] in server.run.files
+
+
+def test_a_server_that_goes_away_costs_nothing_but_an_upload(
+    server, account, small, forker: Forker, tmp_path, monkeypatch
+):
+    running = forker.start(tmp_path, *small, *ONLINE, "trainer.epochs=3", environment=account)
+    running.wait_until(lambda: server.runs and server.run.history)
+    server.stop()
+    assert running.wait() == 0, running.err
+    run = read_run(tmp_path / "run")
+    assert run.status == "finished"
+    assert "python -m anchorlab.training.loggers.upload run" in " ".join(running.out.split())
+    server.start()
+    wandb.teardown()  # W&B remembers an address for the process
+    for name, value in account.items():
+        monkeypatch.setenv(name, value)
+    for _ in range(2):  # twice is as good as once
+        upload([str(tmp_path)])
+        assert_same_curves(server.run, tmp_path / "run")
+    assert server.run.exit_code == 0
+
+
+def test_online_alone_without_an_answer_is_one_sentence(server, account, small, forker: Forker, tmp_path):
+    server.fault = hanging
+    running = forker.start(tmp_path, *small, *ONLINE, "logger.mode=online", environment=account)
+    assert running.wait() == 2
+    run = read_run(tmp_path / "run")
+    assert run.status == "failed"
+    assert run.reason is not None
+    assert running.err == f"error: {run.reason}\n"
+    answer = rf"127\.0\.0\.1:{server.port} does not answer within 4 s; use logger\.mode=offline"
+    assert re.fullmatch(rf"logger\.mode=online: ({answer}|W&B did not start within 15 s)", run.reason)
+
+
+def test_a_run_that_a_scheduler_stops_is_preempted(server, account, small, forker: Forker, tmp_path):
+    running = forker.start(tmp_path, *small, *ONLINE, "trainer.epochs=50", environment=account)
+    running.wait_until(lambda: server.runs and server.run.history)
+    running.send(signal.SIGTERM)
+    assert running.wait() == 128 + signal.SIGTERM, running.err
+    assert server.run.preempting
+    assert server.run.exit_code == 1
