@@ -101,7 +101,7 @@ def test_cover_equals_brute_force(truth, grid, assigner):
 @settings(max_examples=60)
 def test_many_configurations_at_once_equal_each_alone(truth, configurations, assigner):
     for figures, grid in zip(cover_many(truth, configurations, assigner), configurations, strict=True):
-        alone = cover(truth, grid, assigner).figures
+        alone = cover(truth, grid, assigner).metrics
         for name, value in figures.items():
             tolerance = 1e-4 if name == "mean_best_iou" else 1e-12
             assert math.isnan(value) if math.isnan(alone[name]) else value == pytest.approx(alone[name], abs=tolerance)
@@ -129,7 +129,7 @@ def test_figures_worked_by_hand():
     assert found.positives.tolist() == [1, 2, 1]  # the second: anchors above and below, at exactly 0.5
     assert found.saved.tolist() == [False, False, True]
     assert [int(counts) for counts in found.shape_positives] == [0, 4, 0]
-    assert found.figures == pytest.approx(
+    assert found.metrics == pytest.approx(
         {
             "coverage": 2 / 3,
             "possible_recall_50": 2 / 3,
@@ -160,14 +160,14 @@ def test_groups_hold_every_box_once():
     ]
     assert sum(group.boxes for group in found.by_level()) == 5
     mean = sum(group.boxes * group.mean_best_iou for group in found.by_level()) / 5
-    assert mean == pytest.approx(found.figures["mean_best_iou"])
+    assert mean == pytest.approx(found.metrics["mean_best_iou"])
 
 
 def test_no_boxes():
     truth = truth_from([((40, 50), [])])
     found = cover(truth, AnchorGrid([10, 20, 40], strides=STRIDES), MaxIoUAssigner())
-    assert math.isnan(found.figures["coverage"])
-    assert found.figures["positives_per_image"] == 0
+    assert math.isnan(found.metrics["coverage"])
+    assert found.metrics["positives_per_image"] == 0
     assert found.by_size() == []
     many = cover_many(truth, [found.anchors], MaxIoUAssigner())
     assert math.isnan(many[0]["coverage"])

@@ -39,7 +39,7 @@ def spread() -> GroundTruth:
 
 
 def share(truth: GroundTruth, anchors: AnchorGrid) -> float:
-    return cover(truth, anchors, ASSIGNER).figures["coverage"]
+    return cover(truth, anchors, ASSIGNER).metrics["coverage"]
 
 
 @pytest.mark.parametrize("form", ["free", "grid"])

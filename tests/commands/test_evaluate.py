@@ -40,7 +40,7 @@ def own(run, tmp_path_factory) -> tuple[evaluation.Evaluated, Path]:
 def test_own_split_gives_the_run_s_figures_bit_for_bit(own, run):
     found, folder = own
     ours, theirs = read_run(folder), read_run(run)
-    assert set(found.figures) <= set(theirs.final)
+    assert set(found.metrics) <= set(theirs.final)
     assert ours.final == theirs.final  # with losses, epoch and step
     assert (ours.config_hash, ours.anchor_hash, ours.status) == (theirs.config_hash, theirs.anchor_hash, "finished")
     before, after = theirs.recall(), ours.recall()
@@ -61,7 +61,7 @@ def test_exported_proposals_give_the_same_figures_in_pycocotools(own):
     # A proposal less is noticed: the comparison compares something.
     best = max(results, key=lambda result: result["score"])
     (folder / "proposals.json").write_text(json.dumps([best]))
-    assert evaluation.largest_difference(folder, found.figures, (10, 50, 100, 300, 1000)) > 0.01
+    assert evaluation.largest_difference(folder, found.metrics, (10, 50, 100, 300, 1000)) > 0.01
 
 
 def test_folder_is_that_of_a_training(own, run):
@@ -98,7 +98,7 @@ def test_other_proposals_need_no_training(run, tmp_path):
     assert read_run(other.folder).config["proposals"]["tiers"] == [[1000, 0.99]]
     assert read_run(other.folder).config_hash != first.config_hash
     assert (other.own, same.own) == ({}, first.final)
-    assert other.figures["AR_1000"] > same.figures["AR_1000"] == first.final["AR_1000"]
+    assert other.metrics["AR_1000"] > same.metrics["AR_1000"] == first.final["AR_1000"]
 
 
 @pytest.mark.parametrize(

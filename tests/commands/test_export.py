@@ -89,7 +89,7 @@ def test_every_file_used_as_the_card_says_has_the_ar_of_evaluation(exported, run
     for check in figures:
         assert check.passed, check
         assert check.images == 7
-        assert check.evaluated == {name: pytest.approx(evaluated.figures[name], abs=1e-9) for name in check.evaluated}
+        assert check.evaluated == {name: pytest.approx(evaluated.metrics[name], abs=1e-9) for name in check.evaluated}
         assert 0 < check.evaluated["AR_10"] < check.evaluated["AR_1000"]
     worse = dataclasses.replace(
         figures[0], figures={**figures[0].figures, "AR_10": figures[0].figures["AR_10"] - 0.002}

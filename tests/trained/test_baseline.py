@@ -34,7 +34,7 @@ def test_our_code_reads_the_checkpoint_and_finds_the_same(baseline, tmp_path):
     theirs = read_run(baseline).final
     assert theirs["recall_1000"] > 0.5
     for name in ("recall_10", "recall_100", "AR_10", "AR_100", "AR_1000"):
-        assert found.figures[name] == pytest.approx(theirs[name], abs=1e-6), name
+        assert found.metrics[name] == pytest.approx(theirs[name], abs=1e-6), name
 
 
 def test_anchors_and_proposals_keep_their_precision_in_bf16():

@@ -1,7 +1,7 @@
 """Coverage of a data set's boxes by anchors, before any training; it does not predict what a network learns.
 
     coverage = cover(truth, anchors, assigner)              # one configuration, every box
-    figures = cover_many(truth, [anchors, ...], assigner)   # many, a few numbers each
+    metrics = cover_many(truth, [anchors, ...], assigner)   # many, a few numbers each
 
 `truth` is `truth_of(data, "train", BackboneGrids(backbone))`, `anchors` an `AnchorGrid` of the same strides,
 `assigner` a `MaxIoUAssigner`, of which the thresholds, the low-quality rule and the border are used.
@@ -77,7 +77,7 @@ class Coverage:
         return _saved(self.best, self.assigner)
 
     @cached_property
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Single numbers to compare configurations by; shares are of all boxes.
 
         coverage (share with an IoU of at least foreground_iou), possible_recall_50, possible_recall_70,
@@ -117,7 +117,7 @@ class Coverage:
         return self._groups([f"stride {stride}" for stride in self.anchors.strides], self.level)
 
     def group(self, name: str, chosen: Tensor) -> Group:
-        """The figures of the boxes that are True in `chosen` (G,)."""
+        """The metrics of the boxes that are True in `chosen` (G,)."""
         best = self.best[chosen]
         return Group(
             name,
@@ -173,9 +173,9 @@ def cover_many(
     assigner: Assigner,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, float]]:
-    """The figures of many configurations, each distinct shape of a level computed once.
+    """The metrics of many configurations, each distinct shape of a level computed once.
 
-    Those of `Coverage.figures` without the positives. Shares equal those of `cover` exactly, mean_best_iou to 1e-4.
+    Those of `Coverage.metrics` without the positives. Shares equal those of `cover` exactly, mean_best_iou to 1e-4.
     `progress` is called with the boxes done and all boxes.
     """
     assigner = yardstick(assigner)

@@ -53,7 +53,7 @@ def legend(coverage: Coverage) -> list[tuple[str, str]]:
     rows = [
         ("recall@t", f"{shares} that some anchor overlaps by at least t: what is possible without regression"),
         ("low-quality", f"{shares} that only their best anchor's low-quality match makes trainable"),
-        ("positives", "expected per box; per image: " + f"{coverage.figures['positives_per_image']:.1f}"),
+        ("positives", "expected per box; per image: " + f"{coverage.metrics['positives_per_image']:.1f}"),
     ]
     dead = dead_shapes(coverage)
     if dead:
@@ -105,9 +105,9 @@ def methods_table(rows: Sequence[Scored], assigner: MaxIoUAssigner, title: str) 
         if at and rows[at - 1].k != row.k:
             table.rows.append(None)
         cells = []
-        for split, figures in (("train", row.train), ("val", row.val)):
-            shown = [_rounded((figures or {}).get(key), 2 if key == "positives_per_box" else 3) for key in keys]
-            if figures is not None and figures["coverage"] == _best(rows, row.k, split):
+        for split, metrics in (("train", row.train), ("val", row.val)):
+            shown = [_rounded((metrics or {}).get(key), 2 if key == "positives_per_box" else 3) for key in keys]
+            if metrics is not None and metrics["coverage"] == _best(rows, row.k, split):
                 shown[0] = f"*{shown[0]}"
             cells += shown
         table.add(str(row.k), row.method, *cells)
@@ -136,7 +136,7 @@ def config_file(fitted: Fitted, comment: str) -> str:
 def coverage_values(coverage: Coverage) -> dict[str, Any]:
     """Everything in the tables, for study.json."""
     return {
-        "figures": coverage.figures,
+        "figures": coverage.metrics,
         "by_size": [asdict(group) for group in coverage.by_size()],
         "by_ratio": [asdict(group) for group in coverage.by_ratio()],
         "by_level": [asdict(group) for group in coverage.by_level()],
@@ -166,8 +166,8 @@ def _cells(group: Group, with_threshold: bool) -> list[str]:
 
 
 def _best(rows: Sequence[Scored], k: int, split: str) -> float:
-    figures = [getattr(row, split) for row in rows if row.k == k]
-    return max((found["coverage"] for found in figures if found is not None), default=float("nan"))
+    metrics = [getattr(row, split) for row in rows if row.k == k]
+    return max((found["coverage"] for found in metrics if found is not None), default=float("nan"))
 
 
 def _rounded(value: float | None, digits: int) -> str:

@@ -174,7 +174,8 @@ def _check_composed(
     known = leaf_keys(reference)
     groups = [folder.name for folder in config_dir.iterdir() if folder.is_dir()]
     values = [override for override in ours if override not in choices]
-    named = [override.key_or_group.removesuffix("._target_") for override in values if _names_a_class(override)]
+    keys = [override.key_or_group for override in values]
+    named = [key.removesuffix("._target_") for key in keys if key.endswith("._target_")]
     for override in values:
         part = next((node for node in named if override.key_or_group.startswith(node + ".")), None)
         if part is None:
@@ -239,10 +240,6 @@ def _is_choice(override: Override, roots: Sequence[Path]) -> bool:
     """Whether an override picks a file of a config group rather than setting a value."""
     group = override.key_or_group
     return not isinstance(override.value(), dict) and any((root / group).is_dir() for root in roots)
-
-
-def _names_a_class(override: Override) -> bool:
-    return override.key_or_group.endswith("._target_")
 
 
 def _search_path(folder: str) -> str:

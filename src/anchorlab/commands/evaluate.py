@@ -2,7 +2,7 @@
 nothing.
 
 By the same module, loaders and Trainer as the validation of a training: on its own split, with its own batches and
-threads, a run gets its own figures again to the last bit.
+threads, a run gets its own metrics again to the last bit.
 """
 
 import time
@@ -108,11 +108,11 @@ def _score(
         started = time.perf_counter()
         trainer = machine.trainer([ConsoleProgress()], [], folder)
         trainer.validate(module, datamodule=data, verbose=False)
-        figures = {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}
+        metrics = {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}
         position = {"epoch": trained.epoch, "step": trained.step}
         timings = {"evaluation_s": round(time.perf_counter() - started, 2)}
         record.add(
-            final=figures | {key: value for key, value in position.items() if value is not None}, timings=timings
+            final=metrics | {key: value for key, value in position.items() if value is not None}, timings=timings
         )
         title = f"{len(data.val_records):,} images of {data.root.name}, {data.validate_on}"
         keep_ranks(record, module.recall, data.val_records, f"{name}: {title}")
@@ -128,11 +128,11 @@ def _score(
             folder=folder,
             title=title,
             images=len(data.val_records),
-            figures=figures,
+            metrics=metrics,
             table=module.recall.table(),
             outcome=outcome,
-            own=_own_figures(trained, settings),
-            difference=largest_difference(folder, figures, module.recall.budgets) if how["check"] else None,
+            own=_own_metrics(trained, settings),
+            difference=largest_difference(folder, metrics, module.recall.budgets) if how["check"] else None,
         )
 
 
@@ -201,11 +201,11 @@ def _started_loggers(config: Mapping[str, Any], record: RunRecord) -> Iterator[L
 
 
 def _log(loggers: Loggers, record: RunRecord) -> None:
-    """The figures, at the place that the network had in its training, and the loggers' end."""
-    figures = dict(record.content["figures"]["final"])
-    place = {key: max(int(figures.pop(key, 1)) - 1, 0) for key in ("epoch", "step")}  # both are counted from 0 there
+    """The metrics, at the place that the network had in its training, and the loggers' end."""
+    metrics = dict(record.content["figures"]["final"])
+    place = {key: max(int(metrics.pop(key, 1)) - 1, 0) for key in ("epoch", "step")}  # both are counted from 0 there
     loggers.log_metrics(
-        {f"val/{key}": value for key, value in figures.items()} | {"epoch": place["epoch"]}, place["step"]
+        {f"val/{key}": value for key, value in metrics.items()} | {"epoch": place["epoch"]}, place["step"]
     )
     loggers.log_timings(record.content["timings"])
     loggers.finish("finished")
@@ -223,8 +223,8 @@ def _draw(module: Scoring, data: DataModule, folder: Path, images: int, top: int
     save(proposals_figure(scenes, top), folder / "figures" / "proposals.png")
 
 
-def _own_figures(trained: Trained, settings: Mapping[str, Any]) -> dict[str, float]:
-    """What the run itself says, where nothing that changes figures is another."""
+def _own_metrics(trained: Trained, settings: Mapping[str, Any]) -> dict[str, float]:
+    """What the run itself says, where nothing that changes metrics is another."""
     if "flip" in settings.get("evaluation", {}):
         return {}
     names = ("root", "short", "long", "pad_to", "validate_on", "limit_train", "limit_val", "reader", "categories")

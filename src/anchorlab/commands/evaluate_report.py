@@ -15,24 +15,24 @@ from anchorlab.console import Column, Facts, TextTable, command, console
 from anchorlab.metrics.from_ranks import BUDGETS, THRESHOLDS, Metric, in_table
 from anchorlab.plots.anchor_report import funnel_table, in_words
 from anchorlab.runs.files import write_whole
-from anchorlab.training.summary import figures_table
+from anchorlab.training.summary import metrics_table
 
 COLUMNS = ("recall_100", "recall_1000", "AR_10", "AR_100", "AR_300", "AR_1000")
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One network, scored: its folder, figures by name, recall (N, T), and largest difference to pycocotools."""
+    """One network, scored: its folder, metrics by name, recall (N, T), and largest difference to pycocotools."""
 
     name: str
     folder: Path
     title: str
     images: int
-    figures: dict[str, float]
+    metrics: dict[str, float]
     table: np.ndarray
     outcome: AnchorReport | None
     own: dict[str, float]
-    """The run's own final figures, where they are of the same checkpoint on the same settings; else empty."""
+    """The run's own final metrics, where they are of the same checkpoint on the same settings; else empty."""
     difference: float | None
 
 
@@ -40,9 +40,9 @@ def show(found: Evaluated, brief: bool) -> None:
     """Everything about one network; in a few words where others follow."""
     screen = console()
     if brief:
-        screen.print(f"{found.name}: AR@100 {found.figures['AR_100']:.3f}  {found.folder}", soft_wrap=True)
+        screen.print(f"{found.name}: AR@100 {found.metrics['AR_100']:.3f}  {found.folder}", soft_wrap=True)
         return
-    screen.print(figures_table(found.figures, f"{found.name}: {found.title}"))
+    screen.print(metrics_table(found.metrics, f"{found.name}: {found.title}"))
     screen.print(_by_iou(found))
     if found.outcome is not None:
         screen.print(funnel_table(found.outcome))
@@ -56,7 +56,7 @@ def show_all(found: Sequence[Evaluated], folder: Path) -> None:
     """One row a network, printed and as evaluation.csv."""
     table = TextTable([Column("", left=True), *(Column(str(Metric.of(name))) for name in COLUMNS)], found[0].title)
     for row in found:
-        table.add(row.name, *(f"{row.figures[name]:.3f}" for name in COLUMNS))
+        table.add(row.name, *(f"{row.metrics[name]:.3f}" for name in COLUMNS))
     console().print(table)
     path = folder / "evaluation.csv"
     write_whole(path, _as_csv(found).encode())
@@ -73,12 +73,12 @@ def _by_iou(found: Evaluated) -> TextTable:
 
 
 def _against_own(found: Evaluated) -> list[str]:
-    shared = [name for name in found.figures if found.own.get(name) is not None]  # null: not a number
+    shared = [name for name in found.metrics if found.own.get(name) is not None]  # null: not a number
     if not shared:
         return []
-    worst = max(abs(found.figures[name] - found.own[name]) for name in shared)
+    worst = max(abs(found.metrics[name] - found.own[name]) for name in shared)
     same = "equal bit for bit" if worst == 0 else f"largest difference {worst:.1e}"
-    return [f"against the run's own figures ({len(shared)}): {same}"]
+    return [f"against the run's own metrics ({len(shared)}): {same}"]
 
 
 def _against_pycocotools(found: Evaluated) -> list[str]:
@@ -89,8 +89,8 @@ def _against_pycocotools(found: Evaluated) -> list[str]:
 
 def _as_csv(found: Sequence[Evaluated]) -> str:
     text = io.StringIO()
-    names = list(found[0].figures)
+    names = list(found[0].metrics)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "folder", "images", *names])
-    writer.writerows([row.name, row.folder, row.images, *(row.figures[name] for name in names)] for row in found)
+    writer.writerows([row.name, row.folder, row.images, *(row.metrics[name] for name in names)] for row in found)
     return text.getvalue()

@@ -194,8 +194,8 @@ def _scored(
     rows = []
 
     def score(method: str, k: int, anchors: AnchorGrid, fitted: Fitted | None = None) -> None:
-        others = None if held_out is None else cover(held_out, anchors, basis.assigner).figures
-        rows.append(Scored(method, k, cover(basis.truth, anchors, basis.assigner).figures, others, fitted))
+        others = None if held_out is None else cover(held_out, anchors, basis.assigner).metrics
+        rows.append(Scored(method, k, cover(basis.truth, anchors, basis.assigner).metrics, others, fitted))
 
     if with_baselines:
         default = baselines.torchvision_default(basis.strides)

@@ -78,7 +78,7 @@ def train(
     overrides: Sequence[str] = (),
     make_network: MakeNetwork = build_network,
 ) -> dict[str, float]:
-    """Train one RPN into `folder`; the figures of its last validation.
+    """Train one RPN into `folder`; the metrics of its last validation.
 
     Args:
         overrides: kept in the run's record.
@@ -274,12 +274,12 @@ def _announce(
 def _conclude(
     record: RunRecord, config: Mapping[str, Any], data: DataModule, loggers: Loggers, stop: int | None
 ) -> dict[str, float]:
-    """The end screen, and the figures of the last validation; `stop`: the epoch the run was told to stop after."""
+    """The end screen, and the metrics of the last validation; `stop`: the epoch the run was told to stop after."""
     if stop is None:
         record.finish()
     else:
         record.pause(f"stopped after epoch {stop}, as callbacks.stop_after.epochs asks")
-    figures = record.content["figures"]["final"]
+    metrics = record.content["figures"]["final"]
     loggers.log_timings(record.content["timings"])
     loggers.finish("finished")
     epoch = "last epoch" if stop is None else f"stopped after epoch {stop}"
@@ -295,8 +295,8 @@ def _conclude(
             *loggers.notices(),
             *summary.next_steps(record.folder, config, record.content["overrides"], uncovered),
         ]
-        summary.show_end(figures, title, rows)
-    return dict(figures)
+        summary.show_end(metrics, title, rows)
+    return dict(metrics)
 
 
 def _pictures(folder: Path) -> list[str]:

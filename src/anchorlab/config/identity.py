@@ -15,7 +15,7 @@ import numpy as np
 from anchorlab.config import declared
 from anchorlab.config.moved import with_current_names, with_old_names
 
-# Settings that change no figure, or only by chance (the seed), or how far a sweep lets a run go (its rungs).
+# Settings that change no metric, or only by chance (the seed), or how far a sweep lets a run go (its rungs).
 # Each covers everything below it. This is their one home.
 IGNORED_KEYS = (
     "seed",

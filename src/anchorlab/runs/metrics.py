@@ -1,7 +1,7 @@
 """Log of a run's metrics (metrics.csv): one row each time something was logged, one column per metric.
 
 The file is a log, appended as the run goes; what was not logged is an empty cell. It is rewritten only
-when a figure turns up for the first time, and when a resumed run forgets what came after its checkpoint.
+when a metric turns up for the first time, and when a resumed run forgets what came after its checkpoint.
 """
 
 import csv
@@ -25,9 +25,9 @@ class MetricsCSV:
         self.path = Path(path)
         self._columns: list[str] | None = None
 
-    def append(self, step: int, figures: Mapping[str, float]) -> None:
+    def append(self, step: int, metrics: Mapping[str, float]) -> None:
         """One row: the optimizer step, from 0, and what was logged at it (with its `epoch`, where known)."""
-        row = {"step": step, "epoch": ""} | dict(figures)
+        row = {"step": step, "epoch": ""} | dict(metrics)
         columns = self._known_columns()
         new = [name for name in row if name not in columns]
         if new:
@@ -36,7 +36,7 @@ class MetricsCSV:
             file.write(_lines([row], self._known_columns()))
 
     def cut_back(self, step: int, scored_step: int | None) -> list[dict[str, float]]:
-        """Forget the rows a resumed run will write again, and return those that stay: figures by name, no blanks.
+        """Forget the rows a resumed run will write again, and return those that stay: metrics by name, no blanks.
 
         Args:
             step: the optimizer steps its checkpoint has behind it; it goes on with the step of this number.

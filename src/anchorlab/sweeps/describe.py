@@ -120,10 +120,10 @@ class Describer:
             else:
                 self.settled[index] = settled
                 found.append(facts)
-        for index, figures in self._coverage(grids).items():
+        for index, metrics in self._coverage(grids).items():
             facts = found[index]
             assert isinstance(facts, Facts)
-            found[index] = replace(facts, coverage=figures["coverage"], mean_best_iou=figures["mean_best_iou"])
+            found[index] = replace(facts, coverage=metrics["coverage"], mean_best_iou=metrics["mean_best_iou"])
         return found
 
     def _facts(self, config: Config) -> tuple[Facts, "AnchorGrid"]:
@@ -150,7 +150,7 @@ class Describer:
         return facts, anchors
 
     def _coverage(self, grids: Mapping[int, "AnchorGrid"]) -> dict[int, dict[str, float]]:
-        """The figures of each of `grids`; those of the same boxes and assigner are found together."""
+        """The metrics of each of `grids`; those of the same boxes and assigner are found together."""
         from anchorlab.analysis.coverage import cover_many
         from anchorlab.build import build
 
@@ -158,14 +158,14 @@ class Describer:
         for index in grids:
             key = _text([self.settled[index][name] for name in ("backbone", "data", "assigner")])
             together.setdefault(key, []).append(index)
-        figures: dict[int, dict[str, float]] = {}
+        metrics: dict[int, dict[str, float]] = {}
         for indices in together.values():
             config = self.settled[indices[0]]
             of_all = cover_many(
                 self._ground_truth(config), [grids[index] for index in indices], build(config["assigner"], "assigner")
             )
-            figures |= dict(zip(indices, of_all, strict=True))
-        return figures
+            metrics |= dict(zip(indices, of_all, strict=True))
+        return metrics
 
     def _backbone(self, config: Config) -> Any:
         """Built without its weights: only its strides, channels and map sizes are asked for."""

@@ -22,7 +22,7 @@ from anchorlab.sweeps.strategy import Strategy, Sweep
 class Halving(Strategy):
     """The combinations of a grid, of which one in `factor` goes on at each rung.
 
-    Jobs start in the order of their coverage, which also decides between equal figures.
+    Jobs start in the order of their coverage, which also decides between equal metrics.
 
     Args:
         factor: of the jobs from rung to rung, and of the epochs where `rungs` is null.

@@ -71,16 +71,16 @@ class Outcome:
 
     status: str
     reason: str | None
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
     @property
     def epochs(self) -> int:
         """Epochs behind it, as of its last validation."""
-        return int(self.figures.get("epoch") or 0)
+        return int(self.metrics.get("epoch") or 0)
 
     def __str__(self) -> str:
-        figure = self.figures.get("AR_100")
-        reached = f", AR@100 {figure:.3f}" if figure is not None else ""
+        metric = self.metrics.get("AR_100")
+        reached = f", AR@100 {metric:.3f}" if metric is not None else ""
         return self.status + reached + (f": {self.reason}" if self.reason else "")
 
     def reached(self, epoch: int) -> bool:
@@ -94,8 +94,8 @@ def outcome(folder: Path) -> Outcome:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return Outcome("none", None, {})
-    figures = (record.get("figures") or {}).get("final") or {}
-    return Outcome(record.get("status", "running"), record.get("reason"), figures)
+    metrics = (record.get("figures") or {}).get("final") or {}
+    return Outcome(record.get("status", "running"), record.get("reason"), metrics)
 
 
 def run_job(config: DictConfig, start: Sequence[str]) -> None:

@@ -32,10 +32,10 @@ REPEATS = 20
 class Search(Strategy):
     """Trains `trials` configurations that Optuna proposes, each proposal in the light of those before.
 
-    What was tried before is not trained again, here or on another machine of the study: its figure is told again.
+    What was tried before is not trained again, here or on another machine of the study: its metric is told again.
 
     Args:
-        sampler: tpe (Bergstra et al. 2011: first `startup` at random, then where figures were good) or random.
+        sampler: tpe (Bergstra et al. 2011: first `startup` at random, then where metrics were good) or random.
         trials: configurations that are trained, those of other machines in the same study included.
         startup: of them at random, before tpe draws conclusions.
         seed: of the proposals.
@@ -132,22 +132,22 @@ class Search(Strategy):
 
         sweep.launch([job for _, job in batch])
         for trial, job in batch:
-            figure = sweep.figure(job)
-            if figure is None:
+            metric = sweep.metric(job)
+            if metric is None:
                 study.tell(trial.number, state=TrialState.FAIL)
             else:
-                study.tell(trial.number, figure)
+                study.tell(trial.number, metric)
 
     def _leave_out(self, study: "optuna.Study", sweep: Sweep, trial: "optuna.Trial", job: Job) -> None:
-        """Tell what is known of a job that does not run: its twin's figure, or that it is no good."""
+        """Tell what is known of a job that does not run: its twin's metric, or that it is no good."""
         from optuna.trial import TrialState
 
         console().print(f"left out: {' '.join(job.point)}: {job.left_out or job.impossible}", markup=False)
-        figure = None if job.twin is None else sweep.figure(job.twin)
-        if figure is None:
+        metric = None if job.twin is None else sweep.metric(job.twin)
+        if metric is None:
             study.tell(trial, state=TrialState.PRUNED)
         else:
-            study.tell(trial, figure)
+            study.tell(trial, metric)
 
     def _finish_broken(self, study: "optuna.Study", sweep: Sweep) -> None:
         """Go on with the trials that a killed process of this sweep left."""

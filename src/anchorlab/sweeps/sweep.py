@@ -165,13 +165,13 @@ class RunningSweep:
         """How many jobs the launcher runs at the same time."""
         return side_by_side(self._config.hydra.launcher)
 
-    def figure(self, job: Job) -> float | None:
-        """The monitored figure of a finished job; None for any other."""
+    def metric(self, job: Job) -> float | None:
+        """The monitored metric of a finished job; None for any other."""
         end = self.outcome(job)
         return self._monitored(end) if end.status == "finished" else None
 
     def note_rung(self, job: Job, epoch: int) -> float | None:
-        """Keep the job's figure after so many epochs, which it has or never will; None for a job that failed."""
+        """Keep the job's metric after so many epochs, which it has or never will; None for a job that failed."""
         listed = self._listed(job)
         kept = listed.setdefault("rungs", {})
         end = self.outcome(job)
@@ -181,8 +181,8 @@ class RunningSweep:
         return kept.get(str(epoch))
 
     def last_rung(self, job: Job, before: int) -> float:
-        """The job's figure at its last rung before an epoch; minus infinity where there is none."""
-        kept = {int(epoch): figure for epoch, figure in self._listed(job).get("rungs", {}).items()}
+        """The job's metric at its last rung before an epoch; minus infinity where there is none."""
+        kept = {int(epoch): metric for epoch, metric in self._listed(job).get("rungs", {}).items()}
         behind = [epoch for epoch in kept if epoch < before]
         return kept[max(behind)] if behind else -math.inf
 
@@ -207,10 +207,10 @@ class RunningSweep:
             raise SystemExit(FAILED)
 
     def _monitored(self, end: Outcome) -> float:
-        if self.strategy.monitor not in end.figures:
-            names = ", ".join(name for name in end.figures if name not in ("epoch", "step"))
-            raise SettingError(f"sweep.monitor={self.strategy.monitor} is no figure of a run: there are {names}")
-        return end.figures[self.strategy.monitor]
+        if self.strategy.monitor not in end.metrics:
+            names = ", ".join(name for name in end.metrics if name not in ("epoch", "step"))
+            raise SettingError(f"sweep.monitor={self.strategy.monitor} is no metric of a run: there are {names}")
+        return end.metrics[self.strategy.monitor]
 
     def _look_at(self, points: Iterable[Point], probe: bool = False) -> list[Point]:
         """Compose and describe those not yet known; the points as they came, each once."""

@@ -16,7 +16,7 @@ STATES = {
     "failed": "failed before: to try again",
     "finished": "finished before",
 }
-FIGURES = {"recall@100": "recall_100", "AR@100": "AR_100", "AR@1000": "AR_1000"}
+METRICS = {"recall@100": "recall_100", "AR@100": "AR_100", "AR@1000": "AR_1000"}
 
 
 def plan_table(axes: Sequence[Axis], jobs: Sequence[Job], states: Mapping[int, str], sweep: Path) -> TextTable:
@@ -65,19 +65,19 @@ def impossible_notes(jobs: Sequence[Job]) -> list[str]:
 def result_table(
     axes: Sequence[Axis], jobs: Sequence[Job], outcomes: Sequence[Outcome], monitor: str, sweep: Path
 ) -> TextTable:
-    """A row a job: its anchors, the figures of its last validation, how it ended; the best in `monitor` of those
+    """A row a job: its anchors, the metrics of its last validation, how it ended; the best in `monitor` of those
     finished is marked."""
     best = best_job(jobs, outcomes, monitor)
-    figures = FIGURES if monitor in FIGURES.values() else {**FIGURES, monitor: monitor}
+    metrics = METRICS if monitor in METRICS.values() else {**METRICS, monitor: monitor}
     numbers = [Column("anchors\nper image", spare=3), Column("coverage", spare=2)]
-    reached = [Column(name, spare=int(key != monitor)) for name, key in figures.items()]
+    reached = [Column(name, spare=int(key != monitor)) for name, key in metrics.items()]
     table = _table(axes, jobs, sweep, *numbers, *reached, Column("status", left=True, wraps=True))
     for job, end in zip(jobs, outcomes, strict=True):
         facts = job.facts
         numbers = (facts.anchors_per_image, facts.coverage) if facts else (None, None)
-        metrics = (end.figures.get(name) for name in figures.values())
+        values = (end.metrics.get(name) for name in metrics.values())
         status = "best" if job is best else _status(end)
-        table.add(*_start(job), *map(_cell, (*numbers, *metrics)), status, bold=job is best)
+        table.add(*_start(job), *map(_cell, (*numbers, *values)), status, bold=job is best)
     return table
 
 
@@ -105,11 +105,11 @@ def _grouped(reasons: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def best_job(jobs: Sequence[Job], outcomes: Sequence[Outcome], monitor: str) -> Job | None:
-    """The finished job with the highest figure; None where none has one."""
+    """The finished job with the highest metric; None where none has one."""
     scored = [
-        (end.figures[monitor], -index, job)
+        (end.metrics[monitor], -index, job)
         for index, (job, end) in enumerate(zip(jobs, outcomes, strict=True))
-        if end.status == "finished" and monitor in end.figures
+        if end.status == "finished" and monitor in end.metrics
     ]
     return max(scored, key=lambda entry: entry[:2])[2] if scored else None
 

@@ -29,14 +29,14 @@ POSITIVES, BOX_IOU, ANCHOR_IOU = "positives", "box_iou", "anchor_iou"
 
 
 class NonFiniteLossError(RunError):
-    """The loss became infinite or not a number: says in which step, on which images, after which figures."""
+    """The loss became infinite or not a number: says in which step, on which images, after which metrics."""
 
 
 class RPNModule(LightningModule):
     """Trains a RegionProposalNetwork and scores its proposals.
 
     Logs `train/{loss,objectness,box,positives,box_iou,lr,images_per_s}` by step (and the other terms of the loss, where
-    there are any), `val/{loss,objectness,box,box_iou,anchor_iou}` and every figure of ProposalRecall (`val/recall_100`,
+    there are any), `val/{loss,objectness,box,box_iou,anchor_iou}` and every metric of ProposalRecall (`val/recall_100`,
     `val/AR_1000`, ...) by epoch; with a cascade those of its first stage, too (`val/stage1_AR_1000`, ...).
     box_iou is the mean IoU of the boxes predicted at positive anchors with the objects they are for, anchor_iou that
     of the anchors themselves.
@@ -84,15 +84,15 @@ class RPNModule(LightningModule):
         images = self._images(batch)
         predictions = self.network.pending(images) if self.sampled_only else self.network(images)
         losses = self._losses(predictions, batch, TRAIN)
-        figures = self._figures(losses)
-        self._refuse_non_finite(figures, batch)
-        self._log_step(figures, len(batch.images))
+        metrics = self._step_metrics(losses)
+        self._refuse_non_finite(metrics, batch)
+        self._log_step(metrics, len(batch.images))
         return losses.total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         predictions = self(batch)
-        figures = self._figures(self._losses(predictions, batch, VALIDATE))
-        self._validation.add({name: figures[name] for name in figures if name != POSITIVES}, len(batch.images))
+        metrics = self._step_metrics(self._losses(predictions, batch, VALIDATE))
+        self._validation.add({name: metrics[name] for name in metrics if name != POSITIVES}, len(batch.images))
         self.score(predictions, batch)
 
     def score(self, predictions: Predictions, batch: Batch) -> None:
@@ -108,12 +108,12 @@ class RPNModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.scored_step = self.trainer.global_step
-        figures: dict[str, float] = self.recall.compute()
+        metrics: dict[str, float] = self.recall.compute()
         if self.stage1_recall is not None:
-            figures |= {f"stage1_{name}": value for name, value in self.stage1_recall.compute().items()}
-        figures |= self._validation.result(self.trainer.strategy.reduce)
-        # Every process logs the same figures: checkpoints are chosen by them on each. Lightning would round to float32.
-        self.log_dict({f"val/{name}": torch.tensor(value, dtype=torch.float64) for name, value in figures.items()})
+            metrics |= {f"stage1_{name}": value for name, value in self.stage1_recall.compute().items()}
+        metrics |= self._validation.result(self.trainer.strategy.reduce)
+        # Every process logs the same metrics: checkpoints are chosen by them on each. Lightning would round to float32.
+        self.log_dict({f"val/{name}": torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()})
 
     def on_validation_epoch_start(self) -> None:
         for recall in (self.recall, self.stage1_recall):
@@ -148,16 +148,16 @@ class RPNModule(LightningModule):
         assert isinstance(mean, Tensor)
         return mean
 
-    def _figures(self, losses: Losses) -> dict[str, float]:
+    def _step_metrics(self, losses: Losses) -> dict[str, float]:
         """The whole batch's losses, positives per image and their IoU: a step waits for the device here alone, once.
 
         All processes see the same, so that all stop at a loss that is not finite.
         """
         positives = losses.num_positives.float().mean()
-        figures = {"loss": losses.total} | losses.terms
-        figures |= {POSITIVES: positives, BOX_IOU: losses.box_iou, ANCHOR_IOU: losses.anchor_iou}
-        values = torch.stack([figure.detach() for figure in figures.values()])
-        return dict(zip(figures, self._mean(values).tolist(), strict=True))
+        metrics = {"loss": losses.total} | losses.terms
+        metrics |= {POSITIVES: positives, BOX_IOU: losses.box_iou, ANCHOR_IOU: losses.anchor_iou}
+        values = torch.stack([metric.detach() for metric in metrics.values()])
+        return dict(zip(metrics, self._mean(values).tolist(), strict=True))
 
     def _generators(self, stream: int, batch: Batch) -> list[torch.Generator]:
         """Random numbers for each image, a function of (seed, epoch, its row in the data set) alone."""
@@ -166,26 +166,26 @@ class RPNModule(LightningModule):
         states = [np.random.SeedSequence(key).generate_state(1, np.uint64)[0] for key in keys]
         return [torch.Generator().manual_seed(int(state) >> 1) for state in states]
 
-    def _refuse_non_finite(self, figures: dict[str, float], batch: Batch) -> None:
-        if math.isfinite(figures["loss"]):
+    def _refuse_non_finite(self, metrics: dict[str, float], batch: Batch) -> None:
+        if math.isfinite(metrics["loss"]):
             return
-        now, before = _losses_of(figures), self._last_losses
+        now, before = _losses_of(metrics), self._last_losses
         raise NonFiniteLossError(
             f"the loss is not finite at step {self.global_step} (epoch {self.current_epoch}): now {_listed(now)}, "
             f"the step before {_listed(before) or 'none'}; images {', '.join(map(str, batch.image_ids))}. "
             f"A lower optimizer.lr, a longer scheduler.warmup or trainer.precision=32 usually helps"
         )
 
-    def _log_step(self, figures: dict[str, float], images: int) -> None:
-        self._last_losses = _losses_of(figures)
+    def _log_step(self, metrics: dict[str, float], images: int) -> None:
+        self._last_losses = _losses_of(metrics)
         now = time.perf_counter()
         rate = images * self.trainer.world_size / (now - self._step_ended)
         self._step_ended = now
-        figures = {name: figures[name] for name in figures if name != ANCHOR_IOU} | {
+        metrics = {name: metrics[name] for name in metrics if name != ANCHOR_IOU} | {
             "lr": self.optimizers().param_groups[0]["lr"],  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
             "images_per_s": rate,
         }
-        self.log_dict({f"train/{name}": value for name, value in figures.items()}, batch_size=images)
+        self.log_dict({f"train/{name}": value for name, value in metrics.items()}, batch_size=images)
 
 
 def _score(recall: ProposalRecall, proposals: Sequence[Proposals], batch: Batch) -> None:
@@ -196,14 +196,14 @@ def _score(recall: ProposalRecall, proposals: Sequence[Proposals], batch: Batch)
 
 
 class _RunningMean:
-    """Means of a few named figures, weighted by images; repeats of a padded last batch weigh like the rest."""
+    """Means of a few named metrics, weighted by images; repeats of a padded last batch weigh like the rest."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
         self._weight = 0
 
-    def add(self, figures: dict[str, float], weight: int) -> None:
-        for name, value in figures.items():
+    def add(self, metrics: dict[str, float], weight: int) -> None:
+        for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + weight * value
         self._weight += weight
 
@@ -215,12 +215,12 @@ class _RunningMean:
         return {name: float(total / totals[-1]) for name, total in zip(names, totals[:-1], strict=True)}
 
 
-def _losses_of(figures: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if name not in (POSITIVES, BOX_IOU, ANCHOR_IOU)}
+def _losses_of(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name not in (POSITIVES, BOX_IOU, ANCHOR_IOU)}
 
 
-def _listed(figures: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+def _listed(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
 def build_module(config: Config, network: RegionProposalNetwork, trainer: TrainerSettings) -> RPNModule:

@@ -20,7 +20,7 @@ from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.variants import CascadeRPN
 
 ADVICE_BOXES = 2000
-"""Enough to name an override that helps: its figure is given without a promise of the third digit."""
+"""Enough to name an override that helps: its metric is given without a promise of the third digit."""
 
 WORTH_NAMING = 0.05
 
@@ -89,7 +89,7 @@ def look_ahead(config: Mapping[str, Any], data: DataModule, network: RegionPropo
     if len(truth) == 0:
         return Preflight({}, "no boxes in the training split")
     coverage = cover(truth, network.anchors, network.assigner)
-    axes = {name: coverage.figures[name] for name in ("coverage", "possible_recall_50", "positives_per_image")}
+    axes = {name: coverage.metrics[name] for name in ("coverage", "possible_recall_50", "positives_per_image")}
     line = _line(coverage, network.assigner is coverage.assigner)
     if axes["coverage"] >= config["preflight_least"]:
         return Preflight(axes, line)
@@ -105,15 +105,15 @@ def look_ahead(config: Mapping[str, Any], data: DataModule, network: RegionPropo
 
 def _line(coverage: Coverage, assigned: bool) -> str:
     """What the anchors cover; also what says "object" of them, where `assigned` by the IoU that coverage goes by."""
-    figures, threshold = coverage.figures, coverage.assigner.foreground_iou
+    metrics, threshold = coverage.metrics, coverage.assigner.foreground_iou
     parts = [
-        f"{figures['coverage']:.3f} of {len(coverage.truth):,} training boxes have an anchor of IoU >= {threshold:g}",
-        f"{figures['possible_recall_50']:.3f} of IoU >= 0.5",
+        f"{metrics['coverage']:.3f} of {len(coverage.truth):,} training boxes have an anchor of IoU >= {threshold:g}",
+        f"{metrics['possible_recall_50']:.3f} of IoU >= 0.5",
     ]
     if assigned:
-        parts.append(f"{figures['positives_per_box']:.1f} positive anchors per box")
-    if figures["untouched"] > 0:
-        parts.append(f"{figures['untouched']:.3f} touched by none")
+        parts.append(f"{metrics['positives_per_box']:.1f} positive anchors per box")
+    if metrics["untouched"] > 0:
+        parts.append(f"{metrics['untouched']:.3f} touched by none")
     return "; ".join(parts)
 
 
@@ -123,9 +123,9 @@ def _advice(coverage: Coverage, truth: GroundTruth) -> str:
     tried = []
     for count in (k, 2 * k):
         fit = AnchorFit(count, boxes=ADVICE_BOXES, strides=coverage.anchors.strides)
-        reached = cover(truth, fit(truth, coverage.assigner).grid(fit.strides), coverage.assigner).figures["coverage"]
+        reached = cover(truth, fit(truth, coverage.assigner).grid(fit.strides), coverage.assigner).metrics["coverage"]
         tried.append((reached, count))
-        if reached >= coverage.figures["coverage"] + WORTH_NAMING:
+        if reached >= coverage.metrics["coverage"] + WORTH_NAMING:
             return f"anchor=fit anchor.k={count} would cover {reached:.2f}"
     reached, count = max(tried)
     return f"not even anchor=fit anchor.k={count} would cover more than {reached:.2f}; try larger images, data.long"

@@ -42,10 +42,10 @@ def show_start(
     console().print()
 
 
-def show_end(figures: Mapping[str, float], title: str, rows: Sequence[tuple[str, str]]) -> None:
+def show_end(metrics: Mapping[str, float], title: str, rows: Sequence[tuple[str, str]]) -> None:
     """What came out, where it is, and what to type next."""
     console().print()
-    console().print(figures_table(figures, title))
+    console().print(metrics_table(metrics, title))
     console().print(Facts(rows))
 
 
@@ -56,13 +56,13 @@ def left_out(data: DataModule, folder: Path) -> list[tuple[str, str]]:
     return [("left out", problems)] if count else []
 
 
-def figures_table(figures: Mapping[str, float], title: str) -> TextTable:
+def metrics_table(metrics: Mapping[str, float], title: str) -> TextTable:
     """Recall and AR at each budget, AR by object size; a dash where no object has that size."""
     budgets = [Column(f"N={budget}", spare=SPARE.get(budget, 0)) for budget in BUDGETS]
     table = TextTable([Column("", left=True), *budgets], title)
     for name, kind in KINDS.items():
         indent = "" if kind.area == "all" else "  "
-        table.add(indent + kind.title, *(in_table(figures.get(f"{name}_{budget}")) for budget in BUDGETS))
+        table.add(indent + kind.title, *(in_table(metrics.get(f"{name}_{budget}")) for budget in BUDGETS))
     return table
 
 

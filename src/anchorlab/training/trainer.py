@@ -26,7 +26,7 @@ QUIET = (
     ".*could not find the monitored key.*",  # an epoch without validation has no best checkpoint
     ".*your dataloader is not resumable.*",  # it is: its order is a function of the epoch, see data/dataset.py
     ".*Grad strides do not match bucket view strides.*",  # of 1x1 convolutions: two names for the same order
-    ".*sync_dist=True.*",  # every process logs the same figures already
+    ".*sync_dist=True.*",  # every process logs the same metrics already
 )
 PRECISIONS = {32: "32-true", 16: "16-mixed", "bf16": "bf16-mixed"}
 

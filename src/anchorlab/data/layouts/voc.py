@@ -22,7 +22,7 @@ FLAG = re.compile(r"\s+-?[01]$")
 
 def recognise(tree: Tree, naming: Naming) -> Found | None:
     xmls = tree.with_suffix(".xml")
-    if not xmls or not any("<annotation" in _head(tree, name) for name in xmls[:LOOKED_INTO]):
+    if not xmls or not any("<annotation" in read_text(tree.path(name))[:2000] for name in xmls[:LOOKED_INTO]):
         return None
     parts, unused = voc_parts(tree, naming, xmls, tree.images)
     return Found(_layout(tree, xmls), FORMAT, voc_entries, parts, _where(xmls), unused=unused)
@@ -135,7 +135,3 @@ def _layout(tree: Tree, xmls: Sequence[str]) -> str:
 def _where(xmls: Sequence[str]) -> str:
     folder = parent_of(xmls[0])
     return f"{folder}/*.xml" if folder else "*.xml"
-
-
-def _head(tree: Tree, name: str) -> str:
-    return read_text(tree.path(name))[:2000]

@@ -47,10 +47,10 @@ class _Checkpoint(ModelCheckpoint):
 
 
 class BestCheckpoint(_Checkpoint):
-    """best.ckpt: the validation with the highest `figure`."""
+    """best.ckpt: the validation with the highest `metric`."""
 
-    def __init__(self, folder: Path, figure: str) -> None:
-        super().__init__(folder, "best", monitor=f"val/{figure}", mode="max")
+    def __init__(self, folder: Path, metric: str) -> None:
+        super().__init__(folder, "best", monitor=f"val/{metric}", mode="max")
 
 
 class LastCheckpoint(_Checkpoint):

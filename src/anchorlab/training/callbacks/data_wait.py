@@ -19,7 +19,7 @@ from anchorlab.runs.record import RunRecord
 class DataWatch(Callback):
     """Logs `train/data_wait` and keeps problems.txt up to date.
 
-    `train/data_wait` is the share of training's time, since the figure before, in which it waited for a batch;
+    `train/data_wait` is the share of training's time, since the metric before, in which it waited for a batch;
     run.json's timings hold `data_wait_s` and `data_wait_share` of the whole training, validation apart.
     """
 
@@ -27,7 +27,7 @@ class DataWatch(Callback):
         self.record = record
         self._waited = 0.0  # seconds of all epochs
         self._training = 0.0
-        self._at_log = (0.0, 0.0)  # both, when a figure was last logged
+        self._at_log = (0.0, 0.0)  # both, when a metric was last logged
         self._before = 0.0  # what the loader had counted one step earlier
         self._clock = 0.0
         self._told = 0

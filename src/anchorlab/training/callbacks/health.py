@@ -21,7 +21,7 @@ ZERO = 0.0005
 
 
 class Health(Callback):
-    """Looks at the figures of every validation, on the first process only, and says what is wrong when it first is."""
+    """Looks at the metrics of every validation, on the first process only, and says what is wrong when it first is."""
 
     def __init__(self, record: RunRecord) -> None:
         self.record = record
@@ -29,27 +29,27 @@ class Health(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        warnings = warnings_of(figures)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        warnings = warnings_of(metrics)
         for kind in [kind for kind in warnings if kind not in self.record.content["warnings"]]:
             console().print(f"warning: {warnings[kind]}", markup=False, soft_wrap=True)
         self.record.warn(warnings)
 
 
-def warnings_of(figures: Mapping[str, float]) -> dict[str, str]:
-    """A sentence for each kind of failure that the figures of a validation (`val/AR_1000`, ...) show.
+def warnings_of(metrics: Mapping[str, float]) -> dict[str, str]:
+    """A sentence for each kind of failure that the metrics of a validation (`val/AR_1000`, ...) show.
 
-    A figure that is missing or NaN shows none, and so does an AR of -1: there was no object to find.
+    A metric that is missing or NaN shows none, and so does an AR of -1: there was no object to find.
     """
     found: dict[str, str] = {}
-    boxes, anchors = figures.get("val/box_iou", 1.0), figures.get("val/anchor_iou", 0.0)
+    boxes, anchors = metrics.get("val/box_iou", 1.0), metrics.get("val/anchor_iou", 0.0)
     if boxes < LEAST_GAIN * anchors:
         found["boxes"] = (
             f"boxes are not being learnt: those predicted for objects have a mean IoU of {boxes:.2f} with them, "
             f"where the anchors themselves have {anchors:.2f}. Lower optimizer.lr, or set head.delta_std=0 and "
             f"loss.delta_weight=0.1, or loss=smooth_l1; smaller anchors may help, too"
         )
-    recall = figures.get("val/AR_1000", 1.0)
+    recall = metrics.get("val/AR_1000", 1.0)
     if 0 <= recall < ZERO:
         found["nothing_found"] = "nothing is found: AR@1000 is 0.000, no proposal has an IoU of 0.5 with an object"
     return found

@@ -67,12 +67,12 @@ class ConsoleProgress(ProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop()
         if self._enabled:
-            # Lightning keeps the figures of the last validation, however many epochs ago it was.
-            figures = (
+            # Lightning keeps the metrics of the last validation, however many epochs ago it was.
+            metrics = (
                 {name: float(value) for name, value in trainer.callback_metrics.items()} if self._validated else {}
             )
-            self._console.print(self._epoch_line(trainer, figures), soft_wrap=True)
-            self._previous = figures or self._previous
+            self._console.print(self._epoch_line(trainer, metrics), soft_wrap=True)
+            self._previous = metrics or self._previous
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop()
@@ -81,16 +81,16 @@ class ConsoleProgress(ProgressBar):
     def _epoch(trainer: Trainer) -> str:
         return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
 
-    def _epoch_line(self, trainer: Trainer, figures: Mapping[str, float]) -> str:
+    def _epoch_line(self, trainer: Trainer, metrics: Mapping[str, float]) -> str:
         """In a narrow terminal without what the end screen repeats."""
         named = {"recall_100": "recall@100", "AR_100": "AR@100", "AR_1000": "AR@1000"}
         parts = [f"{self._epoch(trainer)}", f"loss {np.mean(self._losses):.3f}"]
-        if "val/loss" in figures:
-            parts.append(f"val loss {figures['val/loss']:.3f}")
+        if "val/loss" in metrics:
+            parts.append(f"val loss {metrics['val/loss']:.3f}")
         parts += [
-            f"{shown} {self._with_change(f'val/{key}', figures)}"
+            f"{shown} {self._with_change(f'val/{key}', metrics)}"
             for key, shown in named.items()
-            if f"val/{key}" in figures
+            if f"val/{key}" in metrics
         ]
         parts.append(f"in {duration(time.perf_counter() - self._epoch_started)}")
         for spare in ("AR@1000", "val loss", "recall@100"):
@@ -98,8 +98,8 @@ class ConsoleProgress(ProgressBar):
                 parts = [part for part in parts if not part.startswith(spare)]
         return "  ".join(parts)
 
-    def _with_change(self, key: str, figures: Mapping[str, float]) -> str:
-        now = figures[key]
+    def _with_change(self, key: str, metrics: Mapping[str, float]) -> str:
+        now = metrics[key]
         change = f" ({now - self._previous[key]:+.3f})" if key in self._previous else ""
         return f"[bold]{now:.3f}[/bold]{change}"
 

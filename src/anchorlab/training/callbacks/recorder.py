@@ -20,7 +20,7 @@ from anchorlab.training.resume import reason
 from anchorlab.training.stopping import Stopped
 
 MONITORED = "AR_100"
-"""The figure the best checkpoint is chosen by."""
+"""The metric the best checkpoint is chosen by."""
 
 
 class Recorder(Callback):
@@ -52,18 +52,18 @@ class Recorder(Callback):
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, RPNModule)
-        figures = {
+        metrics = {
             name.removeprefix("val/"): float(value)
             for name, value in trainer.callback_metrics.items()
             if name.startswith("val/")
         }
         # During a fit, an epoch counts as done only after its validation.
         epoch = trainer.current_epoch + int(trainer.state.fn == "fit")
-        figures |= {"epoch": epoch, "step": trainer.global_step}
+        metrics |= {"epoch": epoch, "step": trainer.global_step}
         best = self.record.content["figures"]["best"].get(MONITORED, -np.inf)
         self.record.add(
-            final=figures,
-            best=figures if figures[MONITORED] > best else None,
+            final=metrics,
+            best=metrics if metrics[MONITORED] > best else None,
             timings={
                 "fit_s": round(self._fit_seconds(), 2),
                 "train_s": round(self._training, 2),
