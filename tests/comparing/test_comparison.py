@@ -372,7 +372,7 @@ def test_command_prints_and_writes_three_files(sweep, tmp_path):
         (["runs=nowhere"], "runs=nowhere names nothing"),
         (["runs=x", "image=common"], "image is not a setting: did you mean images?"),
         (["runs=x", "images=some"], "images=some is not possible: it must be one of same, common"),
-        (["-m", "runs=x,y"], "compare.py does not sweep"),
+        (["-m", "runs=x,y"], "compare does not sweep"),
         (["runs=.", "wandb=true"], "wandb.entity has no value"),
     ],
 )
