@@ -25,8 +25,10 @@ COMMAND = "with: "
 """What follows it in a sentence for people is a command: it stands on a line of its own, to be copied whole."""
 COMFORTABLE = 32
 """Columns that a cell of words keeps as long as there are spare columns to leave out."""
-BESIDE = 53
+BESIDE = 55
 """Columns of what stands beside a bar and its description: `120/1400 loss 0.812 epoch 40 s, run 12 min left`."""
+NARROW = 80
+"""Columns below which less is said."""
 FILE_WIDTH = 110
 """Columns of text that goes to a file."""
 

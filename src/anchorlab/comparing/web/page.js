@@ -303,7 +303,7 @@ function lines(rows, read, legend, hover, more = () => ({})) {
   const rest = rows.filter((row) => style(row).front === 0).flatMap((row) => read(row).map(([x, y, note = ""]) => [x, y, title(row) + plain(note)]));
   if (!rest.length) return front;
   const joined = { x: rest.flatMap(([x]) => [...x, null]), y: rest.flatMap(([, y]) => [...y, null]), text: rest.flatMap(([x, , text]) => [...x.map(() => text), ""]) };
-  return [{ type: "scatter", mode: "lines", connectgaps: false, ...joined, showlegend: false, line: { color: css("--faint"), width: 1 }, hovertemplate: hover }, ...front];
+  return [{ type: "scatter", mode: "lines", connectgaps: false, ...joined, name: "others", showlegend: false, line: { color: css("--faint"), width: 1 }, hovertemplate: hover }, ...front];
 }
 
 const legendRank = (row) => (row.index === state.a ? 1 : row.index === state.b ? 2 : 10 + row.index);

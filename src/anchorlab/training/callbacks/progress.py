@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import Progress
 from rich.text import Text
 
-from anchorlab.console import bar, console, duration, place_in_sweep
+from anchorlab.console import NARROW, bar, console, duration, place_in_sweep
 
 
 class ConsoleProgress(ProgressBar):
@@ -50,7 +50,10 @@ class ConsoleProgress(ProgressBar):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._losses.append(float(trainer.callback_metrics["train/loss"]))
         self._pace.note_batch()
-        self._advance(f"loss {np.mean(self._losses[-20:]):.3f}", self._pace.left(trainer, len(self._losses)))
+        self._advance(
+            f"loss {np.mean(self._losses[-20:]):.3f}",
+            self._pace.left(trainer, len(self._losses), self._console.width < NARROW),
+        )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pace.start_validation()
@@ -144,7 +147,7 @@ class _Pace:
     def end_validation(self) -> None:
         self._validation = time.perf_counter() - self._clock
 
-    def left(self, trainer: Trainer, done: int) -> str:
+    def left(self, trainer: Trainer, done: int, brief: bool) -> str:
         """`epoch 40 s, run 12 min left`, after `done` batches of the epoch; validations are known from the
         first one on."""
         each, of_epoch = self._training / self._batches, int(trainer.num_training_batches)
@@ -154,4 +157,5 @@ class _Pace:
             batches = min(batches, (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches)
         validations = (epochs + 1) // max(1, trainer.check_val_every_n_epoch or 1)
         whole = each * batches + validations * (self._validation or 0.0)
-        return f"epoch {duration(each * min(of_epoch - done, batches))}, run {duration(whole)} left"
+        run = f"run {duration(whole)} left"
+        return run if brief else f"epoch {duration(each * min(of_epoch - done, batches))}, {run}"
