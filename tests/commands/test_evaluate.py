@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import wandb
 
 from anchorlab.build import build
 from anchorlab.commands import evaluate as evaluation
@@ -21,6 +22,7 @@ from anchorlab.runs.record import read_run
 from anchorlab.trained.load import load_trained
 from anchorlab.trained.scoring import Scoring, mirrored, unmirrored
 from tests.commands.conftest import CONFIGS, composed
+from tests.training.wandb_server import WandbServer
 
 QUICK = ("pictures=0", "outcome=0")
 
@@ -70,6 +72,24 @@ def test_folder_is_that_of_a_training(own, run):
     assert {"config.yaml", "run.json", "recall.npz", "proposals.npz", "anchors.json"} <= names
     assert {"figures/recall.png", "figures/proposals.png", "figures/funnel.png", "figures/attribution.png"} <= names
     assert len(read_runs([str(folder), str(run)])[0]) == 2
+
+
+def test_evaluation_is_a_wandb_run_that_names_the_one_it_scores(run, tmp_path, monkeypatch):
+    server = WandbServer()
+    wandb.teardown()  # W&B remembers an address for the process
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    for limit in ("START_SECONDS", "FINISH_SECONDS"):  # on a machine with more to do than this
+        monkeypatch.setattr(f"anchorlab.training.loggers.hub.{limit}", 120)
+    evaluated(tmp_path, f"run={run}", "logger=wandb")
+    server.stop()
+    ours, theirs = read_run(tmp_path), read_run(run)
+    assert list(server.runs) == [ours.id]
+    assert server.run.about["jobType"] == "eval"
+    assert server.run.config["evaluated"]["run"] == theirs.id
+    assert server.run.config["config_hash"] == theirs.config_hash
+    assert (server.run.summary["AR_100"], server.run.summary["epoch"]) == (theirs.final["AR_100"], 2)
+    assert server.run.exit_code == 0
 
 
 def test_other_sizes_and_the_best_checkpoint_are_other_results(run, tmp_path):

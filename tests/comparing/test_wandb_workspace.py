@@ -79,6 +79,18 @@ def test_runs_of_sweeps_are_picked_by_their_groups(tmp_path):
     assert "2026-11-22_10-00-00" in json.dumps(json.loads(built._to_model().model_dump_json(by_alias=True)))
 
 
+def test_seeds_of_a_setting_are_a_group_and_swept_settings_come_first(tmp_path):
+    for k in (1, 3):
+        for seed in (0, 1):
+            write_run(tmp_path / f"{k}-{seed}", config(anchor__k=k, seed=seed), images=3)
+    runs, _ = read_runs(str(tmp_path))
+    built = workspace(compare(runs, Question(bootstrap=Bootstrap(resamples=100))), "me", "anchorlab", "x")
+    model = json.loads(built._to_model().model_dump_json(by_alias=True))
+    (runset,) = model["spec"]["section"]["runSets"]
+    assert [group["name"] for group in runset["grouping"]] == ["k.value"]
+    assert built.runset_settings.pinned_columns[:2] == ["run:displayName", "config:k.value"]
+
+
 def test_without_credentials_saving_is_one_sentence(comparison, monkeypatch, tmp_path):
     for name, value in (("WANDB_API_KEY", None), ("NETRC", str(tmp_path / "none")), ("HOME", str(tmp_path))):
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)

@@ -24,6 +24,7 @@ from wandb.sdk.data_types._private import MEDIA_TMP
 
 from anchorlab.commands.train import run_settings
 from anchorlab.plots.boxes import recall_figure
+from anchorlab.training.loggers import hub
 from anchorlab.training.processes import process_rank
 from anchorlab.training.resume import LAST
 
@@ -52,6 +53,7 @@ def become(order: dict[str, Any]) -> None:
     os.setpgid(0, 0)  # a group of its own, as a shell gives it
     os.environ.update(order["environment"])
     rank_zero_only.rank = process_rank()  # Lightning has looked when it was imported
+    hub.START_SECONDS = hub.FINISH_SECONDS = 60  # on a machine with more to do than this
     MEDIA_TMP.name = tempfile.mkdtemp(
         "wandb-media", dir=Path(order["output"]).parent
     )  # else the first to end removes it

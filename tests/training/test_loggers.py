@@ -36,6 +36,13 @@ def server(monkeypatch) -> Iterator[WandbServer]:
 
 
 @pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Time for loggers to start and to end, on a machine with more to do than this."""
+    monkeypatch.setattr("anchorlab.training.loggers.hub.START_SECONDS", 120)
+    monkeypatch.setattr("anchorlab.training.loggers.hub.FINISH_SECONDS", 120)
+
+
+@pytest.fixture(autouse=True)
 def no_account(monkeypatch, tmp_path_factory):
     """A machine without credentials, whatever this one has."""
     for name in [name for name in os.environ if name.startswith("WANDB_")] + ["NETRC"]:

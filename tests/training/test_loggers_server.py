@@ -1,6 +1,5 @@
 """W&B runs on a server that takes them, goes away, or never answers: what it holds at the end, and what is printed."""
 
-import re
 import signal
 from pathlib import Path
 
@@ -103,8 +102,8 @@ def test_online_alone_without_an_answer_is_one_sentence(server, account, small, 
     assert run.status == "failed"
     assert run.reason is not None
     assert running.err == f"error: {run.reason}\n"
-    answer = rf"127\.0\.0\.1:{server.port} does not answer within 4 s; use logger\.mode=offline"
-    assert re.fullmatch(rf"logger\.mode=online: ({answer}|W&B did not start within 15 s)", run.reason)
+    answer = f"127.0.0.1:{server.port} does not answer within 4 s"
+    assert run.reason == f"logger.mode=online: {answer}; use logger.mode=offline"
 
 
 def test_a_run_that_a_scheduler_stops_is_preempted(server, account, small, forker: Forker, tmp_path):

@@ -120,21 +120,28 @@ def _image_keys(entry: Entry) -> Iterable[str]:
 
 
 def _axes(table: Table) -> list[str]:
-    """What runs differ in: scalar axes, then settings, under the keys that their W&B config has."""
+    """What runs differ in: the swept settings, then scalar axes, under the keys that their W&B config has."""
     scalars = dict.fromkeys(key for entry in table.entries for key in entry.runs[0].axes)
     varied = [key for key in scalars if len({str(entry.axis(key)) for entry in table.entries}) > 1]
-    settings = [key for key in table.entries[0].settings if key.rsplit(".", 1)[-1] not in varied]
-    return [*varied, *settings][:8]
+    return list(dict.fromkeys([*_swept(table), *varied]))[:8]
+
+
+def _swept(table: Table) -> list[str]:
+    """The settings that differ; k and the like as the axis, which has a number where the setting is null."""
+    axes = table.entries[0].runs[0].axes
+    return [last if (last := key.rsplit(".", 1)[-1]) in axes else key for key in table.entries[0].settings]
 
 
 def _runset(table: Table, axes: Sequence[str], metric: str) -> ws.RunsetSettings:
-    """These runs alone, best first, with the axes as columns; the baseline is pinned."""
+    """These runs alone, best first, with the axes as columns; the baseline is pinned, seeds are a group."""
     ids = [run.id for entry in table.entries for run in entry.runs]
     groups = {(run.config.get("logger") or {}).get("group") for entry in table.entries for run in entry.runs}
     by_group = None not in groups
     parts = [axis.partition(".") for axis in axes]
     columns = [*(f"config:{group}.value{dot}{rest}" for group, dot, rest in parts), f"summary:{metric}"]
+    seeds = any(len(entry.runs) > 1 for entry in table.entries)
     return ws.RunsetSettings(
+        groupby=[expr.Config(key) for key in _swept(table)] if seeds else [],
         filters=expr.And(
             expr.Metric("Group").isin(sorted(map(str, groups))) if by_group else expr.Metric("ID").isin(ids)
         ),

@@ -174,6 +174,8 @@ class WandbLogger(RunLogger):
 
         `wandb sync` would begin at the first row again, behind those that the server has.
         """
+        if self._run is not None and not self._online:
+            return ""  # the disk is slow: W&B writes until the process has ended
         end_service()
         if not self._online:
             return ""

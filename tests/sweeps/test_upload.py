@@ -1,0 +1,52 @@
+"""What a sweep says of W&B: before its first job, and after its last."""
+
+from pathlib import Path
+
+import pytest
+import wandb
+
+from anchorlab.errors import SettingError
+from anchorlab.sweeps.upload import command, state
+from tests.training.wandb_server import WandbServer, answering
+
+LOGGER = {"_target_": "anchorlab.training.WandbLogger", "mode": "auto"}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = WandbServer()
+    wandb.teardown()  # W&B remembers an address for the process
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.stop()
+
+
+def test_the_start_says_whether_the_server_answers(server):
+    assert state({"_target_": "anchorlab.training.CSVLogger"}) is None
+    assert state(LOGGER) == f"W&B: online ({server.address})"
+    server.fault = answering(500)
+    host = f"127.0.0.1:{server.port}"
+    assert state(LOGGER) == f"W&B: offline ({host} answers 500 Internal Server Error)"
+    with pytest.raises(SettingError, match=r"logger\.mode=online: 127\.0\.0\.1:\d+ answers 500"):
+        state({**LOGGER, "mode": "online"})
+
+
+def segment(sweep: Path, job: int, name: str, synced: bool = False) -> None:
+    folder = sweep / str(job) / "wandb" / name
+    folder.mkdir(parents=True)
+    if synced:
+        (folder / "run-abcd1234.wandb.synced").touch()
+
+
+def test_the_end_names_one_command_for_all(tmp_path):
+    sweep = tmp_path / "a sweep"
+    sweep.mkdir()
+    assert command(sweep) is None
+    segment(sweep, 0, "run-20261122_100000-abcd1234")
+    segment(sweep, 1, "offline-run-20261122_100000-abcd1235", synced=True)
+    assert command(sweep) is None
+    segment(sweep, 2, "offline-run-20261122_100000-abcd1236")
+    assert command(sweep) == f"wandb sync '{sweep}'/*/wandb/offline-run-*"
+    segment(sweep, 2, "offline-run-20261122_110000-abcd1236")
+    assert command(sweep) == f"python -m anchorlab.training.loggers.upload '{sweep}'"
