@@ -21,6 +21,10 @@ from anchorlab.rpn.proposals.voting import weighted_means
 DROPPED = -1.0
 """The score of what would not be a proposal."""
 
+OUTSIDE = (-2.0, -2.0, -1.0, -1.0)
+"""Where NMS is told that dropped candidates lie: they overlap no other one, and the first of them drops the rest, which
+would else be compared with each other."""
+
 EXPRESSIBLE = (ProposalSelector, TieredNMSSelector)
 """The selectors that a graph can hold; neither is a subclass of another kind."""
 
@@ -35,10 +39,12 @@ class GraphSelection(nn.Module):
     """
 
     powers: Tensor
+    outside: Tensor
 
     def __init__(self, selector: ProposalSelector) -> None:
         super().__init__()
         self.selector = selector
+        self.register_buffer("outside", torch.tensor(OUTSIDE), persistent=False)
         self.register_buffer("powers", 2.0 ** -torch.arange(127, dtype=torch.float64), persistent=False)
 
     def forward(
@@ -57,7 +63,7 @@ class GraphSelection(nn.Module):
         left = []
         for level, (here, score) in enumerate(zip(boxes, scores, strict=True)):
             iou = cast(float, self.selector.of_level(level).nms_iou)
-            left.append(score.where(_kept(here, score, iou), DROPPED))
+            left.append(score.where(self._kept(here, score, iou), DROPPED))
         together = torch.cat(left)
         ranked, index = together.topk(min(self.selector.post_nms_top_n, len(together)))
         return index, ranked
@@ -79,7 +85,7 @@ class GraphSelection(nn.Module):
                 nearest = nearest.where(~found, torch.inf)
             left = together.where(nearest <= iou, DROPPED)
             parts = zip(boxes, left.split(counts), strict=True)
-            kept = torch.cat([_kept(here, score, iou) for here, score in parts])
+            kept = torch.cat([self._kept(here, score, iou) for here, score in parts])
             ranked = kept[order]
             found = (ranked & (ranked.long().cumsum(0) <= count - taken))[place]
             turn = torch.where(found, tier * len(order) + place, turn)
@@ -87,6 +93,12 @@ class GraphSelection(nn.Module):
         first, index = (-turn).topk(min(self.selector.post_nms_top_n, len(order)))
         lowered = self._strictly_descending(together[index])
         return index, lowered.where(first > -nowhere, DROPPED)
+
+    def _kept(self, boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
+        """(n,) bool, what NMS keeps of one level's candidates that are not dropped."""
+        there = scores > DROPPED
+        kept = nms(boxes.where(there[:, None], self.outside), scores, iou)
+        return there & torch.zeros_like(there).scatter(0, kept, torch.ones_like(kept, dtype=torch.bool))
 
     def _strictly_descending(self, scores: Tensor) -> Tensor:
         """As `tiered_nms.strictly_descending`; ONNX sees no bits of a float, float64 holds them as exact numbers."""
@@ -119,13 +131,6 @@ def clipped(boxes: Tensor, height: int, width: int) -> Tensor:
     """As torchvision's `clip_boxes_to_image`, for sides that a graph does not know yet."""
     x, y = boxes[:, 0::2].clamp(min=0, max=width), boxes[:, 1::2].clamp(min=0, max=height)
     return torch.stack((x[:, 0], y[:, 0], x[:, 1], y[:, 1]), dim=1)
-
-
-def _kept(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
-    """(n,) bool, what NMS keeps of one level's candidates that are not dropped."""
-    there = scores > DROPPED
-    kept = nms(boxes.where(there[:, None], 0.0), scores, iou)  # a box without an area drops nothing
-    return there & torch.zeros_like(there).scatter(0, kept, torch.ones_like(kept, dtype=torch.bool))
 
 
 def _best_iou(boxes: Tensor, chosen: Tensor) -> Tensor:
