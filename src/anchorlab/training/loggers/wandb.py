@@ -69,7 +69,7 @@ class WandbLogger(RunLogger):
         media: bool = True,
         checkpoint: bool = False,
     ) -> None:
-        self.mode = mode
+        self.mode: Literal["auto", "online", "offline"] = mode
         self.required = "logger.mode=online" if mode == "online" else ""
         self.media = media
         self.checkpoint = checkpoint
