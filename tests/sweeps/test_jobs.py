@@ -4,12 +4,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 from omegaconf import OmegaConf
 
 from anchorlab.runs.metrics import read_metrics
+from anchorlab.sweeps import jobs
 from tests.training.conftest import command
 
 
@@ -34,6 +36,16 @@ def test_failing_jobs_are_recorded_and_the_others_go_on(small, train, tmp_path):
     assert "2 to run, 2 impossible, 2 left out" in plan
     assert "1 finished, 3 failed" in results
     assert runs["1"]["reason"] in results
+
+
+def test_reason_of_a_failure_is_the_error_and_not_hydra_s_advice(tmp_path):
+    text = "ValueError: no such thing\n\nSet the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.\n"
+    (tmp_path / "fails.py").write_text(f"import sys\nsys.stderr.write({text!r})\nsys.exit(1)\n")
+    with (tmp_path / ".lock").open("w") as lock:
+        command = [sys.executable, str(tmp_path / "fails.py")]
+        code, last_line = jobs._run(command, tmp_path, lock.fileno(), tmp_path / "log.txt")
+    assert jobs._reason(code, last_line) == "ValueError: no such thing"
+    assert (tmp_path / "log.txt").read_text() == text
 
 
 def test_same_command_finishes_a_killed_sweep(small, train, tmp_path):

@@ -4,6 +4,7 @@ import csv
 import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ class MLflowLogger(RunLogger):
 
     def __init__(self, uri: str | None = None, experiment: str = "anchorlab", media: bool = True) -> None:
         try:
-            import mlflow  # pyright: ignore[reportMissingImports]
+            self._mlflow: Any = import_module("mlflow")
         except ImportError as error:
             raise ValueError("logger=mlflow needs the package mlflow: pip install 'anchorlab[mlflow]'") from error
         self.media = media
         self._experiment = experiment
-        self._uri = uri or mlflow.get_tracking_uri()
-        self._client: Any = mlflow.MlflowClient(self._uri)
+        self._uri = uri or self._mlflow.get_tracking_uri()
+        self._client: Any = self._mlflow.MlflowClient(self._uri)
         self._run = ""  # MLflow's id
         self._sent = 0  # rows of before a resume
         self._step = 0
@@ -61,13 +62,12 @@ class MLflowLogger(RunLogger):
             self.row(index, row)
 
     def row(self, index: int, row: Row) -> None:
-        from mlflow.entities import Metric, RunTag  # pyright: ignore[reportMissingImports]
-
+        entities = self._mlflow.entities
         self._step = int(row["step"])
         if index >= self._sent:
             now = time.time_ns() // 1_000_000
-            metrics = [Metric(name, value, now, self._step) for name, value in row.items() if name != "step"]
-            self._client.log_batch(self._run, metrics, tags=[RunTag(ROWS, str(index + 1))])
+            metrics = [entities.Metric(name, value, now, self._step) for name, value in row.items() if name != "step"]
+            self._client.log_batch(self._run, metrics, tags=[entities.RunTag(ROWS, str(index + 1))])
             for key, scene, top in self._scenes:
                 path = f"{key}/epoch_{row['epoch']:03.0f}.png"
                 self._client.log_figure(self._run, proposals_figure([scene], top), path)
@@ -98,9 +98,7 @@ class MLflowLogger(RunLogger):
             self._client.set_terminated(self._run, ENDS[end])
 
     def _log_params(self, settings: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param  # pyright: ignore[reportMissingImports]
-
-        params = [Param(name, str(value)[:LONGEST_PARAM]) for name, value in _leaves(settings)]
+        params = [self._mlflow.entities.Param(name, str(value)[:LONGEST_PARAM]) for name, value in _leaves(settings)]
         for begin in range(0, len(params), PARAMS_AT_ONCE):
             self._client.log_batch(self._run, params=params[begin : begin + PARAMS_AT_ONCE])
 
