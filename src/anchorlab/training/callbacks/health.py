@@ -46,8 +46,8 @@ def warnings_of(metrics: Mapping[str, float]) -> dict[str, str]:
     if boxes < LEAST_GAIN * anchors:
         found["boxes"] = (
             f"boxes are not being learnt: those predicted for objects have a mean IoU of {boxes:.2f} with them, "
-            f"where the anchors themselves have {anchors:.2f}. Lower optimizer.lr, or set head.delta_std=0 and "
-            f"loss.delta_weight=0.1, or loss=smooth_l1; smaller anchors may help, too"
+            f"where the anchors themselves have {anchors:.2f}. Lower optimizer.lr, or set head.delta_std=0, "
+            f"loss.delta_weight=0.1 and coder=fit, or loss=smooth_l1; smaller anchors may help, too"
         )
     recall = metrics.get("val/AR_1000", 1.0)
     if 0 <= recall < ZERO:
