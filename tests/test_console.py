@@ -7,32 +7,23 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
-from rich.progress import Progress
 
-from anchorlab.console import COMMAND, Column, Facts, TextTable, bar, command, duration, of_groups
+from anchorlab.console import COMMAND, NARROW, Column, Facts, TextTable, bar, command, duration, of_groups
 from tests.terminal import lines, on_terminal
 
 WIDTHS = (60, 80, 120, 200)
 HEADS = ("#", "run", "AR@100", "AR@1000", "recall@100", "anchors\nper image", "time", "status")
 ROWS = (
-    (
-        "1",
-        "ratios=[0.5,1,2], k=12, lr=0.0001",
-        "0.512 ± 0.003",
-        "0.634",
-        "0.801",
-        "1,234,567",
-        "3 h 05 min",
-        "finished",
-    ),
+    ("1", "ratios=[0.5,1,2], k=12, lr=0.01", "0.512 ± 0.003", "0.634", "0.801", "1,234,567", "3 h 05 min", "best"),
     ("2", "assigner=atss, k=3", "0.498 ± 0.012", "0.611", "0.790", "3,000", "40 s", "broke off: to resume"),
 )
+SAID = {None: "-", 0.4: "0 s", 89: "89 s", 90: "2 min", 3599: "1 h 00 min", 11100: "3 h 05 min"}
 
 
 def table() -> TextTable:
     spare = {"AR@1000": 1, "recall@100": 2, "anchors\nper image": 3, "time": 4}
-    columns = [Column(head, head in ("run", "status"), head in ("run", "status"), spare.get(head, 0)) for head in HEADS]
-    made = TextTable(columns, "cells, val: 40 images")
+    words = ("run", "status")
+    made = TextTable([Column(head, head in words, head in words, spare.get(head, 0)) for head in HEADS], "40 images")
     for row in ROWS:
         made.add(*row)
     return made
@@ -44,19 +35,14 @@ def printed(what: RenderableType, width: int, terminal: bool = True) -> list[str
     return lines(file.getvalue())
 
 
-def words(text: str) -> set[str]:
-    return set(text.split())
-
-
-@pytest.mark.parametrize("width", [24, 40, *WIDTHS])
+@pytest.mark.parametrize("width", [40, *WIDTHS])
 def test_a_table_is_no_wider_than_the_terminal_and_cuts_nothing(width):
     shown = printed(table(), width)
     assert max(map(cell_len, shown)) <= width
-    everything = words(" ".join(shown))
-    kept = {at for at, head in enumerate(HEADS) if set(head.split()) <= everything and "narrow" not in head}
-    assert {0, 1, 2, 7} <= kept
+    everything = set(" ".join(shown).split())
     for row in ROWS:
-        assert words(" ".join(row[at] for at in (0, 1, 2, 7))) <= everything, "no word or number is broken"
+        for at in (0, 1, 2, 7):  # those that are never left out
+            assert set(row[at].split()) <= everything, "no word or number is broken"
 
 
 def test_what_a_narrow_terminal_leaves_out_is_named():
@@ -64,14 +50,14 @@ def test_what_a_narrow_terminal_leaves_out_is_named():
     assert "1,234,567" in wide
     assert "too narrow for" not in wide
     assert "1,234,567" not in narrow
-    assert "too narrow for: anchors per image, time" in narrow
-    assert "0.634" in narrow
+    assert "too narrow for:" in narrow
+    assert "anchors per image, time" in narrow
 
 
 def test_where_no_column_can_go_each_row_is_a_block():
-    shown = printed(table(), 30)
-    assert "AR@100             0.512 ± 0.003" in "\n".join(shown)
-    assert any(line.startswith("time") and line.endswith("3 h 05 min") for line in shown)
+    shown = printed(table(), 36)
+    assert "AR@100             0.512 ± 0.003" in shown
+    assert "time               3 h 05 min" in shown
 
 
 def test_a_file_gets_every_column():
@@ -80,9 +66,8 @@ def test_a_file_gets_every_column():
 
 def test_a_command_stays_on_one_line_of_its_own():
     line = "wandb sync --include-online outputs/2026-11-28/22-43-45/wandb/offline-run-20261128_224351-ll9q1dop"
-    shown = printed(
-        Facts([("W&B", f"offline (no credentials found); upload later {COMMAND}{line}"), ("next", "x")]), 60
-    )
+    said = f"offline (no credentials found); upload later {COMMAND}{line}"
+    shown = printed(Facts([("W&B", said), ("next", "x")]), 60)
     assert [text.strip() for text in shown if "wandb sync" in text] == [line]
     assert all(cell_len(text) <= 60 for text in shown if "wandb sync" not in text)
 
@@ -90,13 +75,11 @@ def test_a_command_stays_on_one_line_of_its_own():
 def test_a_proposed_command_is_quoted_for_a_shell():
     overrides = ["data.root=/my photos", "anchor.ratios=[0.5,1]", "+data.x=1", "optimizer.lr=1"]
     assert of_groups(overrides, ("data",)) == ["data.root=/my photos", "+data.x=1"]
-    assert command("train", overrides[:2], "-m").endswith("train.py 'data.root=/my photos' 'anchor.ratios=[0.5,1]' -m")
+    line = command("train", overrides[:2], "-m")
+    assert line.endswith("train.py 'data.root=/my photos' 'anchor.ratios=[0.5,1]' -m")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(None, "-"), (0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3599, "1 h 00 min"), (11100, "3 h 05 min")],
-)
+@pytest.mark.parametrize(("seconds", "said"), SAID.items())
 def test_durations_have_their_units(seconds, said):
     assert duration(seconds) == said
 
@@ -104,14 +87,14 @@ def test_durations_have_their_units(seconds, said):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_bar_says_what_its_time_is_at_every_width(width):
     description = "3 of 12  epoch 10/12"
-    screen = Console(file=io.StringIO(), width=width, force_terminal=True, no_color=True)
-    progress: Progress = bar(screen, len(description))
-    progress.add_task(description, total=1400, completed=120, note="loss 0.812", left="epoch 40 s, run 3 h 05 min left")
+    left = "run 3 h 05 min left" if width < NARROW else "epoch 40 s, run 3 h 05 min left"
+    progress = bar(Console(file=io.StringIO(), width=width, force_terminal=True, no_color=True), len(description))
+    progress.add_task(description, total=1400, completed=1300, note="loss 0.812", left=left)
     shown = printed(progress.get_renderable(), width)[0]
     assert cell_len(shown) <= width
-    for part in (description, "120/1,400", "epoch 40 s, run 3 h 05 min left"):
+    for part in (description, "1,300/1,400", left):
         assert part in shown
-    assert ("━" in shown) == (width >= 80)
+    assert ("━" in shown) == (width >= NARROW)
 
 
 def test_the_first_line_comes_before_anything_is_loaded(tmp_path):

@@ -25,7 +25,7 @@ COMMAND = "with: "
 """What follows it in a sentence for people is a command: it stands on a line of its own, to be copied whole."""
 COMFORTABLE = 32
 """Columns that a cell of words keeps as long as there are spare columns to leave out."""
-BESIDE = 55
+BESIDE = 57
 """Columns of what stands beside a bar and its description: `120/1400 loss 0.812 epoch 40 s, run 12 min left`."""
 NARROW = 80
 """Columns below which less is said."""
@@ -93,7 +93,7 @@ def bar(screen: Console, longest: int = 24) -> Progress:
         longest: letters of the longest description.
     """
     room = min(screen.width - longest - BESIDE, 40)
-    bars = [BarColumn(bar_width=room)] if room >= 5 else []
+    bars = [BarColumn(bar_width=room)] if room >= 3 else []
     notes = [_Note()] if screen.width >= longest + BESIDE else []
     return Progress(
         TextColumn("{task.description}"),

@@ -50,10 +50,8 @@ class ConsoleProgress(ProgressBar):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._losses.append(float(trainer.callback_metrics["train/loss"]))
         self._pace.note_batch()
-        self._advance(
-            f"loss {np.mean(self._losses[-20:]):.3f}",
-            self._pace.left(trainer, len(self._losses), self._console.width < NARROW),
-        )
+        left = self._pace.left(trainer, len(self._losses), self._console.width < NARROW)
+        self._advance(f"loss {np.mean(self._losses[-20:]):.3f}", left)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pace.start_validation()
