@@ -37,7 +37,7 @@ def test_a_run_is_its_folder(page, monkeypatch):
     assert (again.metrics, again.status) == (run.metrics, "finished")
     assert again.metrics["AR_100"] == pytest.approx(run.curves["val/AR_100"][-1], abs=1e-6)
     assert run.config["anchor"]["ratios"] == [0.5, 1, 2]
-    assert {"recall", "anchors", "proposals_epoch_01"} <= set(run.figures)
+    assert {"recall", "anchors", "proposals_epoch_001"} <= set(run.figures)
     assert "<img" in run._repr_html_()
     assert run.figures["recall"]._repr_html_().startswith('<img alt="recall"')
     assert page["network"].anchors.num_anchors == (3, 3, 3)

@@ -62,7 +62,7 @@ def _arguments(target: str) -> ast.arguments | None:
 @cache
 def _definition(target: str) -> ast.stmt | None:
     module, _, name = home_of(target).rpartition(".")
-    for folder in sys.path:
+    for folder in sys.path if module else ():
         place = Path(folder or ".", *module.split("."))
         for path in (place.with_suffix(".py"), place / "__init__.py"):
             if path.is_file():

@@ -104,7 +104,7 @@ class Run:
 
     @property
     def figures(self) -> "dict[str, Figure]":
-        """The pictures by name, `recall`, `coverage`, `proposals_epoch_01`, ...; a notebook shows each."""
+        """The pictures by name, `recall`, `coverage`, `proposals_epoch_001`, ...; a notebook shows each."""
         return {path.stem: Figure(path) for path in sorted((self.folder / "figures").glob("*.png"))}
 
     @property
