@@ -241,7 +241,7 @@ def test_two_settings_make_a_map_of_the_metric(browser, sweep):
         for x, z in zip(browser_ticks(browser, "xaxis"), of_y, strict=True)
     }
     finished = [entry for entry in table.entries if entry.status == "finished"]
-    expected = {tuple(shown(entry.settings[key]) for key in ("anchor.k", "anchor.ratios")): entry for entry in finished}
+    expected = {(shown(e.settings["anchor.k"]), shown(e.settings["anchor.ratios"])): e for e in finished}
     assert {place for place, z in cells.items() if z is not None} == set(expected)
     for place, entry in expected.items():
         assert cells[place] == pytest.approx(entry.figure("AR_100").mean, abs=1e-5)
