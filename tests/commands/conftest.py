@@ -7,9 +7,9 @@ import pytest
 
 from anchorlab.cli.overrides import check_overrides
 from anchorlab.commands import train as training
-from tests.training.conftest import SMALL, small, train
+from tests.training.conftest import SMALL, forker, small, train
 
-__all__ = ["CONFIGS", "composed", "run", "small", "synthetic_root", "train"]
+__all__ = ["CONFIGS", "composed", "forker", "run", "small", "synthetic_root", "train"]
 
 CONFIGS = Path(__file__).parents[2] / "conf"
 

@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 
 import anchorlab
 from anchorlab.runs.record import read_run
+from tests.training.processes import Forker
 
 ROOT = Path(__file__).parents[2]
 OLD_RUNS = ROOT / "tests" / "old_runs"
@@ -26,29 +26,33 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def command(folder: Path, script: str, *arguments: str) -> None:
-    """Run a root script in `folder`, as a process of its own; it succeeds."""
-    words = [sys.executable, str(ROOT / f"{script}.py"), *arguments]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.fixture(scope="module")
+def command(folder: Path, forker: Forker) -> Callable[..., None]:
+    """Runs a root script in the folder, as a process of its own; it succeeds."""
+
+    def run(script: str, *arguments: str) -> None:
+        done = forker.run(folder, *arguments, script=script)
+        assert done.code == 0, done.out + done.err
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def exported(folder) -> Path:
+def exported(command, folder) -> Path:
     """The exported model: its model.json is the old one, its weights those of the run, which are exported today."""
-    command(folder, "export", "run=stopped", "formats=[safetensors]", "output=new")
+    command("export", "run=stopped", "formats=[safetensors]", "output=new")
     shutil.copy(OLD_RUNS / "exported" / "model.json", folder / "new" / "model.json")
     return folder / "new"
 
 
-def test_compare(folder):
-    command(folder, "compare", "runs=[stopped,finished]", "output=comparison")
+def test_compare(command, folder):
+    command("compare", "runs=[stopped,finished]", "output=comparison")
     table = (folder / "comparison" / "comparison.csv").read_text(encoding="utf-8")
     assert all(f"runs/{name}," in table for name in ("stopped", "finished"))
 
 
-def test_evaluate_repeats_the_metrics_of_a_run(folder):
-    command(folder, "evaluate", "run=stopped", "pictures=0", "outcome=0", "device=cpu", "hydra.run.dir=evaluated")
+def test_evaluate_repeats_the_metrics_of_a_run(command, folder):
+    command("evaluate", "run=stopped", "pictures=0", "outcome=0", "device=cpu", "hydra.run.dir=evaluated")
     before, after = read_run(folder / "stopped").recall(), read_run(folder / "evaluated").recall()
     assert before is not None
     assert after is not None
@@ -56,13 +60,13 @@ def test_evaluate_repeats_the_metrics_of_a_run(folder):
         np.testing.assert_array_equal(after[name], values)
 
 
-def test_propose(folder):
-    command(folder, "propose", "run=stopped", "source=image.png", "pictures=0", "workers=0", "device=cpu")
+def test_propose(command, folder):
+    command("propose", "run=stopped", "source=image.png", "pictures=0", "workers=0", "device=cpu")
     assert json.loads((folder / "proposals" / "proposals.json").read_text())
 
 
-def test_explain(folder):
-    command(folder, "explain", "run=stopped", "image=image.png")
+def test_explain(command, folder):
+    command("explain", "run=stopped", "image=image.png")
     assert list((folder / "explain").glob("*.png"))
 
 
@@ -72,9 +76,9 @@ def test_exported_model_is_the_network_of_the_run(exported, folder):
     assert all(value.equal(theirs[name]) for name, value in ours.items())
 
 
-def test_train_resumes(folder):
+def test_train_resumes(command, folder):
     shutil.copytree(OLD_RUNS / "stopped", folder / "resumed")
-    command(folder, "train", "resume=resumed", "callbacks.stop_after.epochs=null")
+    command("train", "resume=resumed", "callbacks.stop_after.epochs=null")
     run = read_run(folder / "resumed")
     assert (run.status, run.final["epoch"]) == ("finished", 2)
     assert run.config_hash == read_run(OLD_RUNS / "stopped").config_hash

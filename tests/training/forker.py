@@ -5,7 +5,7 @@
 Reads one JSON object a line and forks; answers with the new process's number, and writes its exit code to
 `<output>.code` when it has ended. An order {"arguments": [...]} runs train.py with them; {"config": {...}} runs
 `train` in the order's folder, resuming what is there: a loop of many kills need not compose the same config each
-time. Its "environment" adds variables.
+time. Its "environment" adds variables; "script" is the root script that runs instead of train.py.
 """
 
 import json
@@ -28,7 +28,7 @@ from anchorlab.training.loggers import hub
 from anchorlab.training.processes import process_rank
 from anchorlab.training.resume import LAST
 
-SCRIPT = Path(__file__).parents[2] / "train.py"
+ROOT = Path(__file__).parents[2]
 outputs: dict[int, str] = {}
 
 
@@ -62,8 +62,9 @@ def become(order: dict[str, Any]) -> None:
         os.dup2(os.open(f"{order['output']}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if "arguments" in order:
-        sys.argv = [str(SCRIPT), *order["arguments"]]
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        script = str(ROOT / f"{order['script']}.py")
+        sys.argv = [script, *order["arguments"]]
+        runpy.run_path(script, run_name="__main__")
     else:
         resume = "." if LAST.is_file() else None
         run_settings({**order["config"], "resume": resume}, Path.cwd(), ())

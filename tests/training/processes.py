@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 120  # seconds, on a machine with more to do than this
+TIMEOUT = 300  # seconds, on a machine with more to do than this
 
 
 class Forker:
@@ -40,12 +40,13 @@ class Forker:
         *arguments: str,
         config: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        script: str = "train",
     ) -> "Running":
-        """train.py with `arguments` in `folder`; or `train` of a `config` into `folder` itself."""
+        """A root script with `arguments` in `folder`; or `train` of a `config` into `folder` itself."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         output = self._scratch / str(len(self._started))
-        what = {"arguments": arguments} if config is None else {"config": config}
+        what = {"arguments": arguments, "script": script} if config is None else {"config": config}
         order = {**what, "folder": str(folder), "output": str(output), "environment": dict(environment or {})}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -53,8 +54,10 @@ class Forker:
         self._started.append(running)
         return running
 
-    def run(self, folder: Path, *arguments: str, config: Mapping[str, Any] | None = None) -> "Running":
-        running = self.start(folder, *arguments, config=config)
+    def run(
+        self, folder: Path, *arguments: str, config: Mapping[str, Any] | None = None, script: str = "train"
+    ) -> "Running":
+        running = self.start(folder, *arguments, config=config, script=script)
         running.wait()
         return running
 
