@@ -43,7 +43,7 @@ def test_reason_of_a_failure_is_the_error_and_not_hydra_s_advice(tmp_path):
     (tmp_path / "fails.py").write_text(f"import sys\nsys.stderr.write({text!r})\nsys.exit(1)\n")
     with (tmp_path / ".lock").open("w") as lock:
         command = [sys.executable, str(tmp_path / "fails.py")]
-        code, last_line = jobs._run(command, tmp_path, lock.fileno(), tmp_path / "log.txt")
+        code, last_line = jobs._run(command, tmp_path, lock.fileno(), tmp_path / "log.txt", "1 of 1")
     assert jobs._reason(code, last_line) == "ValueError: no such thing"
     assert (tmp_path / "log.txt").read_text() == text
 
