@@ -319,7 +319,7 @@ def test_a_metric_that_cannot_be_had_is_one_sentence(sweep, metric, message):
 def test_csv_holds_every_row_and_reads_back(sweep):
     comparison = compared(sweep, baseline="ratios=[1]")
     rows = list(csv.DictReader(io.StringIO(as_csv(comparison))))
-    assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5", "6", ""]
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5", "", ""]  # the last two have not finished
     (table,) = comparison.tables
     for row, entry in zip(rows, table.entries, strict=False):
         assert float(row["AR_100"]) == entry.figure("AR_100").mean
