@@ -80,7 +80,7 @@ def test_wheel_trains_outside_of_the_clone_with_choices_beside_the_working_folde
     ]
     done = installed(tmp_path, "anchorlab", "train", *quick, "anchor=mine", "hydra.run.dir=run")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "next      anchorlab train " in done.stdout
+    assert "\n          anchorlab train " in done.stdout
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["status"], record["figures"]["final"]["step"]) == ("finished", 1)
     assert record["axes"]["k"] == 2

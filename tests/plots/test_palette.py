@@ -16,7 +16,7 @@ def test_no_other_file_of_plots_has_colours_of_its_own(path):
         assert re.findall(r"#[0-9A-Fa-f]{6}\b", path.read_text()) == []
 
 
-@pytest.mark.parametrize("page", ["plots/anchors_page/page.css", "compare/web/page.css"])
+@pytest.mark.parametrize("page", ["plots/anchors_page/page.css", "comparing/web/page.css"])
 def test_the_pages_take_the_colours_of_boxes_from_the_palette(page):
     used = set(re.findall(r"var\(--(\w+-box)\)", (SRC / page).read_text()))
     assert {"truth-box", "missed-box"} <= used <= set(re.findall(r"--(\w+-box):", palette.as_css()))
