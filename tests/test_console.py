@@ -60,6 +60,14 @@ def test_where_no_column_can_go_each_row_is_a_block():
     assert "time               3 h 05 min" in shown
 
 
+def test_a_column_without_a_head_and_with_empty_cells_takes_no_room():
+    table = TextTable([Column("job"), Column("", left=True, wraps=True)])
+    table.add("0", "")
+    out = io.StringIO()
+    Console(file=out, width=40).print(table)
+    assert [line.strip() for line in out.getvalue().splitlines()] == ["job", "─────", "0"]
+
+
 def test_a_file_gets_every_column():
     assert "1,234,567" in " ".join(printed(table(), 60, terminal=False))
 
@@ -76,7 +84,7 @@ def test_a_proposed_command_is_quoted_for_a_shell():
     overrides = ["data.root=/my photos", "anchor.ratios=[0.5,1]", "+data.x=1", "optimizer.lr=1"]
     assert of_groups(overrides, ("data",)) == ["data.root=/my photos", "+data.x=1"]
     line = command("train", overrides[:2], "-m")
-    assert line.endswith("train.py 'data.root=/my photos' 'anchor.ratios=[0.5,1]' -m")
+    assert line.endswith("train 'data.root=/my photos' 'anchor.ratios=[0.5,1]' -m")
 
 
 @pytest.mark.parametrize(("seconds", "said"), SAID.items())

@@ -292,7 +292,7 @@ class Facts:
 
 def _wrapped(text: str, width: int) -> list[str]:
     """Broken at blanks alone: a word longer than the width stays whole."""
-    return wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+    return wrap(text, max(width, 1), break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _line(text: str, style: str = "") -> Text:

@@ -5,7 +5,6 @@ callback within the run.
 """
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -20,13 +19,11 @@ EPOCHS = 3
 @pytest.fixture
 def images(small, tmp_path) -> tuple[str, Path]:
     """A data set of one's own, to break: the override that names it, and the folder of its training images."""
-    root = Path(small[-1].removeprefix("data.root="))
-    if not list(root.glob("*/train")):
-        made = subprocess.run(command(*small, "debug=one_step"), cwd=tmp_path, capture_output=True, check=False)
-        assert made.returncode == 0, made.stderr
-    shutil.copytree(root, tmp_path / "data")
+    root = f"data.root={tmp_path / 'data'}"
+    made = subprocess.run(command(*small, root, "debug=one_step"), cwd=tmp_path, capture_output=True, check=False)
+    assert made.returncode == 0, made.stderr
     (folder,) = (tmp_path / "data").glob("*/train")
-    return f"data.root={tmp_path / 'data'}", folder
+    return root, folder
 
 
 def breaking(what: str, path: Path | None = None) -> list[str]:
