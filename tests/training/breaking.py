@@ -1,8 +1,9 @@
-"""Callbacks that break a run's data from within, when its second epoch begins: neither sooner nor later."""
+"""Callbacks that break a run's data, or hold the run, from within: at one place, neither sooner nor later."""
 
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -43,3 +44,14 @@ class KillChildren(_InSecondEpoch):
         pid = os.getpid()
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             os.kill(int(child), signal.SIGKILL)
+
+
+class Hold(Callback):
+    """Holds the run within its second epoch, before its sixth step, until somebody writes into a FIFO."""
+
+    def __init__(self, fifo: str):
+        self.fifo = Path(fifo)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 5:
+            self.fifo.read_text()

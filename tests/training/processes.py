@@ -84,6 +84,7 @@ class Forker:
         for running in self._started:
             if running.code is None:
                 running.send(signal.SIGKILL)
+        self._process.kill()  # the end of its input may never come: loading processes of other tests hold the pipe, too
         self._process.communicate()
 
 

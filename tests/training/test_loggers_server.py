@@ -1,5 +1,6 @@
 """W&B runs on a server that takes them, goes away, or never answers: what it holds at the end, and what is printed."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def account(server, tmp_path) -> dict[str, str]:
     return {**server.environment, "HOME": str(tmp_path), "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.1"}
 
 
+@pytest.fixture
+def hold(tmp_path) -> tuple[Path, list[str]]:
+    """A FIFO, and the overrides that hold a run until it is written into."""
+    os.mkfifo(tmp_path / "hold")
+    target = "+callbacks.breaking._target_=tests.training.breaking.Hold"
+    return tmp_path / "hold", [target, f"+callbacks.breaking.fifo={tmp_path / 'hold'}"]
+
+
 def assert_same_curves(kept: KeptRun, folder: Path) -> None:
     """What the server holds is metrics.csv, row for row, and run.json."""
     curves = read_metrics(folder / "metrics.csv")
@@ -47,13 +56,15 @@ def assert_same_curves(kept: KeptRun, folder: Path) -> None:
 
 
 def test_a_run_that_is_killed_and_resumed_is_on_the_server_row_for_row(
-    server, account, small, forker: Forker, tmp_path
+    server, account, small, forker: Forker, hold, tmp_path
 ):
-    running = forker.start(tmp_path, *small, *ONLINE, "trainer.epochs=6", environment=account)
-    running.wait_until(lambda: server.runs and len(server.run.history) > 4)
+    fifo, held = hold
+    running = forker.start(tmp_path, *small, *ONLINE, *held, "trainer.epochs=6", environment=account)
+    running.wait_until(lambda: server.runs and len(server.run.history) > 4)  # beyond the checkpoint of the first epoch
     running.send(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL, running.out + running.err
     resumed = forker.start(tmp_path, "resume=run", environment=account)
+    fifo.write_text("go on")
     assert resumed.wait() == 0, resumed.err
     assert_same_curves(server.run, tmp_path / "run")
     assert server.run.exit_code == 0
@@ -75,11 +86,13 @@ def test_a_run_that_is_killed_and_resumed_is_on_the_server_row_for_row(
 
 
 def test_a_server_that_goes_away_costs_nothing_but_an_upload(
-    server, account, small, forker: Forker, tmp_path, monkeypatch
+    server, account, small, forker: Forker, hold, tmp_path, monkeypatch
 ):
-    running = forker.start(tmp_path, *small, *ONLINE, "trainer.epochs=3", environment=account)
+    fifo, held = hold
+    running = forker.start(tmp_path, *small, *ONLINE, *held, "trainer.epochs=3", environment=account)
     running.wait_until(lambda: server.runs and server.run.history)
     server.stop()
+    fifo.write_text("go on")
     assert running.wait() == 0, running.err
     run = read_run(tmp_path / "run")
     assert run.status == "finished"
