@@ -55,35 +55,6 @@ def assert_same_curves(kept: KeptRun, folder: Path) -> None:
         assert kept.summary[f"best_{name}"] == run.best[name]
 
 
-def test_a_run_that_is_killed_and_resumed_is_on_the_server_row_for_row(
-    server, account, small, forker: Forker, tmp_path
-):
-    epochs = 30  # so many that the run is killed long before its end
-    running = forker.start(tmp_path, *small, *ONLINE, f"trainer.epochs={epochs}", environment=account)
-    running.wait_until(lambda: server.runs and len(server.run.history) > 4)
-    running.send(signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL, running.out + running.err
-    resumed = forker.start(tmp_path, "resume=run", environment=account)
-    assert resumed.wait() == 0, resumed.err
-    assert_same_curves(server.run, tmp_path / "run")
-    assert server.run.exit_code == 0
-    config = server.run.config
-    assert config["choices"]["assigner"] == "atss"
-    assert config["config_hash"] == read_run(tmp_path / "run").config_hash
-    assert config["timings"]["fit_s"] > 0
-    pictures = [
-        (row["_step"], row["epoch"], picture)
-        for row in server.run.history
-        for name, picture in row.items()
-        if name.startswith("val/image")
-    ]
-    assert {epoch for _, epoch, _ in pictures} == set(range(1, epochs + 1))
-    for step, epoch, picture in pictures:
-        assert picture["caption"] == f"epoch {epoch}"
-        assert f"_{step}_" in picture["path"]
-        assert picture["path"] in server.run.files
-
-
 def test_a_server_that_goes_away_costs_nothing_but_an_upload(
     server, account, small, forker: Forker, hold, tmp_path, monkeypatch
 ):
