@@ -33,6 +33,17 @@ class Mixed(Backbone):
         return maps[1:]
 
 
+def test_a_backbone_is_asked_once():
+    backbone, asked = Tiny(channels=32), []
+    backbone.register_forward_hook(lambda *_: asked.append(1))
+    first = BackboneGrids(backbone)
+    before = len(asked)
+    sizes = torch.tensor([[97, 130]])
+    assert torch.equal(BackboneGrids(backbone)(sizes), first(sizes))
+    assert len(asked) == before > 0
+    assert torch.equal(BackboneGrids(Tiny(channels=32))(sizes), first(sizes))
+
+
 @pytest.mark.parametrize(
     "backbone",
     [Tiny(32), VGG16(weights="none"), ResNetFPN("resnet18", weights="none"), Mixed()],

@@ -26,11 +26,14 @@ def difference(one, other, wanted, bootstrap: Bootstrap = SMALL) -> Difference:
 # standard errors that so few simulations leave.
 
 
-@pytest.mark.parametrize(
+in_worlds = pytest.mark.parametrize(
     "world",
     [World("one run a side", 100, 1), World("3 seeds", 120, 3, between_seeds=0.15)],
     ids=lambda world: world.name,
 )
+
+
+@in_worlds
 def test_intervals_cover_a_planted_difference(world):
     repeats = 500
     covered, _ = simulate(world, repeats, resamples=400, shift=PLANTED)
@@ -38,11 +41,7 @@ def test_intervals_cover_a_planted_difference(world):
     assert 0.93 - error < covered < 0.97 + error
 
 
-@pytest.mark.parametrize(
-    "world",
-    [World("one run a side", 100, 1), World("3 seeds", 120, 3, between_seeds=0.15)],
-    ids=lambda world: world.name,
-)
+@in_worlds
 def test_equal_settings_are_rarely_told_apart(world):
     repeats = 500
     covered, alarms = simulate(world, repeats, resamples=400, shift=0.0)

@@ -3,23 +3,17 @@
 from pathlib import Path
 
 import pytest
-import wandb
 
 from anchorlab.errors import SettingError
 from anchorlab.sweeps.upload import command, state
-from tests.training.wandb_server import WandbServer, answering
+from tests.training.wandb_server import answering, named_server
 
 LOGGER = {"_target_": "anchorlab.training.WandbLogger", "mode": "auto"}
 
 
 @pytest.fixture
 def server(monkeypatch):
-    server = WandbServer()
-    wandb.teardown()  # W&B remembers an address for the process
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    yield server
-    server.stop()
+    yield from named_server(monkeypatch)
 
 
 def test_the_start_says_whether_the_server_answers(server):

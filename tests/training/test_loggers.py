@@ -21,18 +21,13 @@ from anchorlab.training.loggers.hub import Loggers, build_loggers
 from anchorlab.training.loggers.protocol import Row, RunFacts, RunLogger
 from anchorlab.training.loggers.wandb import WandbLogger
 from anchorlab.training.loggers.wandb_service import server_fault
-from tests.training.wandb_server import WandbServer, answering, dripping, hanging
+from tests.training.wandb_server import WandbServer, answering, dripping, hanging, named_server
 
 
 @pytest.fixture
 def server(monkeypatch) -> Iterator[WandbServer]:
     """A W&B server of ours that the environment names, with credentials for it."""
-    server = WandbServer()
-    wandb.teardown()  # W&B remembers an address for the process
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    yield server
-    server.stop()
+    yield from named_server(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,13 @@ is somebody's. Tables and checkpoints come as artifacts, of which it keeps the a
 import gzip
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import pytest
+import wandb
 
 HISTORY = "wandb-history.jsonl"
 
@@ -248,3 +251,13 @@ def dripping(request: Request) -> bool:
         except OSError:
             break
     return True
+
+
+def named_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server that the environment of this process names, with credentials for it: the body of a fixture."""
+    server = WandbServer()
+    wandb.teardown()  # W&B remembers an address for the process
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.stop()

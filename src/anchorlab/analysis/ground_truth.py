@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -68,6 +69,10 @@ class GroundTruth:
         return GroundTruth(**{field.name: chosen.get(field.name, getattr(self, field.name)) for field in fields(self)})
 
 
+_SHIFTS: WeakKeyDictionary[Backbone, list[int]] = WeakKeyDictionary()
+"""What `BackboneGrids` found of each backbone: a start asks several times, and a deep one takes half a second."""
+
+
 class BackboneGrids:
     """The `Grids` of a backbone, found from the shapes of two inputs instead of one for each size.
 
@@ -77,36 +82,44 @@ class BackboneGrids:
 
     def __init__(self, backbone: Backbone) -> None:
         self.strides = tuple(backbone.strides)
-        self._backbone = backbone
-        base = 4 * max(self.strides)
-        below, above = self._cells(base - 1, base + 1)
-        self._shift = []
-        for level, stride in enumerate(self.strides):
-            if below[level] < base // stride:
-                self._shift.append(0)
-            elif above[level] > base // stride:
-                self._shift.append(stride - 1)
-            else:
-                self._shift.append(self._search(level, base))
+        if backbone not in _SHIFTS:
+            _SHIFTS[backbone] = _shifts(backbone)
+        self._shift = _SHIFTS[backbone]
 
     def __call__(self, sizes: Tensor) -> Tensor:
         return torch.stack([(sizes + b) // s for b, s in zip(self._shift, self.strides, strict=True)], dim=1)
 
-    def _search(self, level: int, base: int) -> int:
-        """The b of a level that rounds both ways: the smallest r > 0 with one more cell at base + r is stride - b."""
-        stride = self.strides[level]
-        low, high = 1, stride
-        while high - low > 1:
-            middle = (low + high) // 2
-            grown = self._cells(base + middle, base)[0][level] > base // stride
-            low, high = (low, middle) if grown else (middle, high)
-        return stride - high
 
-    def _cells(self, height: int, width: int) -> tuple[list[int], list[int]]:
-        """Rows and columns of each level, from shapes alone: nothing is computed."""
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            maps = self._backbone(torch.zeros(1, 3, height, width))
-        return [int(m.shape[-2]) for m in maps], [int(m.shape[-1]) for m in maps]
+def _shifts(backbone: Backbone) -> list[int]:
+    """The b of each level."""
+    base, found = 4 * max(backbone.strides), []
+    below, above = _cells(backbone, base - 1, base + 1)
+    for level, stride in enumerate(backbone.strides):
+        if below[level] < base // stride:
+            found.append(0)
+        elif above[level] > base // stride:
+            found.append(stride - 1)
+        else:
+            found.append(_search(backbone, level, base))
+    return found
+
+
+def _search(backbone: Backbone, level: int, base: int) -> int:
+    """The b of a level that rounds both ways: the smallest r > 0 with one more cell at base + r is stride - b."""
+    stride = backbone.strides[level]
+    low, high = 1, stride
+    while high - low > 1:
+        middle = (low + high) // 2
+        grown = _cells(backbone, base + middle, base)[0][level] > base // stride
+        low, high = (low, middle) if grown else (middle, high)
+    return stride - high
+
+
+def _cells(backbone: Backbone, height: int, width: int) -> tuple[list[int], list[int]]:
+    """Rows and columns of each level, from shapes alone: nothing is computed."""
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        maps = backbone(torch.zeros(1, 3, height, width))
+    return [int(m.shape[-2]) for m in maps], [int(m.shape[-1]) for m in maps]
 
 
 def truth_of(data: DataModule, split: str, grids: Grids) -> GroundTruth:

@@ -6,13 +6,13 @@ and says how to upload. Step i of a W&B run is row i of metrics.csv, also after 
 
 import math
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from anchorlab.console import typed
 from anchorlab.plots.boxes import Scene
 from anchorlab.signatures import Text, checked
 from anchorlab.training.loggers.protocol import End, Row, RunFacts, RunLogger
@@ -96,7 +96,7 @@ class WandbLogger(RunLogger):
             ValueError: where logger.mode=online has no credentials or no proper answer.
         """
         self._monitored, self._checkpoints = run.monitored, run.folder / "checkpoints"
-        self._run_folder = _typed(run.folder)
+        self._run_folder = typed(run.folder.resolve())
         self._segments = [*run.folder.glob("wandb/*run-*")] if run.resumed else []
         connect()
         # W&B writes to a temporary folder where it finds none.
@@ -279,13 +279,7 @@ class WandbLogger(RunLogger):
         segments = self._segments
         if any(not path.name.startswith("offline-") or [*path.glob("*.synced")] for path in segments):
             return f"{UPLOAD} {self._run_folder}"
-        return f"wandb sync {_typed(Path(self._run.settings.sync_dir))}"
-
-
-def _typed(folder: Path) -> str:
-    """A folder as one types it here."""
-    folder, here = folder.resolve(), Path.cwd()
-    return shlex.quote(str(folder.relative_to(here) if folder.is_relative_to(here) else folder))
+        return f"wandb sync {typed(Path(self._run.settings.sync_dir).resolve())}"
 
 
 def _layer(boxes: np.ndarray, class_id: int, label: str, scores: np.ndarray | None = None) -> dict[str, Any]:

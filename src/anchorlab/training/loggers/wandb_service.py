@@ -81,7 +81,8 @@ def _fault_in_answer(address: str, key: str | None) -> str:
     if key:
         request.add_header("Authorization", f"Basic {base64.b64encode(f'api:{key}'.encode()).decode()}")
     try:
-        with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as answer:
+        # Longer than anybody waits: it only ends the thread, and says nothing.
+        with urllib.request.urlopen(request, timeout=2 * PROBE_SECONDS) as answer:
             content = json.loads(answer.read(100_000))
     except urllib.error.HTTPError as error:
         return f"answers {error.code} {error.reason}".rstrip()
