@@ -87,6 +87,11 @@ def test_a_proposed_command_is_quoted_for_a_shell():
     assert line.endswith("train 'data.root=/my photos' 'anchor.ratios=[0.5,1]' -m")
 
 
+def test_a_path_is_shown_without_the_quotes_that_the_command_line_put_around_it():
+    line = command("train", ["data.root='/data/cells'", "data.images='/my photos'", "logger.name='2007'"])
+    assert line.endswith("""train data.root=/data/cells 'data.images=/my photos' 'logger.name='"'"'2007'"'"''""")
+
+
 @pytest.mark.parametrize(("seconds", "said"), SAID.items())
 def test_durations_have_their_units(seconds, said):
     assert duration(seconds) == said

@@ -1,6 +1,7 @@
 """Console output: the stream that text for people is written to, and tables and bars that fit any width of it."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -60,7 +61,12 @@ def place_in_sweep() -> str:
 
 def command(script: str, overrides: Iterable[str], *more: str) -> str:
     """A command of this project as one types it here: its overrides quoted for a shell, then `more` as it stands."""
-    return " ".join([program(script), *map(shlex.quote, overrides), *more])
+    return " ".join([program(script), *(shlex.quote(_as_typed(override)) for override in overrides), *more])
+
+
+def _as_typed(override: str) -> str:
+    """Without the quotes that the command line puts around a path, and puts there again when it is typed."""
+    return re.sub(r"^([^='\"]+)='([\w./~ :@+-]*[/.][\w./~ :@+-]*)'$", r"\1=\2", override)
 
 
 def typed(folder: Path) -> str:

@@ -46,6 +46,21 @@ def study(folder: Path, *arguments: str, script: str = "study.py") -> subprocess
         (["fit=true", "anchor.k=3,6,9"], ["fit=true", "ks=[3,6,9]", "anchor=fit"]),
         (["anchor=fit", "anchor.k=6"], ["anchor=fit", "anchor.k=6"]),
         (["anchor.k=6"], ["anchor.k=6"]),
+        (
+            ["probe=true", "anchor.scale=2,4", "data.root=~/a b", "anchor.ratios=[1]"],
+            [
+                *("probe=true", "data.root=~/a b", "anchor.ratios=[1]"),
+                "candidates=[['anchor.scale=2'],['anchor.scale=4']]",
+            ],
+        ),
+        (
+            ["anchor=fit,fpn", "anchor.k=1,3", "probe=true"],
+            [
+                "probe=true",
+                "candidates=[['anchor=fit','anchor.k=1'],['anchor=fit','anchor.k=3'],"
+                "['anchor=fpn','anchor.k=1'],['anchor=fpn','anchor.k=3']]",
+            ],
+        ),
     ],
 )
 def test_arguments_are_unfolded(typed, composed):
@@ -56,6 +71,8 @@ def test_arguments_are_unfolded(typed, composed):
     ("typed", "words"),
     [
         (["-m", "fit=true", "anchor.k=3,6"], "without -m"),
+        (["-m", "probe=true", "anchor.scale=2,4"], "without -m: .* probe=true"),
+        (["probe=true", "anchor.scale=2"], "probe=true compares anchors: give a setting several values"),
         (["anchor.k=3,6"], "add fit=true"),
         (["fit=true", "anchor=fpn"], "leave out anchor=fpn"),
     ],
@@ -134,3 +151,25 @@ def test_wrong_settings_are_one_sentence(small, tmp_path):
         assert done.returncode == 2
         assert words in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_probe_ranks_anchors_and_says_which_to_take(small, tmp_path):
+    candidates = ("anchor.scale=3,0.2", "anchor.ratios=[1]")
+    done = study(tmp_path, *small, "probe=true", *candidates, "assigner=max_iou", "hydra.run.dir=found")
+    assert done.returncode == 0, done.stderr
+    for words in ("behind the best", "verdict  expected AR@100 spreads over", "train on these anchors with:"):
+        assert words in done.stdout
+    folder = tmp_path / "found"
+    content = json.loads((folder / "study.json").read_text())
+    assert {tuple(row["overrides"]) for row in content["candidates"]} == {("anchor.scale=3",), ("anchor.scale=0.2",)}
+    expected = [row["metrics"]["AR_100"] for row in content["candidates"]]
+    assert expected == sorted(expected, reverse=True)
+    assert f"train.py {' '.join(small)}" in done.stdout.replace("'", "")
+    assert Image.open(folder / "figures" / "probe.png").width > 600
+
+
+def test_a_cascade_is_not_probed(small, tmp_path):
+    done = study(tmp_path, *small, "probe=true", "anchor.scale=2,4", "anchor.ratios=[1]", "cascade=two_stage")
+    assert done.returncode == 2
+    assert "leave it out" in done.stderr
+    assert "Traceback" not in done.stderr

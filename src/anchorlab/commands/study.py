@@ -22,9 +22,11 @@ from anchorlab.analysis.fitting import AnchorFit, Fitted
 from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
 from anchorlab.analysis.report import Scored
 from anchorlab.build import build, user_errors, without_weights
+from anchorlab.commands.study_probe import run_probe
 from anchorlab.console import Facts, bar, command, console, of_groups, typed
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, user_sentences
+from anchorlab.installation import CONFIGS
 from anchorlab.plots import coverage as pictures
 from anchorlab.plots.boxes import save
 from anchorlab.rpn.anchors import AnchorGrid
@@ -61,9 +63,17 @@ def study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
     console().print(Facts(_head(basis)))
     console().print()
     fits = config["fit"] or config["anchor"]["_target_"].endswith(AnchorFit.__name__)
-    found, files = _fit(basis, config, folder) if fits else _cover(basis, config, folder)
+    if config["probe"]:
+        found, files, best = run_probe(config["candidates"], overrides, _own_settings(config), folder)
+        rows = [
+            *_left(folder, files),
+            ("next", f"train on these anchors with: {_with(best.overrides, overrides, config)}"),
+        ]
+    else:
+        found, files = _fit(basis, config, folder) if fits else _cover(basis, config, folder)
+        rows = _where(folder, files, overrides)
     console().print()
-    console().print(Facts(_where(folder, files, overrides)))
+    console().print(Facts(rows))
     content = {"data": str(basis.data.root), "split": config["split"], "seconds_to_load": basis.seconds} | found
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
     write_whole(folder / "study.json", f"{json.dumps(_finite(content), indent=2, allow_nan=False)}\n".encode())
@@ -77,7 +87,8 @@ class _Basis:
     data: DataModule
     split: str
     strides: tuple[int, ...]
-    assigner: MaxIoUAssigner
+    assigner: MaxIoUAssigner  # by whose IoUs coverage goes
+    trains_by: str  # what assigns in training, where it is another rule
     truth: GroundTruth
     grids: BackboneGrids
     seconds: float
@@ -99,9 +110,11 @@ def _basis(config: Mapping[str, Any]) -> _Basis:
         raise SettingError(
             f"data.root={data.root} has no boxes in its split {config['split']}: there is nothing to study"
         )
-    assigner = yardstick(build(config["assigner"], "assigner"))
+    trained = build(config["assigner"], "assigner")
+    assigner = yardstick(trained)
     seconds = round(time.perf_counter() - started, 2)
-    return _Basis(data, config["split"], grids.strides, assigner, truth, grids, seconds)
+    trains_by = "" if assigner is trained else type(trained).__name__
+    return _Basis(data, config["split"], grids.strides, assigner, trains_by, truth, grids, seconds)
 
 
 def _head(basis: _Basis) -> list[tuple[str, str]]:
@@ -118,7 +131,12 @@ def _head(basis: _Basis) -> list[tuple[str, str]]:
     return [
         ("data", f"{data.root}, {basis.split}: {len(truth):,} boxes in {truth.num_images:,} images{left_out}"),
         ("network", f"input {size} (height x width); strides {', '.join(map(str, basis.strides))}"),
-        ("assigner", rule + _border(basis.assigner)),
+        ("coverage", rule + _border(basis.assigner)),
+        *(
+            [("", f"training goes by another rule, {basis.trains_by}'s: probe=true looks at that")]
+            if basis.trains_by
+            else []
+        ),
     ]
 
 
@@ -238,10 +256,26 @@ def _map_of(fitted: Fitted, basis: _Basis, folder: Path) -> Path:
     return save(pictures.coverage_map(coverage, title), folder / "figures" / "coverage.png")
 
 
+def _own_settings(config: Mapping[str, Any]) -> list[str]:
+    """The settings that train.py does not have."""
+    return [key for key in config if not (CONFIGS / key).is_dir()]
+
+
+def _with(chosen: Sequence[str], overrides: Sequence[str], config: Mapping[str, Any]) -> str:
+    """The command that trains with what was chosen, all else as it was studied."""
+    own = _own_settings(config)
+    return command("train", [word for word in overrides if word.partition("=")[0] not in own] + list(chosen))
+
+
+def _left(folder: Path, files: Sequence[Path]) -> list[tuple[str, str]]:
+    """What was written."""
+    shown = [str(path.relative_to(folder)) for path in files]
+    return [("folder", str(folder)), ("files", ", ".join(["study.json", *shown]))]
+
+
 def _where(folder: Path, files: Sequence[Path], overrides: Sequence[str]) -> list[tuple[str, str]]:
     """What was written, and the command that goes on with the same data: a training with fitted anchors, else a fit."""
-    shown = [str(path.relative_to(folder)) for path in files]
-    rows = [("folder", str(folder)), ("files", ", ".join(["study.json", *shown]))]
+    rows = _left(folder, files)
     of_data = of_groups(overrides, STUDIED)
     fitted = [path for path in files if path.suffix == ".yaml"]
     if not fitted:

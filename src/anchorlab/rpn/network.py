@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from anchorlab.rpn.anchors import AnchorGrid, Anchors
-from anchorlab.rpn.assigners.max_iou import Assigner, best_boxes
+from anchorlab.rpn.assigners.max_iou import Assigner, Assignment, best_boxes
 from anchorlab.rpn.backbones.backbones import Backbone
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
@@ -183,7 +183,13 @@ class RegionProposalNetwork(nn.Module):
         generator: torch.Generator,
     ) -> ImageTargets:
         """Assigns and samples the anchors of one image: boxes (G, 4), ignore (G,), size (height, width)."""
-        assignment = self.assigner(anchors, boxes, ignore, size)
+        return self.sample(self.assigner(anchors, boxes, ignore, size), anchors, boxes, ignore, generator)
+
+    @torch.no_grad()
+    def sample(
+        self, assignment: Assignment, anchors: Anchors, boxes: Tensor, ignore: Tensor, generator: torch.Generator
+    ) -> ImageTargets:
+        """Samples anchors of one image that are assigned already."""
         objects = boxes[~ignore].float()
         positive, negative = self.sampler(assignment.label, generator, partial(_overlap, anchors, objects))
         matched, positive_anchors = boxes[assignment.box_index[positive]].float(), anchors.boxes[positive]

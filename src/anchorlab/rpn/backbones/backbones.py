@@ -67,7 +67,15 @@ class Backbone(nn.Module):
         Equal up to rounding: what takes fewer passes over the activations (see `folding`) is done here, while
         `forward` is the library's own model, operation by operation.
         """
-        return [PendingMap(feature) for feature in self(images)]
+        return self.pending_on(self.body_maps(images))
+
+    def body_maps(self, images: Tensor) -> list[Tensor]:
+        """What the body makes of images, for `pending_on`: the part that ImageNet weights are for."""
+        return self(images)
+
+    def pending_on(self, stages: Sequence[Tensor]) -> list[PendingMap]:
+        """What `pending` gives, from the body's maps: the pyramid, where there is one."""
+        return [PendingMap(stage) for stage in stages]
 
     def settle(self) -> None:
         """Do for good what makes `forward` quicker and training impossible: batch norm moves into the convolutions."""
@@ -146,9 +154,11 @@ class ResNetFPN(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         return list(self.body(images).values())
 
-    def pending(self, images: Tensor) -> list[PendingMap]:
-        stages = fold_batch_norm.run(self.body.body, self.folded, images)
-        return _pending_pyramid(self.body.fpn, list(stages.values()))
+    def body_maps(self, images: Tensor) -> list[Tensor]:
+        return list(fold_batch_norm.run(self.body.body, self.folded, images).values())
+
+    def pending_on(self, stages: Sequence[Tensor]) -> list[PendingMap]:
+        return _pending_pyramid(self.body.fpn, stages)
 
     def settle(self) -> None:
         fold_batch_norm.settle(self.body.body, self.folded)
@@ -208,8 +218,11 @@ class TimmFPN(Backbone):
     def forward(self, images: Tensor) -> list[Tensor]:
         return _pyramid_maps(self.fpn, self._chosen(self.body(images)))
 
-    def pending(self, images: Tensor) -> list[PendingMap]:
-        return _pending_pyramid(self.fpn, self._chosen(fold_batch_norm.run(self.body, self.folded, images)))
+    def body_maps(self, images: Tensor) -> list[Tensor]:
+        return self._chosen(fold_batch_norm.run(self.body, self.folded, images))
+
+    def pending_on(self, stages: Sequence[Tensor]) -> list[PendingMap]:
+        return _pending_pyramid(self.fpn, stages)
 
     def settle(self) -> None:
         fold_batch_norm.settle(self.body, self.folded)
@@ -276,12 +289,12 @@ class Tiny(Backbone):
         self.fpn = FeaturePyramidNetwork(widths[2:], channels)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return _pyramid_maps(self.fpn, self._stages(images))
+        return _pyramid_maps(self.fpn, self.body_maps(images))
 
-    def pending(self, images: Tensor) -> list[PendingMap]:
-        return _pending_pyramid(self.fpn, self._stages(images))
+    def pending_on(self, stages: Sequence[Tensor]) -> list[PendingMap]:
+        return _pending_pyramid(self.fpn, stages)
 
-    def _stages(self, images: Tensor) -> list[Tensor]:
+    def body_maps(self, images: Tensor) -> list[Tensor]:
         maps = [images]
         for stage in self.stages:
             maps.append(stage(maps[-1]))

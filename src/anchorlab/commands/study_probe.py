@@ -1,0 +1,217 @@
+"""The study.py command with probe=true: which of several anchors would train to the best recall.
+
+Every candidate is composed as train.py would compose it, so that what is probed is what would be trained.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from anchorlab.analysis.ground_truth import anchors_per_image, feature_grids, input_size
+from anchorlab.analysis.probe import Budget, Trunk, probe
+from anchorlab.build import build, build_data, build_on, user_errors
+from anchorlab.cli.overrides import check_overrides
+from anchorlab.comparing.statistics import Bootstrap, Difference, Group
+from anchorlab.console import Column, Facts, TextTable, bar, console
+from anchorlab.data.module import DataModule
+from anchorlab.errors import SettingError
+from anchorlab.installation import CONFIGS
+from anchorlab.metrics.from_ranks import Metric, Ranks
+from anchorlab.metrics.recall import ProposalRecall
+from anchorlab.plots import probe as pictures
+from anchorlab.plots.boxes import save
+from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.variants import CascadeRPN
+from anchorlab.training.preflight import fit_coder, with_fitted_anchors
+
+METRICS = ("AR_10", "AR_100", "AR_1000")
+JUDGED_BY = "AR_100"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One configuration and what is expected of it.
+
+    overrides: what makes it differ from the others. metrics: of its probe, on held-out training images. behind: its
+    AR@100 less the best one's; None for the best itself.
+    """
+
+    overrides: tuple[str, ...]
+    k: int
+    anchors_per_image: int
+    metrics: Mapping[str, float]
+    behind: Difference | None
+
+    @property
+    def label(self) -> str:
+        return " ".join(override.removeprefix("anchor.") for override in self.overrides)
+
+    @property
+    def as_good_as_best(self) -> bool:
+        """Whether nothing says that it is worse than the best."""
+        return self.behind is None or not self.behind.high < 0
+
+
+def run_probe(
+    candidates: Sequence[Sequence[str]], overrides: Sequence[str], own: Sequence[str], folder: Path
+) -> tuple[dict[str, Any], list[Path], Candidate]:
+    """Probe the candidates and say which to take: values for study.json, files, and that one.
+
+    Args:
+        overrides: what was typed for all of them, study.py's own settings (`own`) among it.
+
+    Raises:
+        SettingError: a candidate that train.py would refuse, or a network that cannot be probed.
+        DataError: a data set that cannot be used as it is.
+    """
+    shared = [word for word in overrides if word.lstrip("+").partition("=")[0] not in own]
+    configs = [check_overrides("train", CONFIGS, [*shared, *candidate], _more_configs()) for candidate in candidates]
+    data = build_data(configs[0])
+    with user_errors():
+        data.setup()
+    networks = _networks(configs, [" ".join(candidate) for candidate in candidates], data)
+    budget = Budget(seed=configs[0]["seed"])
+    found = _probed(networks, data, budget, configs[0])
+    rows = _judged(candidates, networks, data, found)
+    chosen = choice(rows)
+    images = f"{len(next(iter(found.values())).ranks()['num_boxes'])} held-out training images"
+    console().print(_table(rows, chosen, f"Expected of a training with each, by a probe scored on {images}"))
+    console().print()
+    console().print(Facts([("verdict", verdict(rows, chosen)), ("beware", BEWARE)]))
+    expected = {row.label: row.metrics[JUDGED_BY] for row in rows}
+    good = {row.label for row in rows if row.as_good_as_best}
+    picture = save(pictures.candidates_figure(expected, good, data.root.name), folder / "figures" / "probe.png")
+    content = {"candidates": [_values(row) for row in rows], "chosen": list(chosen.overrides)}
+    return content, [picture], chosen
+
+
+BEWARE = "a probe trains the last layers alone, for minutes; how well it foretold trainings: docs/which-anchors.md"
+
+
+def choice(rows: Sequence[Candidate]) -> Candidate:
+    """Of those that cannot be told from the best, the one with the fewest anchors; of these the best."""
+    good = [row for row in rows if row.as_good_as_best]
+    return min(good, key=lambda row: (row.anchors_per_image, -row.metrics[JUDGED_BY]))
+
+
+def verdict(rows: Sequence[Candidate], chosen: Candidate) -> str:
+    """What to take, and why, in words."""
+    metrics = [row.metrics[JUDGED_BY] for row in rows]
+    spread = f"expected AR@100 spreads over {max(metrics) - min(metrics):.3f}"
+    count = sum(row.as_good_as_best for row in rows)
+    why = "it has the fewest anchors per image" if count > 1 else "all others are expected to be worse"
+    if count == len(rows):
+        told = "no difference between these anchors can be told"
+    elif count > 1:
+        told = f"{count} of {len(rows)} cannot be told from the best"
+    else:
+        told = "the best one stands out"
+    return f"{spread}; {told}: take {' '.join(chosen.overrides)}, as {why}"
+
+
+def _more_configs() -> str | None:
+    """The folder of --config-dir, where there is one."""
+    sources = HydraConfig.get().runtime.config_sources
+    return next((str(source.path) for source in sources if source.provider == "command-line"), None)
+
+
+def _networks(
+    configs: Sequence[Mapping[str, Any]], names: Sequence[str], data: DataModule
+) -> dict[str, RegionProposalNetwork]:
+    """A network for each candidate, all on one trunk, with heads of 1x1 convolutions."""
+    backbone = build(configs[0]["backbone"], "backbone")
+    first = build_on(backbone, with_fitted_anchors(configs[0], data))
+    if isinstance(first, CascadeRPN):
+        raise SettingError(
+            "cascade moves its anchors before the head sees them, which no probe foretells: leave it out"
+        )
+    tower = first.head.conv
+    trunk = Trunk(backbone, tower, configs[0]["head"]["channels"] or backbone.channels)
+    networks = {}
+    for name, config in zip(names, configs, strict=True):
+        config = with_fitted_anchors(config, data)
+        network = build_on(trunk, {**config, "head": {**config["head"], "convs": 0, "channels": None}})
+        fit_coder(config, data, network)
+        networks[name] = network
+    return networks
+
+
+def _probed(
+    networks: Mapping[str, RegionProposalNetwork], data: DataModule, budget: Budget, config: Mapping[str, Any]
+) -> dict[str, ProposalRecall]:
+    body_is_random = config["backbone"].get("weights", "none") == "none"
+    with bar(console()) as progress:
+        task = progress.add_task("")
+
+        def shown(what: str, done: int, steps: int) -> None:
+            progress.update(task, description=what, completed=done, total=steps)
+
+        return probe(networks, data, budget, body_is_random, shown)
+
+
+def _judged(
+    candidates: Sequence[Sequence[str]],
+    networks: Mapping[str, RegionProposalNetwork],
+    data: DataModule,
+    found: Mapping[str, ProposalRecall],
+) -> list[Candidate]:
+    """The candidates, the best first."""
+    metrics = [recall.compute() for recall in found.values()]
+    per_image = [Metric.of(JUDGED_BY).per_image(_ranks(recall)) for recall in found.values()]
+    best = max(range(len(metrics)), key=lambda at: metrics[at][JUDGED_BY])
+    groups = [Group((None,), boxes[None]) for boxes, _ in per_image]
+    behind = Bootstrap().against(best, groups, per_image[0][1])
+    grids = feature_grids(next(iter(networks.values())), input_size(data))
+    rows = [
+        Candidate(
+            tuple(candidate),
+            max(network.anchors.num_anchors),
+            anchors_per_image(network.anchors.num_anchors, grids),
+            {name: values[name] for name in METRICS},
+            difference,
+        )
+        for candidate, network, values, difference in zip(candidates, networks.values(), metrics, behind, strict=True)
+    ]
+    return sorted(rows, key=lambda row: -row.metrics[JUDGED_BY])
+
+
+def _ranks(recall: ProposalRecall) -> Ranks:
+    found = recall.ranks()
+    return Ranks(**{name: found[name] for name in Ranks._fields})
+
+
+def _table(rows: Sequence[Candidate], chosen: Candidate, title: str) -> TextTable:
+    columns = [
+        Column("anchors", left=True),
+        Column("k", spare=1),
+        Column("anchors\nan image", spare=2),
+        *(Column(str(Metric.of(name)), spare=0 if name == JUDGED_BY else 3) for name in METRICS),
+        Column("behind the best\n(95 %)"),
+    ]
+    table = TextTable(columns, title)
+    for row in rows:
+        shown = [f"{row.metrics[name]:.3f}" for name in METRICS]
+        table.add(
+            row.label, str(row.k), f"{row.anchors_per_image:,}", *shown, _interval(row.behind), bold=row is chosen
+        )
+    return table
+
+
+def _interval(behind: Difference | None) -> str:
+    return "" if behind is None else f"{behind.estimate:+.3f} [{behind.low:+.3f}, {behind.high:+.3f}]"
+
+
+def _values(row: Candidate) -> dict[str, Any]:
+    """A candidate for study.json."""
+    behind = None if row.behind is None else dataclasses.asdict(row.behind)
+    return {
+        "overrides": list(row.overrides),
+        "k": row.k,
+        "anchors_per_image": row.anchors_per_image,
+        "metrics": dict(row.metrics),
+        "behind": behind,
+    }
