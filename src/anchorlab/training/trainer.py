@@ -3,6 +3,7 @@ process.
 """
 
 import logging
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ class TrainerSettings:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             enable_model_summary=False,
-            callbacks=[*callbacks, StopAtStep(self.max_steps)],
+            callbacks=[*callbacks, StopAtStep(self.max_steps), LogEachEpoch(self.max_steps)],
             logger=loggers,
             plugins=[WholeFiles()],
         )
@@ -103,6 +104,18 @@ class StopAtStep(Callback):
     def _look(self, trainer: Trainer) -> None:
         if self.steps is not None and trainer.global_step >= self.steps:
             trainer.should_stop = True
+
+
+class LogEachEpoch(Callback):
+    """Lowers `trainer.log_every` to the steps of an epoch, or of the whole run, so that short ones have a loss, too."""
+
+    def __init__(self, max_steps: int | None) -> None:
+        self.max_steps = max_steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        bounds = [steps] if self.max_steps is None else [steps, self.max_steps]
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, *bounds)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _quiet_lightning() -> None:

@@ -91,6 +91,9 @@ class LastCheckpoint(_Checkpoint):
         self._saved_at = time.monotonic()
         self._stop.be_patient()
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loggers_of(trainer).epoch_begins()
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx % trainer.accumulate_grad_batches:
             return  # gradients on their way to an optimizer step are in no checkpoint

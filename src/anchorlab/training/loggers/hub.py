@@ -125,6 +125,11 @@ class Loggers(Logger):
             for call in held:
                 thread.call(call)
 
+    def epoch_begins(self) -> None:
+        """Nothing will be added any more to the last row that loggers have."""
+        for thread in self._threads:
+            thread.call(lambda logger: logger.row_complete())
+
     def cut_back(self, step: int, scored_step: int | None) -> None:
         """On resume: forget what was logged after the checkpoint of these steps and of this last validation."""
         if self._csv is None:

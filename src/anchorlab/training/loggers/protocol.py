@@ -74,6 +74,9 @@ class RunLogger:
     def picture(self, key: str, scene: Scene, top: int) -> None:
         """An image with its boxes and its `top` best proposals; belongs to the row that follows."""
 
+    def row_complete(self) -> None:
+        """An epoch begins: no image or table will be added to the last row any more."""
+
     def image(self, key: str, path: Path) -> None:
         """A PNG of the run's folder; belongs to the last row."""
 
