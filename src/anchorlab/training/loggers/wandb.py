@@ -86,7 +86,7 @@ class WandbLogger(RunLogger):
         self._last = 0  # the row that tables and pictures belong to
         self._open = False  # whether W&B holds the last row back for what may be added to it
         self._scenes: list[tuple[str, Scene, int]] = []  # of the row that follows
-        self._uploaded: dict[str, tuple[np.ndarray, Any]] = {}  # by key: the pixels last sent, and W&B's picture of them
+        self._uploaded: dict[str, tuple[np.ndarray, Any]] = {}  # by key: pixels, and W&B's picture of them
         self._best: dict[str, float] = {}  # figures of the best validation
         self._monitored = ""
         self._checkpoints = Path()
