@@ -254,7 +254,7 @@ class _Called:
             call(self._logger)
         except Exception as error:  # a logger may raise whatever it likes, the training goes on
             self._raised = error
-            self.failure = self.failure or f"stopped logging ({_sentence(error)}); metrics.csv has every figure"
+            self.failure = self.failure or f"stopped logging ({_sentence(error)}); metrics.csv has every metric"
 
 
 def _answer(question: Callable[[], str]) -> str:
@@ -272,9 +272,9 @@ def _sentence(error: Exception) -> str:
 def defined(row: Row) -> Row:
     """A row of metrics.csv as loggers get it: without NaN, and without the -1 by which recall says that there was
     nothing to find; its epoch counted from 1."""
-    figures = {
+    metrics = {
         name: value
         for name, value in row.items()
         if math.isfinite(value) and not (value == -1 and name.startswith("val/"))
     }
-    return figures | ({"epoch": row["epoch"] + 1} if "epoch" in figures else {})
+    return metrics | ({"epoch": row["epoch"] + 1} if "epoch" in metrics else {})

@@ -41,7 +41,7 @@ PROPOSAL, OBJECT = 1, 2
 class WandbLogger(RunLogger):
     """One W&B run for a run, of the same id; a resumed one gets the rows that it lacks.
 
-    `val/` figures are drawn over epochs, the others over steps. The summary holds `recall_100`, `AR_1000`, ... of the
+    `val/` metrics are drawn over epochs, the others over steps. The summary holds `recall_100`, `AR_1000`, ... of the
     last validation, and `best_recall_100`, ... of the one that best.ckpt holds.
 
     Args:
@@ -87,7 +87,7 @@ class WandbLogger(RunLogger):
         self._open = False  # whether W&B holds the last row back for what may be added to it
         self._scenes: list[tuple[str, Scene, int]] = []  # of the row that follows
         self._uploaded: dict[str, tuple[np.ndarray, Any]] = {}  # by key: pixels, and W&B's picture of them
-        self._best: dict[str, float] = {}  # figures of the best validation
+        self._best: dict[str, float] = {}  # metrics of the best validation
         self._monitored = ""
         self._checkpoints = Path()
 
@@ -123,12 +123,12 @@ class WandbLogger(RunLogger):
 
     def row(self, index: int, row: Row) -> None:
         self._last = index
-        figures = {name: value for name, value in row.items() if name != "step"}
-        figures["trainer/global_step"] = row["step"]
+        metrics = {name: value for name, value in row.items() if name != "step"}
+        metrics["trainer/global_step"] = row["step"]
         if index >= self._sent:
-            self._run.log(figures, step=index)
+            self._run.log(metrics, step=index)
             self._open = True
-            if self._scenes:  # behind the figures: W&B names a picture's file after the step that it has reached
+            if self._scenes:  # behind the metrics: W&B names a picture's file after the step that it has reached
                 self._run.log(self._pictures(row), step=index)
         self._scenes = []
         self._summarise(row)
@@ -225,13 +225,13 @@ class WandbLogger(RunLogger):
 
     def _summarise(self, row: Row) -> None:
         found = {name: SUMMARISED.fullmatch(name) for name in row}
-        figures = {match[1]: float(row[name]) for name, match in found.items() if match}
-        if not figures:
+        metrics = {match[1]: float(row[name]) for name, match in found.items() if match}
+        if not metrics:
             return
-        if figures.get(self._monitored, -math.inf) > self._best.get(self._monitored, -math.inf):
-            self._best = figures
+        if metrics.get(self._monitored, -math.inf) > self._best.get(self._monitored, -math.inf):
+            self._best = metrics
         best = {f"best_{name}": value for name, value in self._best.items() if HEADLINE.fullmatch(name)}
-        self._run.summary.update(figures | best)
+        self._run.summary.update(metrics | best)
 
     def _log_checkpoints(self) -> None:
         import wandb
