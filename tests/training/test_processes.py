@@ -170,9 +170,13 @@ JOB = {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2"}
 def test_launch_that_does_not_fit_the_settings_is_refused(environment, processes, nodes, words, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=words):
+
+    def check() -> None:
         check_slurm()
         check_launch(processes, nodes)
+
+    with pytest.raises(ValueError, match=words):
+        check()
 
 
 def test_batch_script_without_srun_is_one_sentence(forker, sparse, tmp_path):

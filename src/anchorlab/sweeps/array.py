@@ -8,10 +8,9 @@ what they ask for: the strategy does, and the launcher's settings.
 import getpass
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.singleton import Singleton
 
@@ -22,8 +21,6 @@ from anchorlab.sweeps.jobs import Job, ask_to_stop, outcome
 if TYPE_CHECKING:
     from submitit import Job as Submitted
 
-SLURM = "SlurmLauncher"
-LAUNCHERS = (SLURM, "LocalLauncher")
 LONGEST_PAUSE = 30
 """Seconds between two questions to the queue, at most; one question asks for all jobs."""
 LATE_FILES = 15
@@ -49,22 +46,54 @@ class Task:
         return DelayedSubmission(self, *arguments)
 
 
-class Queue(Protocol):
-    """Where submitted jobs are until they have ended."""
+class Queue:
+    """submitit's processes on this machine, which Ctrl-C reaches by itself."""
+
+    def __init__(self, launcher: Any) -> None:
+        self._launcher = launcher
+        self._submitted: list[Submitted[Any]] = []
+
+    def submit(self, commands: Mapping[Job, Sequence[str]]) -> dict[str, Job]:
+        """Hand jobs over; their numbers in the queue."""
+        import submitit
+        from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+
+        # As Hydra's launcher does (hydra_submitit_launcher 1.2), which would wait in its own way.
+        of_every_queue = {field.name for field in fields(BaseQueueConf)}
+        settings = dict(self._launcher.params)
+        cluster, place = self._launcher._EXECUTOR, settings.pop("submitit_folder")
+        timeouts = {f"{cluster}_{key}": settings.pop(key) for key in ("max_num_timeout",) if key in settings}
+        executor = submitit.AutoExecutor(cluster=cluster, folder=place, **timeouts)
+        executor.update_parameters(
+            **{key if key in of_every_queue else f"{cluster}_{key}": value for key, value in settings.items()}
+        )
+        numbers = [job.number for job in commands]
+        singletons = [Singleton.get_state()] * len(commands)
+        submitted = executor.map_array(Task(self._launcher), commands.values(), numbers, singletons)
+        self._submitted += submitted
+        return {handle.job_id: job for handle, job in zip(submitted, commands, strict=True)}
 
     def holds(self) -> set[str] | None:
-        """The numbers, as the queue gives them, of all jobs that wait or run; None: it does not answer."""
-        ...
+        """The numbers of all jobs that wait or run; None: the queue does not answer."""
+        return {handle.job_id for handle in self._submitted if not handle.done()}
 
     def end_of(self, number: str) -> str:
         """What the queue says of a job that ended without a word; "" for nothing."""
-        ...
+        return ""
 
-    def cancel(self, numbers: Sequence[str]) -> None: ...
+    def offer_to_cancel(self, left: Mapping[str, Job]) -> None:
+        """After Ctrl-C: say what becomes of the jobs that have not ended."""
 
 
-class SlurmQueue:
+class SlurmQueue(Queue):
     """Slurm's, by squeue: it is there on every cluster, with accounting or without."""
+
+    def submit(self, commands: Mapping[Job, Sequence[str]]) -> dict[str, Job]:
+        started = super().submit(commands)
+        array = next(iter(started)).partition("_")[0]
+        count = f"{len(started)} job{'s' * (len(started) != 1)}"
+        console().print(f"Slurm job {array}: {count} in the queue; scancel {array} ends them", soft_wrap=True)
+        return started
 
     def holds(self) -> set[str] | None:
         command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i"]
@@ -78,41 +107,28 @@ class SlurmQueue:
         words = done.stdout.split() if done.returncode == 0 else []
         return next((word.partition("=")[2] for word in words if word.startswith("JobState=")), "")
 
-    def cancel(self, numbers: Sequence[str]) -> None:
-        subprocess.run(["scancel", *numbers], check=False)
-
-
-class LocalQueue:
-    """submitit's processes on this machine; Ctrl-C reaches them by itself."""
-
-    def __init__(self, submitted: "Sequence[Submitted[Any]]") -> None:
-        self._submitted = submitted
-
-    def holds(self) -> set[str] | None:
-        return {job.job_id for job in self._submitted if not job.done()}
-
-    def end_of(self, number: str) -> str:
-        return ""
-
-    def cancel(self, numbers: Sequence[str]) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A job that left the queue. reason: why nothing in its folder says how; None: something does."""
-
-    job: Job
-    reason: str | None = None
-    cancelled: bool = False
+    def offer_to_cancel(self, left: Mapping[str, Job]) -> None:
+        """They go on; a second Ctrl-C cancels them."""
+        arrays = sorted({number.partition("_")[0] for number in left}, key=int)
+        jobs = _listed(left.values())
+        console().print(
+            f"\n{jobs} go on in Slurm's queue; scancel {' '.join(arrays)}, or Ctrl-C again, cancels them",
+            markup=False,
+            soft_wrap=True,
+        )
+        try:
+            time.sleep(SECOND_THOUGHTS)
+        except KeyboardInterrupt:
+            subprocess.run(["scancel", *left], check=False)
+            console().print(f"cancelled: {jobs}", markup=False, soft_wrap=True)
 
 
 def takes(launcher: Any) -> bool:
     """Whether `run` can do what this launcher of Hydra would."""
-    return type(launcher).__name__ in LAUNCHERS
+    return type(launcher).__name__ in QUEUES
 
 
-def run(launcher: Any, folder: SweepFolder, commands: Sequence[tuple[Job, Sequence[str]]]) -> list[tuple[Job, str]]:
+def run(launcher: Any, folder: SweepFolder, commands: Mapping[Job, Sequence[str]]) -> dict[Job, str]:
     """Run jobs with their command lines, and wait for the end of each; a lost one is run once more.
 
     A job that an earlier process of this sweep submitted, and that still waits or runs, is waited for.
@@ -123,130 +139,99 @@ def run(launcher: Any, folder: SweepFolder, commands: Sequence[tuple[Job, Sequen
     Raises:
         KeyboardInterrupt: the jobs in Slurm's queue go on, unless a second Ctrl-C cancels them.
     """
-    given = dict(commands)
-    lost = [end for end in _run_once(launcher, folder, list(given.items())) if end.reason is not None]
-    again = [end for end in lost if not end.cancelled]
-    for reason in sorted({end.reason or "" for end in again}):
-        numbers = ", ".join(str(end.job.number) for end in again if end.reason == reason)
-        console().print(f"job {numbers}: {reason}; tried once more", markup=False, soft_wrap=True)
-    if again:
-        lost = [end for end in lost if end.cancelled]
-        lost += [end for end in _run_once(launcher, folder, [(end.job, given[end.job]) for end in again]) if end.reason]
-    return [(end.job, end.reason or "") for end in lost]
+    return _Array(QUEUES[type(launcher).__name__](launcher), folder, commands).run()
 
 
-def _run_once(launcher: Any, folder: SweepFolder, commands: Sequence[tuple[Job, Sequence[str]]]) -> list[Ended]:
-    in_slurm = type(launcher).__name__ == SLURM
-    waiting = _still_queued(folder, [job for job, _ in commands]) if in_slurm else {}
-    if waiting:
-        console().print(f"waiting for {len(waiting)} jobs of before, still in Slurm's queue", soft_wrap=True)
-    new = [(job, command) for job, command in commands if job not in waiting.values()]
-    before = {job: _written(folder.path, job) for job, _ in new}
-    submitted = _submit(launcher, new) if new else []
-    started = {job.job_id: of for job, (of, _) in zip(submitted, new, strict=True)}
-    if in_slurm:
-        _note_numbers(folder, started)
-    if in_slurm and started:
-        array = next(iter(started)).partition("_")[0]
-        count = f"{len(started)} job{'s' * (len(started) != 1)}"
-        console().print(f"Slurm job {array}: {count} in the queue; scancel {array} ends them", soft_wrap=True)
-    queue: Queue = SlurmQueue() if in_slurm else LocalQueue(submitted)
-    return _wait(queue, folder.path, waiting | started, before)
+QUEUES = {"SlurmLauncher": SlurmQueue, "LocalLauncher": Queue}
+"""By the class of Hydra's launcher, which is not imported here."""
 
 
-def _submit(launcher: Any, commands: Sequence[tuple[Job, Sequence[str]]]) -> "list[Submitted[Any]]":
-    """As Hydra's launcher does (hydra_submitit_launcher 1.2), which would wait in its own way."""
-    import submitit
-    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+class _Array:
+    """The jobs of one `run`, and where each is."""
 
-    of_every_queue = {field.name for field in fields(BaseQueueConf)}
-    settings = dict(launcher.params)
-    cluster, place = launcher._EXECUTOR, settings.pop("submitit_folder")
-    timeouts = {f"{cluster}_{key}": settings.pop(key) for key in ("max_num_timeout",) if key in settings}
-    executor = submitit.AutoExecutor(cluster=cluster, folder=place, **timeouts)
-    executor.update_parameters(
-        **{key if key in of_every_queue else f"{cluster}_{key}": value for key, value in settings.items()}
-    )
-    state = Singleton.get_state()
-    jobs, overrides = zip(*commands, strict=True)
-    numbers = [job.number for job in jobs]
-    return executor.map_array(Task(launcher), overrides, numbers, [state] * len(jobs))
+    def __init__(self, queue: Queue, folder: SweepFolder, commands: Mapping[Job, Sequence[str]]) -> None:
+        self._queue = queue
+        self._folder = folder
+        self._commands = commands
+        self._left: dict[str, Job] = {}  # by their number in the queue
+        self._written: dict[Job, int] = {}  # when a job's record was written last, before it was submitted
+        self._lost_before: set[Job] = set()
+
+    def run(self) -> dict[Job, str]:
+        lost: dict[Job, str] = {}
+        self._adopt()
+        self._submit([job for job in self._commands if job not in self._left.values()])
+        started, silent = time.monotonic(), False
+        try:
+            while self._left:
+                held = self._queue.holds()
+                if held is None and not silent:
+                    console().print("squeue does not answer; asked again until it does")
+                silent = held is None
+                lost |= self._take(held) if held is not None else {}
+                if self._left:
+                    time.sleep(min(LONGEST_PAUSE, 1 + (time.monotonic() - started) / 10))
+        except KeyboardInterrupt:
+            if self._left:
+                self._queue.offer_to_cancel(self._left)
+            raise
+        return lost
+
+    def _adopt(self) -> None:
+        """Find the jobs that an earlier process submitted, as far as they have not ended."""
+        numbers = {listed["number"]: listed["queued"] for listed in self._folder.jobs if "queued" in listed}
+        before = {numbers[job.number]: job for job in self._commands if job.number in numbers}
+        held = self._queue.holds() or set() if before else set()
+        self._left = {number: job for number, job in before.items() if number in held}
+        if self._left:
+            console().print(f"{_listed(self._left.values())}: still in the queue", soft_wrap=True)
+
+    def _submit(self, jobs: Sequence[Job]) -> None:
+        if not jobs:
+            return
+        self._written |= {job: self._last_written(job) for job in jobs}
+        started = self._queue.submit({job: self._commands[job] for job in jobs})
+        self._left |= started
+        numbers = {job.number: number for number, job in started.items()}
+        for listed in self._folder.jobs:
+            if listed["number"] in numbers:
+                listed["queued"] = numbers[listed["number"]]
+        self._folder.write()
+
+    def _take(self, held: set[str]) -> dict[Job, str]:
+        """Look at the jobs that have left the queue: those lost for the first time are submitted again."""
+        gone = {number: self._left.pop(number) for number in [*self._left] if number not in held}
+        lost, again = {}, []
+        for number, job in self._silent(gone).items():
+            state = self._queue.end_of(number)
+            reason = f"lost: {state.lower().replace('_', ' ')}" if state else "lost"
+            if job in self._lost_before or state.startswith("CANCELLED"):
+                lost[job] = reason
+                continue
+            console().print(f"job {job.number} {reason}; tried once more", markup=False, soft_wrap=True)
+            again.append(job)
+        self._lost_before |= {*again}
+        self._submit(again)
+        return lost
+
+    def _silent(self, gone: Mapping[str, Job]) -> dict[str, Job]:
+        """Those in whose folders nothing says how they ended."""
+        until, silent = time.monotonic() + LATE_FILES, dict(gone)
+        while silent := {number: job for number, job in silent.items() if not self._said_how(job)}:
+            if time.monotonic() > until:
+                break
+            time.sleep(1)
+        return silent
+
+    def _said_how(self, job: Job) -> bool:
+        end = outcome(self._folder.path / str(job.number))
+        return end.is_final and self._last_written(job) != self._written.get(job)
+
+    def _last_written(self, job: Job) -> int:
+        path = self._folder.path / str(job.number) / "run.json"
+        return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def _wait(queue: Queue, sweep: Path, waiting: Mapping[str, Job], before: Mapping[Job, int]) -> list[Ended]:
-    """The jobs in the order in which they left the queue; `before`: when their records were written last."""
-    left, ends, silent = dict(waiting), [], False
-    started = time.monotonic()
-    try:
-        while left:
-            held = queue.holds()
-            if held is None and not silent:
-                console().print("squeue does not answer: asked again until it does")
-            silent = held is None
-            gone = [] if held is None else [number for number in left if number not in held]
-            ends += _looked_at(queue, sweep, {number: left.pop(number) for number in gone}, before)
-            if left:
-                time.sleep(min(LONGEST_PAUSE, 1 + (time.monotonic() - started) / 10))
-    except KeyboardInterrupt:
-        _offer_to_cancel(queue, left)
-        raise
-    return ends
-
-
-def _looked_at(queue: Queue, sweep: Path, gone: Mapping[str, Job], before: Mapping[Job, int]) -> list[Ended]:
-    """What their folders say of jobs that have left the queue."""
-
-    def said_how(job: Job) -> bool:
-        return outcome(sweep / str(job.number)).is_final and _written(sweep, job) != before.get(job)
-
-    until = time.monotonic() + LATE_FILES
-    silent = dict(gone)
-    while silent := {number: job for number, job in silent.items() if not said_how(job)}:
-        if time.monotonic() > until:
-            break
-        time.sleep(1)
-    return [_ended(job, queue.end_of(number)) if number in silent else Ended(job) for number, job in gone.items()]
-
-
-def _written(sweep: Path, job: Job) -> int:
-    """When the job's record was written last; 0: never."""
-    path = sweep / str(job.number) / "run.json"
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def _ended(job: Job, state: str) -> Ended:
-    said = f": {state.lower().replace('_', ' ')}" if state else ""
-    return Ended(job, f"lost{said}", state.startswith("CANCELLED"))
-
-
-def _still_queued(folder: SweepFolder, jobs: Sequence[Job]) -> dict[str, Job]:
-    """The jobs that an earlier process submitted, by their number in the queue, as far as they are in it."""
-    numbers = {listed["number"]: listed["slurm"] for listed in folder.jobs if "slurm" in listed}
-    before = {numbers[job.number]: job for job in jobs if job.number in numbers}
-    held = SlurmQueue().holds() or set() if before else set()
-    return {number: job for number, job in before.items() if number in held}
-
-
-def _note_numbers(folder: SweepFolder, started: Mapping[str, Job]) -> None:
-    of_job = {job.number: number for number, job in started.items()}
-    for listed in folder.jobs:
-        if listed["number"] in of_job:
-            listed["slurm"] = of_job[listed["number"]]
-    folder.write()
-
-
-def _offer_to_cancel(queue: Queue, left: Mapping[str, Job]) -> None:
-    if not left or not isinstance(queue, SlurmQueue):
-        return
-    arrays = sorted({number.partition("_")[0] for number in left})
-    jobs = ", ".join(str(job.number) for job in left.values())
-    console().print(
-        f"\njobs {jobs} go on in Slurm's queue (scancel {' '.join(arrays)} ends them); Ctrl-C again cancels them",
-        markup=False,
-        soft_wrap=True,
-    )
-    try:
-        time.sleep(SECOND_THOUGHTS)
-    except KeyboardInterrupt:
-        queue.cancel(list(left))
-        console().print(f"cancelled: jobs {jobs}", markup=False, soft_wrap=True)
+def _listed(jobs: Iterable[Job]) -> str:
+    numbers = [str(job.number) for job in jobs]
+    return f"job{'s' * (len(numbers) != 1)} {', '.join(numbers)}"

@@ -149,7 +149,8 @@ class RunningSweep:
             commands = [[*job.overrides, *more, f"hydra.sweep.subdir='{job.number}'"] for job in batch]
             try:
                 if array.takes(self._launcher):
-                    for job, reason in array.run(self._launcher, self.folder, list(zip(batch, commands, strict=True))):
+                    lost = array.run(self._launcher, self.folder, dict(zip(batch, commands, strict=True)))
+                    for job, reason in lost.items():
                         self._note_lost(job, reason)
                     continue
                 returns = self._launcher.launch(commands, initial_job_idx=batch[0].number or 0)
