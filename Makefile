@@ -34,7 +34,7 @@ docs: $(VENV)/base  ## draw the pictures of docs/ anew
 	$(BIN)/python docs/draw.py
 
 site: $(VENV)/dev  ## the documentation as a site with the API and search: site/index.html
-	$(BIN)/mkdocs build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lock: $(VENV)/dev  ## resolve requirements.lock anew
 	$(BIN)/uv pip compile --universal --all-extras --no-annotate --no-header --python-version 3.11 \

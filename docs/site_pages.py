@@ -16,11 +16,15 @@ from anchorlab.exports import homes, public_names
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
+SEARCH_FROM_DISK, STYLE = "iframe-worker.js", "site.css"  # files of docs/ that each page of the site loads
 CODE = {".py": "python", ".yaml": "yaml", ".js": "javascript", ".pyi": "python"}
 
 
 def on_config(config: Any) -> Any:
-    """Fill in the folders of the navigation, which mkdocs does not read itself."""
+    """Fill in the folders of the navigation, which mkdocs does not read itself, and name our stand-in for a Worker, for
+    which the theme's plugin `offline` would ask another host."""
+    config["extra"]["polyfills"] = [SEARCH_FROM_DISK]
+    config["extra_css"] = [STYLE]
     config["nav"] = [_with_folders(entry) for entry in config["nav"]]
     return config
 
@@ -32,6 +36,7 @@ def on_files(files: Files, config: Any) -> Files:
     found = [file for file in sorted({*pages, *linked}) if file.is_file() and file.is_relative_to(ROOT)]
     made = [_as_file(file, config) for file in found]
     made += [File.generated(config, f"api/{package}.md", content=text) for package, text in _api()]
+    made += [File.generated(config, name, abs_src_path=str(ROOT / "docs" / name)) for name in (SEARCH_FROM_DISK, STYLE)]
     theme = [file for file in files if not file.src_uri.endswith(".md") and file.src_dir != config["docs_dir"]]
     return Files([*theme, *made])
 

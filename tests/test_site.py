@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from anchorlab.exports import homes
+from tests.browser import asked_of_the_network, headless, wait
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,6 +33,18 @@ def test_every_page_of_the_repository_is_there(site):
 def test_api_has_every_public_name(site, package):
     pages = "".join(page.read_text(encoding="utf-8") for page in (site / "api").glob("*.html"))
     assert [name for name, home in homes(package).items() if f'id="{home}.{name}"' not in pages] == []
+
+
+def test_a_page_opened_from_the_disk_searches_without_a_network(site):
+    with headless() as browser:
+        browser.get((site / "docs" / "data.html").as_uri())
+        wait(browser, "return document.querySelector('.md-search__input') !== null")
+        browser.execute_script(
+            "const box = document.querySelector('.md-search__input'); box.focus(); box.value = 'tiered NMS';"
+            "for (const name of ['input', 'keyup']) box.dispatchEvent(new Event(name, { bubbles: true }));"
+        )
+        wait(browser, "return document.querySelector('.md-search-result__item') !== null")
+        assert [url for url in asked_of_the_network(browser) if not url.startswith(("file:", "data:"))] == []
 
 
 def test_search_finds_what_docstrings_say(site):

@@ -53,7 +53,7 @@ def test_seeds_stand_together_and_the_best_first(sweep):
         "ratios=[0.5,1,2], k=15",
     ]
     assert [entry.seeds for entry in table.entries] == [(0,), (0, 1, 2), (0, 1, 2), (0, 1, 2), (0, 1, 2), (0,)]
-    scores = [entry.figure("AR_100").mean for entry in table.entries]
+    scores = [entry.metric("AR_100").mean for entry in table.entries]
     assert scores == sorted(scores, reverse=True)
 
 
@@ -61,18 +61,18 @@ def test_figures_are_those_of_the_runs(sweep):
     (table,) = compared(sweep, metric="AR_m_300").tables
     for entry in table.entries:
         finals = [run.final for run in entry.runs]
-        for key, value in entry.figures.items():
+        for key, value in entry.metrics.items():
             assert value.mean == pytest.approx(np.mean([final[key] for final in finals]), abs=1e-12)
             assert value.n == len(finals)
         spread = np.std([final["AR_100"] for final in finals], ddof=1) if len(finals) > 1 else np.nan
-        assert entry.figures["AR_100"].sd == pytest.approx(spread, nan_ok=True)
+        assert entry.metrics["AR_100"].sd == pytest.approx(spread, nan_ok=True)
 
 
 def test_a_metric_at_an_odd_number_of_proposals(sweep):
     (table,) = compared(sweep, metric="recall_7").tables
     recall = table.entries[0].runs[0].recall()
     assert recall is not None
-    assert table.entries[0].figure("recall_7").mean == pytest.approx((recall["rank"][:, 0, 0] < 7).mean())
+    assert table.entries[0].metric("recall_7").mean == pytest.approx((recall["rank"][:, 0, 0] < 7).mean())
 
 
 def test_runs_of_any_status_are_read(sweep):
@@ -134,7 +134,7 @@ def test_missing_images_keep_runs_apart_until_one_asks_for_the_common_ones(tmp_p
     assert len(table.images) == 25
     assert any("of the 25 images that all runs share" in note for note in together.notes)
     whole = next(table.entries[0] for table in apart.tables if len(table.images) == 25)
-    assert table.entries[0].figure("AR_100").mean == whole.figure("AR_100").mean
+    assert table.entries[0].metric("AR_100").mean == whole.metric("AR_100").mean
 
 
 def test_the_same_images_with_other_boxes_are_other_data(tmp_path):
@@ -322,7 +322,7 @@ def test_csv_holds_every_row_and_reads_back(sweep):
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "5", "", ""]  # the last two have not finished
     (table,) = comparison.tables
     for row, entry in zip(rows, table.entries, strict=False):
-        assert float(row["AR_100"]) == entry.figure("AR_100").mean
+        assert float(row["AR_100"]) == entry.metric("AR_100").mean
         assert row["anchor.k"] == str(entry.settings["anchor.k"])
         assert row["verdict"] == entry.verdict
         assert len(row["folders"].split(" ; ")) == len(entry.runs)

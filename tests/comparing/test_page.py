@@ -21,9 +21,11 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from anchorlab.comparing.comparison import Question, compare
 from anchorlab.comparing.labels import shown
-from anchorlab.comparing.page import as_page, as_script
+from anchorlab.comparing.page import as_page
 from anchorlab.comparing.scores import read_runs
 from anchorlab.comparing.statistics import Bootstrap
+from anchorlab.plots.html import as_script
+from anchorlab.runs.json import plain
 from tests.browser import headless
 from tests.comparing.material import config, write_run
 
@@ -203,10 +205,10 @@ def test_curves_are_those_of_the_runs(browser, sweep):
     leader = comparison.tables[0].entries[0]
     drawn = next(trace for trace in traces(browser, "by-budget") if trace["name"].startswith("A: "))
     by_budget = dict(zip(drawn["x"], drawn["y"], strict=True))
-    assert by_budget[100] == pytest.approx(leader.figure("AR_100").mean, abs=1e-5)
+    assert by_budget[100] == pytest.approx(leader.metric("AR_100").mean, abs=1e-5)
     Select(browser.find_element(By.ID, "curve")).select_by_value("recall")
     drawn = next(trace for trace in traces(browser, "by-budget") if trace["name"].startswith("A: "))
-    assert drawn["y"][-1] == pytest.approx(leader.figure("recall_1000").mean, abs=1e-5)
+    assert drawn["y"][-1] == pytest.approx(leader.metric("recall_1000").mean, abs=1e-5)
 
 
 def test_differences_stand_with_their_intervals(browser, sweep):
@@ -244,7 +246,7 @@ def test_two_settings_make_a_map_of_the_metric(browser, sweep):
     expected = {(shown(e.settings["anchor.k"]), shown(e.settings["anchor.ratios"])): e for e in finished}
     assert {place for place, z in cells.items() if z is not None} == set(expected)
     for place, entry in expected.items():
-        assert cells[place] == pytest.approx(entry.figure("AR_100").mean, abs=1e-5)
+        assert cells[place] == pytest.approx(entry.metric("AR_100").mean, abs=1e-5)
 
 
 def browser_ticks(browser: webdriver.Chrome, axis: str) -> list[str]:
@@ -417,6 +419,6 @@ def test_two_data_sets_are_switched_between_never_mixed(chromium, tmp_path):
 
 
 def test_no_text_ends_the_script_element():
-    packed = as_script({"</script><b>": ["<!--", float("nan"), "\u2028&"]})
+    packed = as_script(plain({"</script><b>": ["<!--", float("nan"), "\u2028&"]}))
     assert not set("<>&") & set(packed)
     assert json.loads(packed) == {"</script><b>": ["<!--", None, "\u2028&"]}

@@ -154,6 +154,17 @@ def test_labelme(tmp_path: Path, folder: str) -> None:
     check_red(records)
 
 
+@pytest.mark.parametrize("content", ['[{"shapes": [], "imagePath": ""}]', '{"shapes": "none", "imagePath": "1.jpg"}'])
+def test_a_labelme_file_without_shapes_is_a_problem(tmp_path: Path, content: str) -> None:
+    for i in range(2):
+        draw(tmp_path / f"{i}.jpg", i)
+        write(tmp_path / f"{i}.json", json.dumps({"shapes": [], "imagePath": f"{i}.jpg"}) if i else content)
+    _, problems = AutoReader(root=tmp_path).read("train")
+    assert [str(problem) for problem in problems] == [
+        f"{tmp_path}/0.json: image 0: unreadable annotation: 'no JSON object with a list of shapes'"
+    ]
+
+
 @pytest.mark.parametrize("project", [False, True])
 def test_via(tmp_path: Path, project: bool) -> None:
     for number, split in enumerate(("train", "val")):

@@ -10,8 +10,8 @@ from anchorlab.plots import palette
 SRC = Path(palette.__file__).parents[1]
 
 
-@pytest.mark.parametrize("path", sorted(SRC.glob("plots/**/*.py")), ids=lambda path: path.name)
-def test_no_other_file_of_plots_has_colours_of_its_own(path):
+@pytest.mark.parametrize("path", sorted([*SRC.glob("plots/**/*.py"), *SRC.rglob("*.js")]), ids=lambda path: path.name)
+def test_no_other_file_has_colours_of_its_own(path):
     if path.name != "palette.py":
         assert re.findall(r"#[0-9A-Fa-f]{6}\b", path.read_text()) == []
 

@@ -11,7 +11,7 @@ from anchorlab.runs.metrics import read_metrics
 from anchorlab.runs.record import read_run
 from anchorlab.training.loggers.upload import main as upload
 from tests.training.processes import Forker
-from tests.training.wandb_server import KeptRun, WandbServer, hanging
+from tests.training.wandb_server import KeptRun, Request, WandbServer, hanging
 
 ONLINE = ("logger=wandb", "callbacks.pictures.images=1", "hydra.run.dir=run")
 CLIENTS = ("_timestamp", "_runtime", "_step", "trainer/global_step")
@@ -26,8 +26,8 @@ def server():
 
 @pytest.fixture
 def account(server, tmp_path) -> dict[str, str]:
-    """The environment of a process that has credentials for the server, and uploads at once."""
-    return {**server.environment, "HOME": str(tmp_path), "WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.1"}
+    """The environment of a process that has credentials for the server."""
+    return {**server.environment, "HOME": str(tmp_path)}
 
 
 @pytest.fixture
@@ -53,6 +53,60 @@ def assert_same_curves(kept: KeptRun, folder: Path) -> None:
     for name in ("recall_100", "AR_100", "AR_1000"):
         assert kept.summary[name] == run.final[name]
         assert kept.summary[f"best_{name}"] == run.best[name]
+
+
+def rows_of(folder: Path) -> int:
+    path = folder / "metrics.csv"
+    return len(read_metrics(path)["step"]) if path.exists() else 0
+
+
+def pictures_of(kept: KeptRun) -> dict[int, dict]:
+    """By epoch: the one image of each validation."""
+    return {
+        row["epoch"]: picture for row in kept.history for name, picture in row.items() if name.startswith("val/image")
+    }
+
+
+def taking_no_rows(request: Request) -> bool:
+    if not request.path.endswith("/file_stream"):
+        return False
+    request.answer(503, b"{}")
+    return True
+
+
+@pytest.mark.parametrize("arrives", ["in time", "too late"])
+def test_a_run_that_is_killed_and_resumed_is_on_the_server_row_for_row(
+    arrives, server, account, small, forker: Forker, hold, tmp_path
+):
+    """Killed in its second epoch, whose rows the server has, or none at all."""
+    fifo, held = hold
+    if arrives == "too late":
+        server.fault = taking_no_rows
+    running = forker.start(tmp_path, *small, *ONLINE, *held, "trainer.epochs=3", environment=account)
+    if arrives == "in time":  # also the validation's, which ends the first epoch
+        running.wait_until(lambda: server.runs and len(server.run.history) >= 4)
+    else:
+        running.wait_until(lambda: server.runs and rows_of(tmp_path / "run") >= 6)
+    running.send(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL, running.out + running.err
+    server.fault = lambda request: False
+    before = len(server.run.history)
+    resumed = forker.start(tmp_path, "resume=run", environment=account)
+    resumed.wait_until(lambda: rows_of(tmp_path / "run") >= 5)
+    fifo.write_text("go on")
+    assert resumed.wait() == 0, resumed.err
+    assert_same_curves(server.run, tmp_path / "run")
+    assert server.run.exit_code == 0
+    config = server.run.config
+    assert config["choices"]["assigner"] == "atss"
+    assert config["config_hash"] == read_run(tmp_path / "run").config_hash
+    assert config["timings"]["fit_s"] > 0
+    pictures = pictures_of(server.run)
+    assert set(pictures) == ({1, 2, 3} if before else {2, 3}), "a picture that the server did not have dies with a run"
+    for epoch, picture in pictures.items():
+        assert picture["caption"] == f"epoch {epoch}"
+        assert {picture["path"], picture["boxes"]["predictions"]["path"]} <= set(server.run.files)
+    assert pictures[2]["path"] == pictures[3]["path"], "the same pixels are one file"
 
 
 def test_a_server_that_goes_away_costs_nothing_but_an_upload(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from anchorlab.training.processes import check_launch, check_slurm
 from tests.training.conftest import ROOT
 from tests.training.processes import Forker, Running, free_port
 
@@ -115,13 +116,14 @@ def test_only_the_first_process_writes(forker, sparse, tmp_path):
 
 
 def slurm(forker: Forker, world: int, folder: Path, *arguments: str) -> list[Running]:
-    """Processes that find in their environment what srun puts there."""
+    """Processes that find in their environment what srun puts there, in a job of salloc."""
     job = {
         "SLURM_JOB_ID": "4711",
-        "SLURM_JOB_NAME": "train",
+        "SLURM_JOB_NAME": "interactive",
         "SLURM_NTASKS": str(world),
         "SLURM_NTASKS_PER_NODE": str(world),
         "SLURM_NNODES": "1",
+        "SLURM_STEP_NUM_TASKS": str(world),
         "SLURM_NODEID": "0",
         "SLURM_NODELIST": "localhost",
         "SLURM_CPUS_PER_TASK": "1",
@@ -151,20 +153,44 @@ def test_slurm_job_stops_before_its_time_is_up_and_goes_on_when_requeued(forker,
         assert torch.equal(weights(ours)[key], value), key
 
 
+JOB = {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "2"}
+
+
 @pytest.mark.parametrize(
-    ("environment", "words"),
+    ("environment", "processes", "nodes", "words"),
     [
-        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2"}, "torchrun started 2 processes"),
-        ({"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"}, "use trainer=slurm"),
-        ({"SLURM_NTASKS": "4"}, "--ntasks-per-node"),
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2"}, 1, 1, "torchrun started 2 processes"),
+        (JOB | {"SLURM_STEP_NUM_TASKS": "4"}, 1, 1, "use trainer=slurm"),
+        (JOB | {"SLURM_STEP_NUM_TASKS": "3"}, 4, 2, "give srun itself no other numbers"),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"}, 4, 1, "--ntasks-per-node"),
+        (JOB | {"SLURM_JOB_NAME": "interactive"}, 4, 2, "write srun before the command"),
+        ({}, 4, 2, "trainer.num_nodes=2"),
     ],
 )
-def test_launch_that_does_not_fit_the_settings_is_one_sentence(environment, words, forker, sparse, tmp_path):
-    arguments = settings(sparse, "hydra.run.dir=run", trainer="cpu")
-    running = forker.start(tmp_path, *arguments, environment=environment)
+def test_launch_that_does_not_fit_the_settings_is_refused(environment, processes, nodes, words, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def check() -> None:
+        check_slurm()
+        check_launch(processes, nodes)
+
+    with pytest.raises(ValueError, match=words):
+        check()
+
+
+def test_batch_script_without_srun_is_one_sentence(forker, sparse, tmp_path):
+    arguments = settings(sparse, "trainer.accelerator=cpu", trainer="slurm")
+    running = forker.start(tmp_path, *arguments, environment=JOB)
     assert running.wait() == 2
-    assert words in running.err
+    assert "write srun before the command" in running.err
     assert running.err.count("\n") == 1
+
+
+def test_shell_of_a_job_trains_in_one_process(forker, sparse, tmp_path):
+    """Lightning alone would take the shell for one of the job's four tasks, and wait for the others."""
+    running = forker.start(tmp_path, *settings(sparse, "debug=one_step", trainer="cpu"), environment=JOB)
+    ended_well([running])
 
 
 def test_torchrun_itself_and_one_run_of_wandb(small, tmp_path, monkeypatch):

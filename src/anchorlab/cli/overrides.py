@@ -37,7 +37,7 @@ from anchorlab.console import begin, in_sweep
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.runs.files import new_folder
 from anchorlab.sweeps.folder import claim, find
-from anchorlab.training.processes import process_rank
+from anchorlab.training.processes import process_rank, started_processes
 
 BUILT_IN = "SyntheticReader"
 FOUND_DATA = "data=auto"
@@ -285,15 +285,34 @@ def _claim_folder(overrides: Sequence[str], multirun: bool, config: dict[str, An
 
 
 def _unfinished(config: dict[str, Any], given: str | None) -> Path | None:
-    """The newest run of this command that can go on: in the folder that was given, else below outputs/."""
-    from anchorlab.training.resume import is_finished, latest_unfinished
+    """The newest run of this command that can go on: in the folder that was given, else below outputs/.
+
+    The first process looks for all: a moment later, another would find a run that the first has locked, or none.
+    """
+    from anchorlab.training.resume import finished_by_this_job, is_finished, latest_unfinished
 
     if given is None:
         folders = [path.parent for path in Path("outputs").glob("*/*/run.json")]
+        done = finished_by_this_job(folders, config)
     else:
         folders = [Path(given.partition("=")[2].strip("'\""))]
-        if is_finished(folders[0], config):
-            print(f"{folders[0]} holds the finished run of this command: nothing to do")
-            raise SystemExit(0)
-    run = latest_unfinished(folders, config, ignore_locks=process_rank() > 0)
-    return None if run is None else run.folder
+        done = folders[0] if is_finished(folders[0], config) else None
+    if done is not None:
+        if process_rank() == 0:
+            print(f"{done} holds the finished run of this command: nothing to do")
+        raise SystemExit(0)
+
+    def newest() -> str | None:
+        run = latest_unfinished(folders, config)
+        return None if run is None else str(run.folder)
+
+    if started_processes() == 1:
+        folder = newest()
+    else:
+        from anchorlab.training.peers import peers
+
+        with user_sentences():
+            others = peers()
+            assert others is not None
+            folder = others.as_the_first("resume", newest, config["trainer"]["timeout"])
+    return None if folder is None else Path(folder)

@@ -231,7 +231,7 @@ def _own_metrics(trained: Trained, settings: Mapping[str, Any]) -> dict[str, flo
     before, after = trained.config["data"], settings["data"]
     if any(before.get(name) != after.get(name) for name in names if name != "root"):
         return {}
-    return trained.figures
+    return trained.metrics
 
 
 def _refuse_without_effect(overrides: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ No network is built but the backbone, for its strides, and that without weights;
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from anchorlab.plots.boxes import save
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner, yardstick
 from anchorlab.runs.files import write_whole
+from anchorlab.runs.json import plain
 from anchorlab.training.hardware import keep_freed_memory
 from anchorlab.training.summary import STUDIED
 
@@ -76,7 +76,7 @@ def study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
     console().print(Facts(rows))
     content = {"data": str(basis.data.root), "split": config["split"], "seconds_to_load": basis.seconds} | found
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
-    write_whole(folder / "study.json", f"{json.dumps(_finite(content), indent=2, allow_nan=False)}\n".encode())
+    write_whole(folder / "study.json", f"{json.dumps(plain(content), indent=2, allow_nan=False)}\n".encode())
     return content
 
 
@@ -283,12 +283,3 @@ def _where(folder: Path, files: Sequence[Path], overrides: Sequence[str]) -> lis
         return [*rows, ("next", f"find the anchors that fit best with: {fit}")]
     chosen = [f"--config-dir={typed(folder / 'conf')}", f"anchor={fitted[0].stem}"]
     return [*rows, ("next", f"train with the best of them with: {command('train', of_data, *chosen)}")]
-
-
-def _finite(value: Any) -> Any:
-    """What JSON can hold: NaN, the share of no boxes, becomes null."""
-    if isinstance(value, Mapping):
-        return {key: _finite(child) for key, child in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(child) for child in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

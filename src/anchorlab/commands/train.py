@@ -2,7 +2,8 @@
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from anchorlab.config.identity import config_hash
 from anchorlab.console import begin, console, in_sweep
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import LINES, DataError
-from anchorlab.errors import SettingError, user_sentences
+from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.plots.contact_sheet import contact_sheet
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import RunRecord
@@ -34,6 +35,7 @@ from anchorlab.training.hardware import decide, flush_denormals
 from anchorlab.training.loggers.hub import Loggers, build_loggers
 from anchorlab.training.loggers.protocol import End, RunFacts
 from anchorlab.training.module import build_module
+from anchorlab.training.peers import LostProcessError, Peers, peers
 from anchorlab.training.preflight import fit_coder, look_ahead, with_fitted_anchors
 from anchorlab.training.processes import check_launch, check_slurm
 from anchorlab.training.resume import checkpoint_to_resume, position, reason, resumed_config
@@ -63,13 +65,32 @@ def run_settings(
     Exit codes: 2 for settings and data that a person has to change, 1 for a run that broke, 128 + its number for a
     signal (of the first process; the others then leave with 0, so that none of them looks like a failure).
     """
+    others = peers()
     try:
-        with user_sentences(folder, lambda: summary.how_to_go_on(folder)):
-            train(resumed_config(settings, overrides), folder, overrides, make_network)
+        with user_sentences(folder, lambda: summary.how_to_go_on(folder)), _telling(others, folder):
+            config = resumed_config(settings, overrides)
+            train(config, folder, overrides, make_network, StopRequest(ends_process=True), others)
     except Stopped as stopped:
         if rank_zero_only.rank == 0:
             print(f"\n{stopped}: {summary.how_to_go_on(folder)}", file=sys.stderr)
             raise SystemExit(stopped.exit_code) from stopped
+
+
+@contextmanager
+def _telling(others: Peers | None, folder: Path) -> Iterator[None]:
+    """Tell the run's other processes why this one ends; of what they all know, one speaks."""
+    try:
+        yield
+    except LostProcessError as error:
+        if others is not None:
+            others.tell("")
+        if not error.is_mine_to_say:
+            raise SystemExit(FAILED) from error
+        raise LostProcessError(f"{error}; {summary.how_to_go_on(folder)}") from error
+    except BaseException as error:
+        if others is not None:
+            others.tell(reason(error))
+        raise
 
 
 def train(
@@ -77,18 +98,23 @@ def train(
     folder: Path,
     overrides: Sequence[str] = (),
     make_network: MakeNetwork = build_network,
+    stop: StopRequest | None = None,
+    others: Peers | None = None,
 ) -> dict[str, float]:
     """Train one RPN into `folder`; the metrics of its last validation.
 
     Args:
         overrides: kept in the run's record.
         make_network: from the config to the network; the place for a network of one's own.
+        stop: where signals arrive; None: as for a caller that goes on afterwards.
+        others: the run's other processes, where torchrun or srun started them.
 
     Raises:
         SettingError: settings that fit no network, data or machine.
         DataError: a data set that cannot be used as it is.
         NonFiniteLossError: a loss that is infinite or not a number.
         LostWorkerError: a loading process that was killed or hangs.
+        LostProcessError: another process of the run ended or does not answer.
         Stopped: a signal asked for it.
     """
     flush_denormals()
@@ -100,8 +126,8 @@ def train(
         with user_errors():
             record.claim()
     try:
-        with StopRequest() as stop:
-            return _train(config, record, overrides, stop, make_network)
+        with stop or StopRequest() as stop:
+            return _train(config, record, overrides, stop, make_network, others)
     except (SettingError, DataError) as error:
         if writes and (record.content or config["resume"] is None):
             if not record.content:
@@ -112,9 +138,12 @@ def train(
                 error.listing = record.folder / "problems.txt"
         raise
     except Exception as error:
-        # What breaks while it trains, the Recorder has noted already.
-        if writes and record.content.get("status") == "running":
-            record.fail(reason(error))
+        lost = None if others is None else others.explain(error)
+        # What breaks while it trains, the Recorder has noted already; of a lost process, torch's words.
+        if writes and (record.content.get("status") == "running" or lost is not None):
+            record.fail(str(lost or reason(error)))
+        if lost is not None:
+            raise lost from error
         raise
     except Stopped as stopped:
         # A run that is finished may still have waited for its loggers.
@@ -129,6 +158,7 @@ def _train(
     overrides: Sequence[str],
     stop: StopRequest,
     make_network: MakeNetwork,
+    others: Peers | None,
 ) -> dict[str, float]:
     command = config_hash(dict(config))
     seed_everything(config["seed"], verbose=False)
@@ -153,8 +183,10 @@ def _train(
         with user_errors():
             check_slurm()
             trainer = settings.trainer(_callbacks(config, record, stop), [loggers], record.folder)
-            check_launch(trainer.num_devices * trainer.num_nodes)
+            check_launch(trainer.num_devices * trainer.num_nodes, trainer.num_nodes)
             data.check_processes(trainer.world_size)
+        if others is not None:
+            others.meet(settings.timeout)
         _announce(config, record, data, network, settings, loggers, notices)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint_to_resume(config), weights_only=True)
         if module.scored_step != trainer.global_step:  # the last step was not the last of an epoch

@@ -89,14 +89,14 @@ class Entry:
         return ", ".join(parts) + more or self.name
 
     @cached_property
-    def figures(self) -> dict[str, Mean]:
-        per_run = [scores.figures() for scores in self.scores]
-        keys = [key for key in (per_run[0] if per_run else ()) if all(key in figures for figures in per_run)]
-        return {key: mean_of([figures[key] for figures in per_run]) for key in keys}
+    def metrics(self) -> dict[str, Mean]:
+        per_run = [scores.metrics() for scores in self.scores]
+        keys = [key for key in (per_run[0] if per_run else ()) if all(key in metrics for metrics in per_run)]
+        return {key: mean_of([metrics[key] for metrics in per_run]) for key in keys}
 
-    def figure(self, key: str) -> Mean:
-        """Any figure at a budget that was scored, also one that the table does not show."""
-        return mean_of([scores.figure(key) for scores in self.scores])
+    def metric(self, key: str) -> Mean:
+        """Any metric at a budget that was scored, also one that the table does not show."""
+        return mean_of([scores.metric(key) for scores in self.scores])
 
     def axis(self, key: str) -> Any:
         """A scalar axis: the same in all runs, else the mean of their numbers, else None."""
@@ -147,7 +147,7 @@ class Question:
     """What is asked of the runs.
 
     Args:
-        metric: the figure that ranks and is tested, at any N.
+        metric: the one that ranks and is tested, at any N.
         baseline: a run's folder, id or name, or a filter `key=value[,key=value]` on settings and axes; None: the
             leader of each table.
         images: `same` puts runs that were scored on other images into tables of their own; `common` scores all on
@@ -169,9 +169,9 @@ def compare(runs: Sequence[Run], question: Question, notes: Iterable[str] = ()) 
     Raises:
         SettingError: for a metric no run can give, a baseline that is no run or several, or no image in common.
     """
-    figure = _figure(question.metric)
+    metric = _checked(question.metric)
     shared = common_images(runs) if question.images == "common" else None
-    found = read_scores(runs, figure, shared)
+    found = read_scores(runs, metric, shared)
     problems = [one.why if isinstance(one, Unreadable) else None for one in found]
     scores = [None if isinstance(one, Unreadable) else one for one in found]
     members, repeats = _newest_of_each(list(zip(runs, run_names(runs), scores, problems, strict=True)))
@@ -318,7 +318,7 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 def _rank(entries: Sequence[Entry], metric: str) -> Table:
     """Best first; below the finished those that have not finished, which stand by their last validation."""
-    ordered = sorted(entries, key=lambda entry: (entry.status != "finished", -entry.figure(metric).mean))
+    ordered = sorted(entries, key=lambda entry: (entry.status != "finished", -entry.metric(metric).mean))
     scores = ordered[0].scores[0]
     return Table(_data_name(ordered[0]), scores.images, scores.boxes, tuple(ordered), None, False)
 
@@ -454,7 +454,7 @@ def _notes(tables: Sequence[Table], repeats: Sequence[Run], restricted: ImageKey
     for run in repeats:
         yield f"{run.folder} repeats a newer run of the same settings and seed: left out"
     if restricted:
-        yield f"images=common: every figure is of the {len(restricted)} images that all runs share, not as logged"
+        yield f"images=common: every metric is of the {len(restricted)} images that all runs share, not as logged"
     if len(tables) > 1:
         shared = set.intersection(*(set(table.images.tolist()) for table in tables))
         hint = "; images=common compares on them" if shared and restricted is None else ""
@@ -498,7 +498,7 @@ def _mean_number(values: Sequence[Any]) -> float | None:
     return float(np.mean(numbers)) if numbers else None
 
 
-def _figure(metric: str) -> Metric:
+def _checked(metric: str) -> Metric:
     try:
         return Metric.of(metric)
     except ValueError as error:

@@ -5,10 +5,7 @@ The page computes no statistic; it shows what comparison.py found.
 """
 
 import hashlib
-import json
-import math
 import os
-import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -28,9 +25,11 @@ from anchorlab.comparing.report import answer
 from anchorlab.comparing.scores import CURVE
 from anchorlab.config.identity import all_settings, settings_that_count
 from anchorlab.metrics.from_ranks import AT_50, AT_70, BUDGETS, THRESHOLDS, Metric
-from anchorlab.plots.palette import as_css
+from anchorlab.plots.html import as_script, filled
+from anchorlab.plots.palette import ROWS, SHADES, as_css
 from anchorlab.runs.anchor_report import read_diagnosis
 from anchorlab.runs.gallery import GalleryImage, read_gallery
+from anchorlab.runs.json import plain
 from anchorlab.runs.record import Run
 from anchorlab.version import __version__
 
@@ -63,20 +62,15 @@ def as_page(comparison: Comparison, gallery: int = 6, folder: Path | None = None
         ],
         "notes": [*comparison.notes, *details.problems],
         "images": details.images,
+        "colours": {"rows": ROWS, "shades": SHADES},
     }
     parts = {
         "css": as_css() + _file("page.css"),
         "script": _file("page.js"),
         "plotly": get_plotlyjs(),
-        "content": as_script(content),
+        "content": as_script(plain(content, digits=5)),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _file("page.html"))
-
-
-def as_script(content: Any) -> str:
-    """JSON that no text in it can end: inside a script element, `<` alone could."""
-    text = json.dumps(_plain(content), separators=(",", ":"), allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return filled(_file("page.html"), parts)
 
 
 def _file(name: str) -> str:
@@ -89,7 +83,7 @@ def _file(name: str) -> str:
 def _table(comparison: Comparison, table: Table, details: "_Details") -> dict[str, Any]:
     metric = comparison.question.metric
     entries = table.entries
-    figures = list(dict.fromkeys([metric, *entries[0].figures]))
+    metrics = list(dict.fromkeys([metric, *entries[0].metrics]))
     settings = _differing([all_settings(run.config) for entry in entries for run in entry.runs])
     details.begin_table()
     return {
@@ -99,7 +93,7 @@ def _table(comparison: Comparison, table: Table, details: "_Details") -> dict[st
         "notes": table.notes,
         "baseline": table.baseline,
         "chosen": table.chosen,
-        "figures": {key: str(Metric.of(key)) for key in figures},
+        "metrics": {key: str(Metric.of(key)) for key in metrics},
         "axes": _varied(entry.runs[0].axes for entry in entries),
         "settings": [key for key in settings if key in entries[0].settings],
         "swept": {key: short_key(key, entries[0].swept) for key in entries[0].swept},
@@ -108,7 +102,7 @@ def _table(comparison: Comparison, table: Table, details: "_Details") -> dict[st
         "atBudgets": [n for n in BUDGETS if n in entries[0].scores[0].budgets],
         "thresholds": THRESHOLDS.tolist(),
         "rows": [
-            _row(entry, figures, settings, details, at < DETAILED or at == table.baseline)
+            _row(entry, metrics, settings, details, at < DETAILED or at == table.baseline)
             for at, entry in enumerate(entries)
         ],
         "detailed": DETAILED if len(entries) > DETAILED else None,
@@ -116,7 +110,7 @@ def _table(comparison: Comparison, table: Table, details: "_Details") -> dict[st
 
 
 def _row(
-    entry: Entry, figures: Sequence[str], settings: Sequence[str], details: "_Details", detailed: bool
+    entry: Entry, metrics: Sequence[str], settings: Sequence[str], details: "_Details", detailed: bool
 ) -> dict[str, Any]:
     first = entry.runs[0]
     counting = settings_that_count(first.config)
@@ -134,7 +128,7 @@ def _row(
         },
         "values": {key: value for key, value in counting.items() if key in settings and _is_number(value)},
         "counting": [key for key in settings if key in counting],
-        "figures": {key: _mean(entry.figure(key)) for key in figures if _scored(entry, key)},
+        "metrics": {key: _mean(entry.metric(key)) for key in metrics if _scored(entry, key)},
         "curves": _curves(entry),
         "time": entry.timing("fit_s"),
         "rate": entry.timing("train_images_per_s"),
@@ -151,7 +145,7 @@ def _importance(entries: Sequence[Entry], metric: str) -> dict[str, Any] | None:
     """Of the swept settings, from the runs that have finished, each seed a run."""
     finished = [entry for entry in entries if entry.status == "finished"]
     settings = [entry.settings for entry in finished for _ in entry.scores]
-    scores = [score.figure(metric) for entry in finished for score in entry.scores]
+    scores = [score.metric(metric) for entry in finished for score in entry.scores]
     found = importances(settings, scores, entries[0].swept)
     return found and {"settings": [asdict(one) for one in found.settings], "runs": found.runs, "fit": found.fit}
 
@@ -306,27 +300,9 @@ def _scene(scene: GalleryImage, key: str) -> dict[str, Any]:
     }
 
 
-# ------------------------------------------------------------------------------------------------------- JSON
-
-
 def _mean(value: Mean) -> list[float]:
     return [value.mean, value.sd]
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: arrays become lists, floats keep five digits, NaN and infinity become null."""
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, Mapping):
-        return {str(key): _plain(child) for key, child in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(child) for child in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

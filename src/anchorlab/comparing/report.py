@@ -18,7 +18,7 @@ from anchorlab.comparing.labels import shown
 from anchorlab.console import Column, Facts, TextTable
 from anchorlab.metrics.from_ranks import Metric
 
-FIGURES = ("AR_100", "AR_1000", "recall_100")
+HEADLINE = ("AR_100", "AR_1000", "recall_100")
 WRAPPED = ("run", "why")
 LEAVING = {
     head: len(SPARE) - at
@@ -71,7 +71,7 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """One line an entry, with every setting that differs, every axis and every figure (mean, sd, n over seeds)."""
+    """One line an entry, with every setting that differs, every axis and every metric (mean, sd, n over seeds)."""
     rows = rows_of(comparison)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
@@ -112,8 +112,8 @@ def answer(comparison: Comparison) -> str:
     if leader.status != "finished":
         return f"No run has finished yet; {_standing(leader, metric)}"
     words = "is highest with" if len(table.entries) > 1 else "of"
-    start = f"{Metric.of(metric)} {words} {leader.label}: {with_sd(leader.figure(metric))}"
-    ahead = [entry for entry in table.unfinished() if entry.figure(metric).mean > leader.figure(metric).mean]
+    start = f"{Metric.of(metric)} {words} {leader.label}: {with_sd(leader.metric(metric))}"
+    ahead = [entry for entry in table.unfinished() if entry.metric(metric).mean > leader.metric(metric).mean]
     end = f" ({_standing(ahead[0], metric)})" if ahead else ""
     return start + _lead(table, leader) + end
 
@@ -136,7 +136,7 @@ def _lead(table: Table, leader: Entry) -> str:
 
 
 def _standing(entry: Entry, metric: str) -> str:
-    return f"{entry.label} ({entry.status}) stands at {with_sd(entry.figure(metric))} by its last validation"
+    return f"{entry.label} ({entry.status}) stands at {with_sd(entry.metric(metric))} by its last validation"
 
 
 # ----------------------------------------------------------------------------------------------- rows of cells
@@ -147,10 +147,10 @@ Cells = list[list[str]]
 
 def _ranking(comparison: Comparison, table: Table, rows: int | None = None) -> Cells:
     metric = comparison.question.metric
-    figures = [metric, *(key for key in FIGURES if key != metric and key in table.entries[0].figures)]
+    metrics = [metric, *(key for key in HEADLINE if key != metric and key in table.entries[0].metrics)]
     axes = [axis for axis in AXES if any(entry.axis(axis) is not None for entry in table.entries)]
     unfinished = any(entry.status != "finished" for entry in table.entries)
-    heads = ["#", "<run", "seeds", *(str(Metric.of(figure)) for figure in figures), *(AXES[axis] for axis in axes)]
+    heads = ["#", "<run", "seeds", *(str(Metric.of(key)) for key in metrics), *(AXES[axis] for axis in axes)]
     heads += ["time", "images/s", *(["<status"] if unfinished else [])]
     cells = [heads]
     for rank, entry in _first(table, rows):
@@ -159,8 +159,8 @@ def _ranking(comparison: Comparison, table: Table, rows: int | None = None) -> C
                 "-" if rank is None else str(rank),
                 entry.label,
                 str(len(entry.runs)),
-                with_sd(entry.figure(metric)),
-                *(f"{entry.figure(key).mean:.3f}" for key in figures[1:]),
+                with_sd(entry.metric(metric)),
+                *(f"{entry.metric(key).mean:.3f}" for key in metrics[1:]),
                 *(number(entry.axis(axis)) for axis in axes),
                 duration(entry.timing("fit_s")),
                 number(entry.timing("train_images_per_s")),
@@ -243,13 +243,13 @@ def _csv_row(comparison: Comparison, data: str, rank: int | None, entry: Entry) 
     row |= {key: shown(value) for key, value in entry.settings.items()}
     row |= {f"axes.{key}": number(entry.axis(key), digits=9) for key in entry.runs[0].axes}
     row |= {f"timings.{key}": entry.timing(key) for key in entry.runs[0].timings}
-    for key, value in entry.figures.items() if metric in entry.figures else _with_metric(entry, metric):
+    for key, value in entry.metrics.items() if metric in entry.metrics else _with_metric(entry, metric):
         row |= {key: value.mean, f"{key}_sd": "" if math.isnan(value.sd) else value.sd}
     return row | {"folders": " ; ".join(str(run.folder) for run in entry.runs)}
 
 
 def _with_metric(entry: Entry, metric: str) -> list[tuple[str, Mean]]:
-    return [*([(metric, entry.figure(metric))] if entry.scores else []), *entry.figures.items()]
+    return [*([(metric, entry.metric(metric))] if entry.scores else []), *entry.metrics.items()]
 
 
 # ------------------------------------------------------------------------------------------------------ layout

@@ -54,13 +54,13 @@ class Scores(NamedTuple):
     budgets: tuple[int, ...]
     recall: np.ndarray
 
-    def figures(self) -> dict[str, float]:
-        """Every figure of `Metric` at every budget of `BUDGETS` that was scored."""
-        return {key: self.figure(key) for key in metric_keys([n for n in BUDGETS if n in self.budgets])}
+    def metrics(self) -> dict[str, float]:
+        """Every metric of `Metric` at every budget of `BUDGETS` that was scored."""
+        return {key: self.metric(key) for key in metric_keys([n for n in BUDGETS if n in self.budgets])}
 
-    def figure(self, key: str) -> float:
-        figure = Metric.of(key)
-        return figure.from_table(self.recall[self.budgets.index(figure.budget)])
+    def metric(self, key: str) -> float:
+        metric = Metric.of(key)
+        return metric.from_table(self.recall[self.budgets.index(metric.budget)])
 
 
 class Unreadable(NamedTuple):
@@ -108,7 +108,7 @@ def _run_folders(pattern: str) -> list[Path]:
 
 
 def read_scores(
-    runs: Sequence[Run], figure: Metric, shared: ImageKeys | None = None
+    runs: Sequence[Run], metric: Metric, shared: ImageKeys | None = None
 ) -> list[Scores | Unreadable | None]:
     """The scores of every run; None before its first validation.
 
@@ -116,12 +116,12 @@ def read_scores(
         shared: only these images are looked at; None: all.
 
     Raises:
-        SettingError: for a figure at more proposals than a run kept ranks of.
+        SettingError: for a metric at more proposals than a run kept ranks of.
     """
 
     def read(run: Run) -> Scores | Unreadable | None:
         try:
-            return scores_of(run, figure, shared)
+            return scores_of(run, metric, shared)
         except SettingError:
             raise
         except ValueError as error:
@@ -131,20 +131,20 @@ def read_scores(
         return list(pool.map(read, runs))
 
 
-def scores_of(run: Run, figure: Metric, shared: ImageKeys | None = None) -> Scores | None:
+def scores_of(run: Run, metric: Metric, shared: ImageKeys | None = None) -> Scores | None:
     """Scores of one run; None before its first validation.
 
     Raises:
         ValueError: for a file that cannot be read or was scored in another way.
-        SettingError: for a figure at more proposals than the run kept ranks of.
+        SettingError: for a metric at more proposals than the run kept ranks of.
     """
     arrays = run.recall()
     if arrays is None:
         return None
     limit = _limit(run, arrays)
-    if figure.budget > limit:
+    if metric.budget > limit:
         raise SettingError(
-            f"metric asks for {figure.budget} proposals, {run.folder} was scored with {limit}: choose a smaller N"
+            f"metric asks for {metric.budget} proposals, {run.folder} was scored with {limit}: choose a smaller N"
         )
     images, ranks = _sorted_by_id(arrays)
     if shared is not None:
@@ -152,9 +152,9 @@ def scores_of(run: Run, figure: Metric, shared: ImageKeys | None = None) -> Scor
         images, ranks = images[keep], _rows_of(ranks, np.flatnonzero(keep))
     digest = hashlib.sha256("\0".join(images.tolist()).encode())
     digest.update(ranks.num_boxes.tobytes() + np.packbits(ranks.counted).tobytes())
-    budgets = tuple(sorted({n for n in (*CURVE, figure.budget) if n <= limit}))
+    budgets = tuple(sorted({n for n in (*CURVE, metric.budget) if n <= limit}))
     recall = recall_from_ranks(ranks.rank, ranks.counted, budgets)
-    found, wanted = figure.per_image(ranks)
+    found, wanted = metric.per_image(ranks)
     boxes = int(ranks.counted[:, 0].sum())
     return Scores(digest.hexdigest(), images, boxes, found, wanted, budgets, recall)
 

@@ -41,7 +41,7 @@ class PairedT:
 
 @dataclass(frozen=True)
 class Difference:
-    """A group's figure less the baseline's.
+    """A group's metric less the baseline's.
 
     estimate   on the images as they are, mean over seeds
     low, high  the interval for images and seeds like these; NaN where there is one image
@@ -99,7 +99,7 @@ class Bootstrap:
         ]
 
     def _resampled_figures(self, found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        """(B, R) figures of all runs on the same resampled images."""
+        """(B, R) metrics of all runs on the same resampled images."""
         rows = [weights @ found.T / (weights @ wanted)[:, None] for weights in self._weights(len(wanted))]
         return np.concatenate(rows)
 
@@ -112,7 +112,7 @@ class Bootstrap:
             yield np.bincount(drawn.ravel(), minlength=rows * images).reshape(rows, images).astype(np.float64)
 
     def _difference(self, one: "_Side", other: "_Side", images: int, paired: PairedT | None) -> Difference:
-        estimate = one.figure - other.figure
+        estimate = one.estimate - other.estimate
         if images < 2:
             return Difference(estimate, np.nan, np.nan, 0.5, 1.0, paired)
         by_images = (one.by_images - other.by_images - estimate) * np.sqrt(images / (images - 1))
@@ -138,26 +138,26 @@ class Bootstrap:
         return min(fewest, 2 * float(stdtr(df, -abs(estimate) / error))) if error > 0 else 0.0
 
     def _paired(self, groups: Sequence[Group], sides: Sequence["_Side"], at: int, baseline: int) -> PairedT | None:
-        figures = [dict(zip(groups[i].seeds, sides[i].figures.tolist(), strict=True)) for i in (at, baseline)]
-        shared = [seed for seed in figures[0] if seed in figures[1]]
+        of_seeds = [dict(zip(groups[i].seeds, sides[i].per_seed.tolist(), strict=True)) for i in (at, baseline)]
+        shared = [seed for seed in of_seeds[0] if seed in of_seeds[1]]
         if len(shared) < 2:
             return None
-        return paired_t(*(np.array([side[seed] for seed in shared]) for side in figures), confidence=self.confidence)
+        return paired_t(*(np.array([side[seed] for seed in shared]) for side in of_seeds), confidence=self.confidence)
 
 
 @dataclass(frozen=True)
 class _Side:
     """One group, resampled.
 
-    figures        (S,) of every seed on all images, and their mean `figure`
+    per_seed       (S,) of every seed on all images, and their mean `estimate`
     by_images      (B,) mean over the seeds on resampled images
     by_seeds       (B,) what resampling the seeds adds, around 0
     seed_variance  of the mean over seeds, as the spread between them shows it, with seed_df degrees of freedom
     image_share    the part of it that comes from the images
     """
 
-    figures: np.ndarray
-    figure: float
+    per_seed: np.ndarray
+    estimate: float
     by_images: np.ndarray
     by_seeds: np.ndarray
     seed_variance: float
@@ -166,16 +166,18 @@ class _Side:
 
 
 def _side(group: Group, wanted: np.ndarray, resampled: np.ndarray, rng: np.random.Generator) -> _Side:
-    figures = group.found.sum(axis=1) / wanted.sum()
-    by_images, seeds = resampled.mean(axis=1), len(figures)
+    per_seed = group.found.sum(axis=1) / wanted.sum()
+    by_images, seeds = resampled.mean(axis=1), len(per_seed)
     if seeds == 1:
-        return _Side(figures, float(figures[0]), by_images, np.zeros_like(by_images), 0.0, 1, 0.0)
-    variance = figures.var(ddof=1)
+        return _Side(per_seed, float(per_seed[0]), by_images, np.zeros_like(by_images), 0.0, 1, 0.0)
+    variance = per_seed.var(ddof=1)
     from_images = min((resampled - by_images[:, None]).var(axis=0).sum() / (seeds - 1), variance)
-    drawn = figures[rng.integers(0, seeds, resampled.shape)].mean(axis=1) - figures.mean()
+    drawn = per_seed[rng.integers(0, seeds, resampled.shape)].mean(axis=1) - per_seed.mean()
     of_its_own = 1 - from_images / variance if variance > 0 else 0.0
     by_seeds = drawn * np.sqrt(seeds / (seeds - 1) * of_its_own)
-    return _Side(figures, float(figures.mean()), by_images, by_seeds, variance / seeds, seeds - 1, from_images / seeds)
+    return _Side(
+        per_seed, float(per_seed.mean()), by_images, by_seeds, variance / seeds, seeds - 1, from_images / seeds
+    )
 
 
 def paired_t(one: np.ndarray, other: np.ndarray, confidence: float = 0.95) -> PairedT:

@@ -1,6 +1,6 @@
 """Weights & Biases workspace of a comparison: saves the views of comparison.html for the compared runs.
 
-It holds no figures: W&B draws them from what the runs logged. Only saving needs the server; `workspace` builds the
+It holds no metrics: W&B draws them from what the runs logged. Only saving needs the server; `workspace` builds the
 object without one.
 """
 

@@ -30,6 +30,7 @@ IGNORED_KEYS = (
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
+    "trainer.timeout",
     "trainer.threads",
     "trainer.channels_last",
     "trainer.sampled_only",

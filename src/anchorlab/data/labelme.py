@@ -6,38 +6,34 @@ from pathlib import Path
 from typing import Any
 
 from anchorlab.data.checks import Entry, RawBox
-from anchorlab.data.labels import ids_of
+from anchorlab.data.documents import Document, document_entries
 from anchorlab.data.layout import Part, Source
-from anchorlab.data.names import ImageNames
 from anchorlab.data.text import as_number, as_side, read_text
 
 WITHOUT_EXTENT = ("point", "points", "line", "linestrip")
 
 
 def labelme_entries(part: Part, source: Source) -> Iterator[Entry]:
-    names = ImageNames(source.tree, part.folders)
-    ids = ids_of([file for _, file in part.pairs if file is not None])
-    for image, file in part.pairs:
-        if file is None:
-            continue
-        where = f"image {ids[file]}"
-        try:
-            content = json.loads(read_text(file))
-        except (OSError, ValueError) as error:
-            source.checker.note(file, where, "unreadable annotation", str(error))
-            continue
-        path = image or names.find(str(content.get("imagePath") or file.stem))
-        if path is None:
-            source.checker.note(file, where, f"missing image; looked in {names.tried()}", content.get("imagePath"))
-            continue
-        size = as_side(content.get("imageHeight")), as_side(content.get("imageWidth"))
-        declared = None if size[0] is None or size[1] is None else (size[0], size[1])
-        yield Entry(file, ids[file], path, declared, list(_boxes(content, file, where, source)))
+    return document_entries(part, source, read_json, _describe)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object of the file; ValueError where there is none, or one without a list of shapes."""
+    content = json.loads(read_text(file))
+    shapes = content.get("shapes") if isinstance(content, dict) else None
+    if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
+        raise ValueError("no JSON object with a list of shapes")
+    return content
+
+
+def _describe(content: Mapping[str, Any], file: Path, where: str, source: Source) -> Document:
+    height, width = as_side(content.get("imageHeight")), as_side(content.get("imageWidth"))
+    declared = None if height is None or width is None else (height, width)
+    return Document(str(content.get("imagePath") or file.stem), declared, _boxes(content, file, where, source))
 
 
 def _boxes(content: Mapping[str, Any], file: Path, where: str, source: Source) -> Iterator[RawBox]:
-    shapes: list[dict[str, Any]] = content.get("shapes") or []
-    for number, shape in enumerate(shapes, start=1):
+    for number, shape in enumerate(content["shapes"], start=1):
         label = str(shape.get("label") or "object")
         name = f"shape {number} ({label})"
         kind = shape.get("shape_type") or "polygon"

@@ -24,7 +24,7 @@ def odgt_entries(part: Part, source: Source) -> Iterator[Entry]:
                 try:
                     content = json.loads(line)
                     images[str(content["ID"])] = Named(None, list(_boxes(content, file, source)))
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, AttributeError):
                     source.checker.note(file, f"line {number}", "no JSON object with an ID", line[:80])
         yield from named_entries(file, images, part, source)
 

@@ -11,14 +11,11 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
 import defusedxml.ElementTree
-from defusedxml.common import DefusedXmlException
 
 from anchorlab.data.checks import Entry, RawBox
+from anchorlab.data.documents import Document, document_entries
 from anchorlab.data.folder import TemplateReader
-from anchorlab.data.headers import Size
-from anchorlab.data.labels import ids_of
 from anchorlab.data.layout import Difficult, Part, Source, Template
-from anchorlab.data.names import ImageNames
 from anchorlab.data.naming import AUTO
 from anchorlab.data.text import as_flag, as_side, decode_text
 from anchorlab.signatures import checked
@@ -29,31 +26,15 @@ BARE_AMPERSAND = re.compile(r"&(?!#?\w+;)")
 
 
 def voc_entries(part: Part, source: Source) -> Iterator[Entry]:
-    """Images in the order of the part, boxes in that of their file. Ids are stems, or paths where stems repeat."""
-    names = ImageNames(source.tree, part.folders)
-    ids = ids_of([file for _, file in part.pairs if file is not None])
-    for image, file in part.pairs:
-        if file is None:
-            continue
-        where = f"image {ids[file]}"
-        try:
-            root = read_xml(file)
-        except FileNotFoundError:
-            source.checker.note(file, where, "missing annotation")
-            continue
-        except (OSError, ParseError, DefusedXmlException, ValueError) as error:
-            source.checker.note(file, where, "unreadable annotation", str(error))
-            continue
-        named = root.findtext("filename") or root.findtext("path") or file.stem
-        path = image or names.find(named)
-        if path is None:
-            source.checker.note(file, where, f"missing image; looked in {names.tried()}", named)
-            continue
-        yield Entry(file, ids[file], path, _declared_size(root), list(_boxes(root, file, where, source)))
+    return document_entries(part, source, read_xml, _describe)
 
 
 def read_xml(file: Path) -> Element:
-    """The root element. Any encoding is read, and `&` where `&amp;` is meant; entities of one's own are refused."""
+    """The root element; any encoding is read, and `&` where `&amp;` is meant.
+
+    Raises:
+        ParseError, ValueError: no XML, or XML with entities of its own, which could expand without end.
+    """
     data = file.read_bytes()
     if not data.strip():
         raise ValueError("empty file")
@@ -68,6 +49,13 @@ def read_xml(file: Path) -> Element:
         text = decode_text(data)
     text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text.lstrip("\ufeff"))
     return defusedxml.ElementTree.fromstring(BARE_AMPERSAND.sub("&amp;", text))
+
+
+def _describe(root: Element, file: Path, where: str, source: Source) -> Document:
+    height, width = (as_side(root.findtext(f"size/{side}", "").strip()) for side in ("height", "width"))
+    declared = None if height is None or width is None else (height, width)
+    name = root.findtext("filename") or root.findtext("path") or file.stem
+    return Document(name, declared, _boxes(root, file, where, source))
 
 
 def _boxes(root: Element, file: Path, where: str, source: Source) -> Iterator[RawBox]:
@@ -128,12 +116,6 @@ def _corners(node: Element, file: Path, where: str, source: Source) -> Iterator[
 def _from_one(corner: float) -> float:
     """1-based to 0-based. A 0 stays 0: tools that count from 0 write it, and no pixel lies before it."""
     return max(corner - 1, min(corner, 0.0))
-
-
-def _declared_size(root: Element) -> Size | None:
-    """None where the annotation gives no usable size."""
-    height, width = (as_side(root.findtext(f"size/{side}", "").strip()) for side in ("height", "width"))
-    return None if height is None or width is None else (height, width)
 
 
 @checked

@@ -20,6 +20,16 @@ INK, SOFT_LINE, PAPER = "#222222", "#CCCCCC", "#E8EEF2"
 BLUE_TEXT, ORANGE_TEXT = (BLUE, SKY_BLUE), ("#B84D00", "#F0A35E")
 """Two sides that are compared, A and B; on white paper and on a dark page, each with a contrast of 4.5 to 1 there."""
 
+ROWS = {
+    "light": (GREEN, PURPLE, "#8C6D00", "#1A1D21", "#2F9FD0", "#7A4FB5"),
+    "dark": ("#2CC79A", "#E29CC4", "#E0C040", "#E8EAED", "#8CC9FF", "#B79CF0"),
+}
+"""The rows of a comparison beside A and B, one after another, on white paper and on a dark page: the colours above,
+darker or lighter where they would be too near to the page."""
+
+SHADES = ("#440154", "#46327E", "#365C8D", "#277F8E", "#1FA187", "#4AC16D", "#A0DA39")
+"""From low to high, on a dark page: viridis without its ends, which are too near to the page; reversed on paper."""
+
 
 def rgb(colour: str) -> tuple[int, int, int]:
     """A colour's red, green and blue, 0 to 255."""

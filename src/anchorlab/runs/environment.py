@@ -38,13 +38,14 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Host name, system, processor, cores that this process may use, memory in GiB (None where unknown)."""
+    """Host name, system, processor, cores that this process may use, memory in GiB, Slurm job; None where unknown."""
     return {
         "host": platform.node(),
         "system": f"{platform.system()} {platform.release()}",
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": _memory_gib(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
 
 

@@ -14,7 +14,6 @@ writes: whoever holds the `RunRecord`.
 """
 
 import json
-import math
 import os
 import re
 import secrets
@@ -33,6 +32,7 @@ from anchorlab.config.identity import anchor_hash, config_hash
 from anchorlab.config.moved import with_current_names
 from anchorlab.runs import environment
 from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
+from anchorlab.runs.json import plain
 from anchorlab.runs.metrics import read_metrics
 
 SCHEMA_VERSION = 1
@@ -192,7 +192,7 @@ class RunRecord:
 
     def _write(self) -> None:
         self.content["updated"] = _now()
-        text = json.dumps(_plain(self.content), indent=2, allow_nan=False)
+        text = json.dumps(plain(self.content), indent=2, allow_nan=False)
         write_whole(self.folder / "run.json", f"{text}\n".encode())
 
 
@@ -308,19 +308,6 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*\.?[\d_]*[eE][-+]?\d+$"), list("-+0123456789.")
 )
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: numpy's scalars become Python's, paths text, and NaN and infinity None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(child) for key, child in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(child) for child in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _new_id() -> str:

@@ -9,6 +9,7 @@ Locks are the kernel's (flock): they end with their process, however it ends. Li
 
 import contextlib
 import datetime
+import errno
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -137,12 +138,13 @@ def held_by_job(folder: Path, waiting: str) -> Iterator[int]:
 
 
 def _try_lock(file: IO[str]) -> bool:
+    """Whether the file is ours now; True where the file system knows no such locks, as Lustre without `-o flock`."""
     import fcntl  # not on Windows
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
     return True
 
 

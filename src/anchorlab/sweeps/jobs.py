@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,12 +63,12 @@ HYDRAS_ADVICE = b"Set the environment variable HYDRA_FULL_ERROR"
 """How Hydra's last line begins, behind the traceback of any error: it says nothing of the reason."""
 
 # Lightning would take the launcher's one Slurm task for the job's processes, which the job starts itself.
-NOT_THE_JOBS = ("HYDRA_", "SLURM_NTASKS", SWEEP_PID, SWEEP_ORDER)
+NOT_THE_JOBS = ("HYDRA_", "SLURM_NTASKS", "SLURM_STEP", SWEEP_PID, SWEEP_ORDER)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a job's folder says: status `none` (never started), running, paused (at a rung), finished or failed."""
+    """What a job's folder says: status `none` (never started), or that of its run.json."""
 
     status: str
     reason: str | None
@@ -82,6 +83,11 @@ class Outcome:
         metric = self.metrics.get("AR_100")
         reached = f", AR@100 {metric:.3f}" if metric is not None else ""
         return self.status + reached + (f": {self.reason}" if self.reason else "")
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job said how it ended; one that was killed, or asked to stop, is still to go on."""
+        return self.status in ("finished", "paused", "failed")
 
     def reached(self, epoch: int) -> bool:
         """Whether it has come to the end of this epoch, and is in order."""
@@ -213,9 +219,26 @@ def _run(command: Sequence[str], cwd: Path, lock: int, log: Path | None, place: 
     return code, last[0] if last else ""
 
 
+_jobs_processes: list[subprocess.Popen[bytes]] = []
+"""Those that this process waits for: one at a time."""
+
+
+def ask_to_stop() -> None:
+    """Have this process's job keep a checkpoint and end, and wait for that; a signal handler may call it."""
+    for process in _jobs_processes:
+        os.kill(process.pid, signal.SIGUSR1)
+        until = time.monotonic() + GRACE_SECONDS
+        # Without reaping it: the interrupted `wait` may hold Popen's lock, and does that itself.
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > until:
+                return
+            time.sleep(0.1)
+
+
 def _wait(process: subprocess.Popen[bytes]) -> int:
     """The exit code. Ctrl-C reaches the job too, which gets time to close its files; a worker whose sweep was
     killed ends its job."""
+    _jobs_processes[:] = [process]
     sweep = int(os.environ.get(SWEEP_PID, 0))
     is_worker = os.getppid() == sweep
     while True:

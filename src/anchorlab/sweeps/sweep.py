@@ -23,8 +23,8 @@ from anchorlab.console import console
 from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.runs import environment
 from anchorlab.runs.files import write_whole
-from anchorlab.runs.record import RunRecord
-from anchorlab.sweeps import tables, upload
+from anchorlab.runs.record import RunRecord, read_run
+from anchorlab.sweeps import array, tables, upload
 from anchorlab.sweeps.describe import Facts, describe
 from anchorlab.sweeps.folder import SweepFolder, hold
 from anchorlab.sweeps.jobs import SWEEP_ORDER, SWEEP_PID, Job, Outcome, outcome, queues, side_by_side
@@ -148,6 +148,11 @@ class RunningSweep:
             batch = waiting[start : start + size]
             commands = [[*job.overrides, *more, f"hydra.sweep.subdir='{job.number}'"] for job in batch]
             try:
+                if array.takes(self._launcher):
+                    lost = array.run(self._launcher, self.folder, dict(zip(batch, commands, strict=True)))
+                    for job, reason in lost.items():
+                        self._note_lost(job, reason)
+                    continue
                 returns = self._launcher.launch(commands, initial_job_idx=batch[0].number or 0)
             except Exception as error:  # whatever a launcher raises where a worker is lost
                 console().print(f"the launcher gave up: {error}", markup=False)
@@ -266,6 +271,16 @@ class RunningSweep:
 
     def _listed(self, job: Job) -> dict[str, Any]:
         return next(listed for listed in self.folder.jobs if listed["number"] == job.number)
+
+    def _note_lost(self, job: Job, reason: str) -> None:
+        """Say in the job's record why it is no more, as nothing else does; it may have none yet."""
+        record = RunRecord(self.folder.path / str(job.number))
+        if self.outcome(job).status == "none":
+            config = self._found[job.point][0]
+            record.start(config, config.get("seed"), overrides=job.overrides)
+        else:
+            record.content = read_run(record.folder).content
+        record.fail(reason)
 
     def _note_impossible(self, job: Job, config: dict[str, Any]) -> None:
         """A record like any failed run's, so that comparisons know of it."""

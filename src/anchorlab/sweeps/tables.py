@@ -12,6 +12,7 @@ from anchorlab.sweeps.space import Axis
 STATES = {
     "none": "to run",
     "running": "broke off: to resume",
+    "interrupted": "stopped: to resume",
     "paused": "to resume",
     "failed": "failed before: to try again",
     "finished": "finished before",
@@ -117,7 +118,7 @@ def best_job(jobs: Sequence[Job], outcomes: Sequence[Outcome], monitor: str) -> 
 def _status(end: Outcome) -> str:
     if end.status == "paused":
         return f"left at epoch {end.epochs}"
-    return {"none": "not started", "running": "broke off"}.get(end.status, end.status)
+    return {"none": "not started", "running": "broke off", "interrupted": "stopped"}.get(end.status, end.status)
 
 
 def _table(axes: Sequence[Axis], jobs: Sequence[Job], sweep: Path, *more: Column) -> TextTable:

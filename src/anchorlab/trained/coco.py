@@ -78,10 +78,10 @@ def results(image_id: int | str, boxes: Tensor, scores: Tensor) -> Iterable[dict
         yield {"image_id": image_id, "category_id": CATEGORY, "bbox": bbox, "score": score}
 
 
-def largest_difference(folder: Path, figures: Mapping[str, float], budgets: Sequence[int]) -> float:
-    """How far our figures are from those that pycocotools finds for the two files in `folder`."""
+def largest_difference(folder: Path, metrics: Mapping[str, float], budgets: Sequence[int]) -> float:
+    """The largest difference between our metrics and those that pycocotools finds for the two files in `folder`."""
     theirs = by_pycocotools(folder, budgets)
-    return max(abs(figures[name] - value) for name, value in theirs.items())
+    return max(abs(metrics[name] - value) for name, value in theirs.items())
 
 
 def by_pycocotools(folder: Path, budgets: Sequence[int]) -> dict[str, float]:
@@ -96,10 +96,10 @@ def by_pycocotools(folder: Path, budgets: Sequence[int]) -> dict[str, float]:
         evaluation.params.useCats, evaluation.params.maxDets = 0, list(budgets)
         evaluation.evaluate()
         evaluation.accumulate()
-    return _figures(evaluation.eval["recall"][:, 0], budgets)
+    return _metrics(evaluation.eval["recall"][:, 0], budgets)
 
 
-def _figures(recall: np.ndarray, budgets: Sequence[int]) -> dict[str, float]:
+def _metrics(recall: np.ndarray, budgets: Sequence[int]) -> dict[str, float]:
     """Our names for COCOeval's recall (T, A, N)."""
     out: dict[str, float] = {}
     for at, budget in enumerate(budgets):

@@ -24,7 +24,7 @@ def settings_for(
 
     Args:
         trained_with: the group `trainer` of the run, taken over where its device is to be had here and is the one
-            wanted: figures are then the run's own to the last bit. None: decided for this machine.
+            wanted: metrics are then the run's own to the last bit. None: decided for this machine.
         device, precision: what is wanted instead; None: as above.
         limit_batches: batches after which a validation stops; None: none.
     """

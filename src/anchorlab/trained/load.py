@@ -43,10 +43,10 @@ class Trained:
     step: int | None
     epoch: int | None
     about: dict[str, Any]
-    """Of an exported model, what its file says of data, figures and the like (`card.facts`); else empty."""
+    """Of an exported model, what its file says of data, metrics and the like (`card.facts`); else empty."""
 
     @property
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What the run itself found with this checkpoint; empty where it found nothing, or proposed in another way."""
         run = self.run
         if run is None or run.config.get("proposals") != self.config.get("proposals"):

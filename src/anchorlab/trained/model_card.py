@@ -24,7 +24,7 @@ COVERAGE = ("coverage", "possible_recall_50", "possible_recall_70", "positives_p
 
 
 def facts(trained: Trained) -> dict[str, Any]:
-    """Plain values: data, anchors, coverage, figures, commit, licence; those of an exported model stay as they are."""
+    """Plain values: data, anchors, coverage, metrics, commit, licence; those of an exported model stay as they are."""
     if trained.about:
         return dict(trained.about)
     run, network = trained.run, trained.network
@@ -47,7 +47,7 @@ def facts(trained: Trained) -> dict[str, Any]:
             for stride, shapes in zip(network.anchors.strides, network.anchors.shapes, strict=True)
         ],
         "coverage": {name: axes[name] for name in COVERAGE if name in axes},
-        "figures": trained.figures,
+        "figures": trained.metrics,
         "commit": content.get("commit"),
         "versions": content.get("versions", {}),
         "licence": licence(trained.config, network.backbone),
@@ -92,7 +92,7 @@ def as_page(
         ],
         "Anchors": [_level(level) for level in anchors],
         "Coverage of the training boxes": [f"{name}: {value:.3f}" for name, value in about.get("coverage", {}).items()],
-        f"Figures ({data.get('scored_on')} split, {about.get('checkpoint')} checkpoint)": _figures_table(about),
+        f"Metrics ({data.get('scored_on')} split, {about.get('checkpoint')} checkpoint)": _metrics_table(about),
         "Files": [f"`{name}`" for name in files],
         "Checks": list(checks),
         "Where it comes from": [
@@ -112,14 +112,14 @@ def _section(title: str, lines: Sequence[str]) -> str:
     return f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _figures_table(about: Mapping[str, Any]) -> list[str]:
-    figures = about.get("figures", {})
+def _metrics_table(about: Mapping[str, Any]) -> list[str]:
+    metrics = about.get("figures", {})
     rows = [
-        f"| {name.replace('_', '@', 1) if name.count('_') == 1 else name} | {figures[name]:.3f} |"
+        f"| {name.replace('_', '@', 1) if name.count('_') == 1 else name} | {metrics[name]:.3f} |"
         for name in SHOWN
-        if figures.get(name, -1) >= 0
+        if metrics.get(name, -1) >= 0
     ]
-    return ["| figure | value |", "| --- | --- |", *rows] if rows else []
+    return ["| metric | value |", "| --- | --- |", *rows] if rows else []
 
 
 def _level(level: Mapping[str, Any]) -> str:

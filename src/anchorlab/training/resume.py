@@ -3,6 +3,7 @@
 Finding the run imports no torch: a command line is settled before anything heavy starts.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,35 +14,42 @@ from anchorlab.config.settings import leaf_keys
 from anchorlab.errors import SettingError
 from anchorlab.runs.files import FolderLock
 from anchorlab.runs.record import Run, read_run
+from anchorlab.training.processes import process_rank
 
 LAST = Path("checkpoints", "last.ckpt")
 
 
-def latest_unfinished(folders: Iterable[Path], config: Mapping[str, Any], ignore_locks: bool = False) -> Run | None:
-    """The newest run that this command started and that has a checkpoint to go on from, or None.
+def latest_unfinished(folders: Iterable[Path], config: Mapping[str, Any]) -> Run | None:
+    """The newest run that this command started, that nobody trains now and that has a checkpoint, or None.
 
     Args:
         folders: where to look; what is no run's folder is passed over.
         config: as composed from the command line, nothing decided yet; with its seed it says which runs are meant.
-        ignore_locks: also take a run that another process is training at this moment. (For the second process of a
-            job whose first one has the lock already.)
     """
-    wanted = (config_hash(dict(config)), config["seed"])
-    found = []
-    for run in _readable(folders):
-        same = (run.content.get("command_hash"), run.seed) == wanted
-        if same and run.status != "finished" and (run.folder / LAST).is_file():
-            found.append(run)
+    found = [run for run in _of_command(folders, config) if run.status != "finished" and (run.folder / LAST).is_file()]
     found.sort(key=lambda run: (run.content.get("created", ""), str(run.folder)), reverse=True)
-    free = (run for run in found if ignore_locks or not FolderLock(run.folder).held_elsewhere())
+    free = (run for run in found if not FolderLock(run.folder).held_elsewhere())
     return next(free, None)
 
 
 def is_finished(folder: Path, config: Mapping[str, Any]) -> bool:
     """Whether `folder` holds the finished run of this command."""
-    wanted = (config_hash(dict(config)), config["seed"])
-    runs = _readable([folder])
-    return any(r.status == "finished" and (r.content.get("command_hash"), r.seed) == wanted for r in runs)
+    return any(run.status == "finished" for run in _of_command([folder], config))
+
+
+def finished_by_this_job(folders: Iterable[Path], config: Mapping[str, Any]) -> Path | None:
+    """The run of this command that this very Slurm job finished before it was queued again, or None."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or not int(os.environ.get("SLURM_RESTART_COUNT") or 0):
+        return None  # the shell of an interactive job: a person may start the same command twice
+    return next(
+        (
+            run.folder
+            for run in _of_command(folders, config)
+            if run.status == "finished" and (run.content.get("machine") or {}).get("slurm_job") == job
+        ),
+        None,
+    )
 
 
 def resumed_config(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -112,6 +120,12 @@ def reason(exception: BaseException) -> str:
     return lines[-1] if lines else type(exception).__name__
 
 
+def _of_command(folders: Iterable[Path], config: Mapping[str, Any]) -> list[Run]:
+    """Those of `folders` that hold a run of this command, with this seed."""
+    wanted = (config_hash(dict(config)), config["seed"])
+    return [run for run in _readable(folders) if (run.content.get("command_hash"), run.seed) == wanted]
+
+
 def _readable(folders: Iterable[Path]) -> list[Run]:
     runs = []
     for folder in folders:
@@ -126,7 +140,8 @@ def _resumable(folder: Path) -> Run:
     try:
         run = read_run(folder)
     except ValueError as error:
-        raise SettingError(f"resume={folder}: {error}") from error
+        shared = "; process 0 resumes it: start in a folder that all machines share" if process_rank() > 0 else ""
+        raise SettingError(f"resume={folder}: {error}{shared}") from error
     if run.status == "finished":
         raise SettingError(f"resume={folder} is finished: start a new run, without resume, to train for longer")
     if not (folder / LAST).is_file():

@@ -35,10 +35,15 @@ class StopRequest:
 
     A signal raises `Stopped` at once, until `be_patient`: from then on it is kept in `signal` for the training
     loop to see, and only a second Ctrl-C raises.
+
+    Args:
+        ends_process: after a block that came to its end, the process does nothing more, and signals are ignored: what
+            is finished must not look stopped to who reads the exit code.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ends_process: bool = False) -> None:
         self.signal = 0
+        self._ends_process = ends_process
         self._patient = False
         self._before: dict[int, Any] = {}
 
@@ -52,7 +57,7 @@ class StopRequest:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None):
         for number, before in self._before.items():
-            signal.signal(number, before)
+            signal.signal(number, signal.SIG_IGN if kind is None and self._ends_process else before)
 
     def be_patient(self) -> None:
         """From now on somebody looks at `signal` every few seconds."""

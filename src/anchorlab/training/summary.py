@@ -164,7 +164,8 @@ def _backbone_line(backbone: Mapping[str, Any], network: RegionProposalNetwork) 
 
 def _device_rows(settings: TrainerSettings) -> Iterable[tuple[str, str]]:
     layout = ", channels_last" if settings.channels_last else ""
-    processes = f"{settings.devices} x " if settings.devices != 1 else ""
+    count = settings.devices * settings.num_nodes if isinstance(settings.devices, int) else settings.devices
+    processes = f"{count} x " if count != 1 else ""
     precision = {32: "float32", 16: "float16", "bf16": "bf16"}[settings.precision]
     threads = f"{settings.threads} thread{'s' * (settings.threads != 1)}"
     yield "device", f"{processes}{settings.accelerator}, {precision}{layout}, {threads}"

@@ -3,8 +3,10 @@ process.
 """
 
 import logging
+import math
 import warnings
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,9 +14,12 @@ import torch
 from annotated_types import Ge, MinLen
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
 
 from anchorlab.signatures import AUTO, Count, CountOrZero, NotNegative, Positive, checked
 from anchorlab.training.callbacks.checkpoints import WholeFiles
+from anchorlab.training.ddp import FixedBucketsStrategy
+from anchorlab.training.environments import environment
 from anchorlab.training.hardware import keep_freed_memory
 
 QUIET = (
@@ -27,6 +32,7 @@ QUIET = (
     ".*your dataloader is not resumable.*",  # it is: its order is a function of the epoch, see data/dataset.py
     ".*Grad strides do not match bucket view strides.*",  # of 1x1 convolutions: two names for the same order
     ".*sync_dist=True.*",  # every process logs the same metrics already
+    ".*`srun` command is available.*",  # a machine of a cluster, and a process that needs no other
 )
 PRECISIONS = {32: "32-true", 16: "16-mixed", "bf16": "bf16-mixed"}
 
@@ -42,6 +48,7 @@ class TrainerSettings:
     devices: Annotated[int, Ge(-1)] | Annotated[list[CountOrZero], MinLen(1)] | Literal["auto"] = 1
     num_nodes: Count = 1
     strategy: str = "auto"
+    timeout: Positive = 30
     precision: Literal["auto", 32, "bf16", 16] = 32
     channels_last: Annotated[bool, AUTO] = False
     sampled_only: Annotated[bool, AUTO] = True
@@ -72,7 +79,7 @@ class TrainerSettings:
             accelerator=self.accelerator,
             devices=self.devices,
             num_nodes=self.num_nodes,
-            strategy=self.strategy,
+            strategy=self._strategy(),
             precision=PRECISIONS[self.precision],  # pyright: ignore[reportArgumentType]
             gradient_clip_val=self.gradient_clip,
             accumulate_grad_batches=self.accumulate,
@@ -82,10 +89,19 @@ class TrainerSettings:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             enable_model_summary=False,
-            callbacks=[*callbacks, StopAtStep(self.max_steps)],
+            callbacks=[*callbacks, StopAtStep(self.max_steps), LogEachEpoch(self.max_steps)],
             logger=loggers,
-            plugins=[WholeFiles()],
+            plugins=[plugin for plugin in (WholeFiles(), environment()) if plugin is not None],
         )
+
+    def _strategy(self) -> str | Strategy:
+        """Lightning's strategy of this name; several processes do not wait longer than `timeout` for each other."""
+        if self.strategy not in StrategyRegistry:
+            return self.strategy
+        entry = StrategyRegistry[self.strategy]
+        if entry["strategy"] is not DDPStrategy:
+            return self.strategy
+        return FixedBucketsStrategy(**{**entry["init_params"], "timeout": timedelta(minutes=self.timeout)})
 
 
 class StopAtStep(Callback):
@@ -103,6 +119,18 @@ class StopAtStep(Callback):
     def _look(self, trainer: Trainer) -> None:
         if self.steps is not None and trainer.global_step >= self.steps:
             trainer.should_stop = True
+
+
+class LogEachEpoch(Callback):
+    """Lowers `trainer.log_every` to the steps of an epoch, or of the whole run, so that short ones have a loss, too."""
+
+    def __init__(self, max_steps: int | None) -> None:
+        self.max_steps = max_steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        bounds = [steps] if self.max_steps is None else [steps, self.max_steps]
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, *bounds)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _quiet_lightning() -> None:

@@ -7,12 +7,8 @@
 const content = JSON.parse(document.getElementById("content").textContent);
 const byId = (id) => document.getElementById(id);
 
-/* Okabe and Ito's colours, which the colour-blind can tell apart, without those too near to the paper; with the dashes
- * and symbols, two rows of one colour still differ. */
-const COLOURS = {
-  light: ["#009e73", "#cc79a7", "#8c6d00", "#1a1d21", "#2f9fd0", "#7a4fb5"],
-  dark: ["#2cc79a", "#e29cc4", "#e0c040", "#e8eaed", "#8cc9ff", "#b79cf0"],
-};
+/* The palette's colours (plots/palette.py); with the dashes and symbols, two rows of one colour still differ. */
+const { rows: COLOURS, shades: SHADES } = content.colours;
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star"];
 const COLOURED = 12; // rows with a colour of their own; the others are thin and grey, and named on hover
@@ -80,10 +76,10 @@ function columns() {
   const table = state.table;
   const metric = content.metric;
   const swept = Object.entries(table.swept);
-  const usual = [metric, ...["AR_100", "AR_1000", "recall_100"].filter((key) => key !== metric && key in table.figures)];
-  const others = Object.keys(table.figures).filter((key) => !usual.includes(key));
+  const usual = [metric, ...["AR_100", "AR_1000", "recall_100"].filter((key) => key !== metric && key in table.metrics)];
+  const others = Object.keys(table.metrics).filter((key) => !usual.includes(key));
   const has = (read) => table.rows.some((row) => read(row) !== null && read(row) !== undefined);
-  const ofMetric = (key, shown) => ({ key, head: table.figures[key], group: "metrics", shown, read: (row) => row.figures[key]?.[0], show: (row) => (!row.figures[key] ? "–" : key === metric ? withSpread(row.figures[key]) : share(row.figures[key][0])), title: key === metric ? spreadNote() : null });
+  const ofMetric = (key, shown) => ({ key, head: table.metrics[key], group: "metrics", shown, read: (row) => row.metrics[key]?.[0], show: (row) => (!row.metrics[key] ? "–" : key === metric ? withSpread(row.metrics[key]) : share(row.metrics[key][0])), title: key === metric ? spreadNote() : null });
   const ofSetting = (key, head, shown) => ({ key, head, group: shown === null ? "other settings that differ" : "swept settings", shown: shown ?? false, read: (row) => settingOf(row, key), text: !table.rows.every((row) => isNumber(settingOf(row, key))), show: (row) => exact(settingOf(row, key)), title: key });
   const all = [
     { key: "rank", head: "#", read: (row) => row.rank, shown: true },
@@ -141,8 +137,8 @@ function choose(event) {
 function csv() {
   const cell = (value) => (value === null || value === undefined ? "" : /[",\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
   const all = columns();
-  const heads = all.flatMap((one) => (one.key in state.table.figures ? [one.key, `${one.key}_sd`] : one.key === "difference" ? ["difference", "low", "high"] : one.key === "run" ? ["run", "label"] : [one.key]));
-  const cells = (row) => all.flatMap((one) => (one.key in state.table.figures ? row.figures[one.key] ?? ["", ""] : one.key === "difference" ? [row.difference?.estimate, row.difference?.low, row.difference?.high] : one.key === "run" ? [row.name, row.label] : [one.read(row)]));
+  const heads = all.flatMap((one) => (one.key in state.table.metrics ? [one.key, `${one.key}_sd`] : one.key === "difference" ? ["difference", "low", "high"] : one.key === "run" ? ["run", "label"] : [one.key]));
+  const cells = (row) => all.flatMap((one) => (one.key in state.table.metrics ? row.metrics[one.key] ?? ["", ""] : one.key === "difference" ? [row.difference?.estimate, row.difference?.low, row.difference?.high] : one.key === "run" ? [row.name, row.label] : [one.read(row)]));
   return [[...heads, "folders"], ...state.rows.map((row) => [...cells(row), row.runs.map((run) => run.folder).join(" ; ")])].map((row) => row.map(cell).join(",")).join("\n") + "\n";
 }
 
@@ -208,7 +204,7 @@ function wanted(row, conditions) {
 const searched = (row) => [row.label, row.name, row.status, row.verdict, ...row.runs.flatMap((run) => [run.id, run.folder])].join(" ").toLowerCase();
 
 function valueOf(row, key) {
-  if (key in row.figures) return row.figures[key][0];
+  if (key in row.metrics) return row.metrics[key][0];
   if (key in row.axes) return row.axes[key];
   const setting = Object.keys(row.settings).find((name) => [name, name.replace("._target_", "")].some((full) => full === key || full.endsWith("." + key)));
   if (setting) return settingOf(row, setting);
@@ -273,7 +269,7 @@ function draw(id, traces, more, description, config = {}) {
     Plotly.purge(node);
     node.classList.add("empty");
     node.style.height = "";
-    node.replaceChildren("Nothing to draw: no row shown has these figures.");
+    node.replaceChildren("Nothing to draw: no row shown has these metrics.");
     return;
   }
   if (node.classList.contains("empty")) node.replaceChildren();
@@ -334,7 +330,7 @@ function drawForest() {
   byId("differences").hidden = base === null || table.rows.length < 2;
   document.querySelector('nav a[href="#differences"]').hidden = byId("differences").hidden;
   if (base === null) return;
-  byId("against").textContent = `of ${table.figures[content.metric]} against ${table.chosen ? "the baseline" : "the leader"}, ${base.label}`;
+  byId("against").textContent = `of ${table.metrics[content.metric]} against ${table.chosen ? "the baseline" : "the leader"}, ${base.label}`;
   const look = { better: ["circle", css("--better")], worse: ["diamond", css("--worse")], "cannot tell": ["circle-open", css("--open")] };
   const narrow = window.innerWidth < 560;
   const traces = Object.entries(look).map(([verdict, [symbol, colour]]) => {
@@ -369,7 +365,7 @@ function drawThresholds() {
   draw("by-iou", traces, { ...legend.layout, xaxis: { title: { text: "IoU" }, dtick: 0.1, range: [0.49, 0.96] }, yaxis: { title: { text: `recall@${budget}` }, rangemode: "tozero" } }, "Recall against IoU");
 }
 
-/* A scale of its own for every axis, drawn from bottom to top; rows as lines, coloured by the figure at the end. The
+/* A scale of its own for every axis, drawn from bottom to top; rows as lines, coloured by the metric at the end. The
  * lines are ordinary ones, not Plotly's parcoords: those need WebGL, are a pixel thin, and cannot be hovered. */
 function drawParallel() {
   const rows = state.rows;
@@ -380,9 +376,9 @@ function drawParallel() {
   const derived = table.axes.filter((key) => !names.includes(key)).map((key) => [spaced(key), (row) => row.axes[key], number]);
   const axes = [...swept, ...derived].map(([label, read, format]) => scale(label, rows.map(read), format)).filter((axis) => axis.varied).slice(0, Math.max(7, swept.length));
   byId("parallel").style.minWidth = `${130 * (axes.length + 1)}px`; // heads stand side by side
-  axes.push(scale(table.figures[metric], rows.map((row) => row.figures[metric][0]), share));
-  const scores = rows.map((row) => row.figures[metric][0]);
-  const ends = rows.filter((row) => row.rank !== null).map((row) => row.figures[metric][0]);
+  axes.push(scale(table.metrics[metric], rows.map((row) => row.metrics[metric][0]), share));
+  const scores = rows.map((row) => row.metrics[metric][0]);
+  const ends = rows.filter((row) => row.rank !== null).map((row) => row.metrics[metric][0]);
   const [low, high] = [Math.min(...ends), Math.max(...ends)];
   const traces = rows.map((row, at) => {
     const { front } = style(row);
@@ -420,11 +416,8 @@ function scale(name, values, format = number) {
   return { name, label: plain(name), varied: known.length > 1, places: values.map(at), shown: values.map((value) => plain(short(isNumber(value) ? format(value) : String(value ?? "–"), 60))), ticks };
 }
 
-/* Viridis, without its ends that are too near to the paper. */
-const VIRIDIS = ["#440154", "#46327e", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#a0da39"];
-
 function shade(part) {
-  const stops = state.theme === "light" ? [...VIRIDIS].reverse() : VIRIDIS.slice(1);
+  const stops = state.theme === "light" ? [...SHADES].reverse() : SHADES.slice(1);
   return stops[Math.min(stops.length - 1, Math.floor(part * stops.length))];
 }
 
@@ -438,7 +431,7 @@ function drawImportance() {
   const names = rows.map((one) => plain(short(state.table.swept[one.key], 20)));
   draw("importance", [{ type: "bar", orientation: "h", x: rows.map((one) => one.share), y: rows.map((one) => one.key), marker: { color: css("--a"), opacity: 0.75 }, error_x: { type: "data", symmetric: false, array: rows.map((one) => one.high - one.share), arrayminus: rows.map((one) => one.share - one.low), color: css("--ink"), thickness: 1.4, width: 5 },
     customdata: rows.map((one) => [plain(one.key), share(one.low), share(one.high)]), hovertemplate: "%{customdata[0]}<br>%{x:.3f} [%{customdata[1]}, %{customdata[2]}]<extra></extra>" }],
-  { height: 96 + 44 * rows.length, xaxis: { title: { text: `share of the variance of ${plain(state.table.figures[content.metric])}` }, range: [0, 1.02] }, yaxis: { type: "category", tickvals: rows.map((one) => one.key), ticktext: names, showgrid: false } }, "Importance of the swept settings");
+  { height: 96 + 44 * rows.length, xaxis: { title: { text: `share of the variance of ${plain(state.table.metrics[content.metric])}` }, range: [0, 1.02] }, yaxis: { type: "category", tickvals: rows.map((one) => one.key), ticktext: names, showgrid: false } }, "Importance of the swept settings");
   const says = found.fit > 0.5 ? "" : found.fit > 0.1 ? " That is little: read the shares with care." : " That is nothing: the settings do not predict the metric, and the shares mean nothing.";
   byId("importance-caption").textContent = `What each setting explains alone of the metric's variance over the whole space (functional ANOVA of regression trees on all ${found.runs} finished runs, whatever the filter); the lines span the middle 90 % of 100 trees, each grown on runs drawn anew. Of runs that they have not seen the trees explain ${number(100 * Math.max(0, found.fit), 0)} %.${says} What is missing to 1 is settings acting together.`;
 }
@@ -464,17 +457,17 @@ function drawSlice() {
   const numeric = rows.every((row) => isNumber(settingOf(row, key)));
   const values = rows.map((row) => settingOf(row, key)).filter(isNumber);
   const wide = numeric && spansDecades(values);
-  const score = (row) => row.figures[metric][0];
+  const score = (row) => row.metrics[metric][0];
   const place = (row) => (numeric ? settingOf(row, key) : plain(short(exact(settingOf(row, key)), 24)));
   const { names, at } = bands(rows, key, 12);
   const groups = names.map((_, number) => rows.filter((row) => row.rank !== null && at(row) === number)).filter((group) => group.length);
   const centre = (group) => (numeric ? [...group.map(place)].sort((x, y) => x - y)[Math.floor(group.length / 2)] : place(group[0]));
   const means = { type: "scatter", mode: "lines", x: groups.map(centre), y: groups.map((group) => average(group.map(score))), line: { color: css("--soft"), width: 1.6, dash: "dot" }, name: "mean", hoverinfo: "skip", showlegend: false };
-  const points = (some, marker) => ({ type: "scatter", mode: "markers", x: some.map(place), y: some.map(score), marker, customdata: some.map((row) => [title(row), withSpread(row.figures[metric]), exact(settingOf(row, key))]), hovertemplate: `%{customdata[0]}<br>${plain(state.table.figures[metric])} %{customdata[1]}<br>${plain(state.table.swept[key] ?? "")}: %{customdata[2]}<extra></extra>`, showlegend: false });
+  const points = (some, marker) => ({ type: "scatter", mode: "markers", x: some.map(place), y: some.map(score), marker, customdata: some.map((row) => [title(row), withSpread(row.metrics[metric]), exact(settingOf(row, key))]), hovertemplate: `%{customdata[0]}<br>${plain(state.table.metrics[metric])} %{customdata[1]}<br>${plain(state.table.swept[key] ?? "")}: %{customdata[2]}<extra></extra>`, showlegend: false });
   const front = rows.filter((row) => style(row).front === 2);
   const rest = rows.filter((row) => style(row).front < 2);
   const traces = [groups.length > 1 ? means : null, points(rest, { color: css("--faint"), size: 8, symbol: rest.map((row) => (row.rank === null ? "x-thin" : "circle")), line: { width: 1, color: css("--soft") } }), ...front.map((row) => points([row], { color: style(row).colour, symbol: style(row).symbol, size: 13 }))].filter(Boolean);
-  draw("slice", rows.length && key ? traces : [], { xaxis: { title: { text: plain(state.table.swept[key] ?? "") }, type: numeric ? (wide ? "log" : "linear") : "category", exponentformat: "none", ...(numeric && names.length < 8 ? { tickvals: [...new Set(values)], ticktext: [...new Set(values)].map(exact) } : {}) }, yaxis: { title: { text: plain(state.table.figures[metric]) } } }, "The metric against one setting");
+  draw("slice", rows.length && key ? traces : [], { xaxis: { title: { text: plain(state.table.swept[key] ?? "") }, type: numeric ? (wide ? "log" : "linear") : "category", exponentformat: "none", ...(numeric && names.length < 8 ? { tickvals: [...new Set(values)], ticktext: [...new Set(values)].map(exact) } : {}) }, yaxis: { title: { text: plain(state.table.metrics[metric]) } } }, "The metric against one setting");
 }
 
 function drawHeat() {
@@ -483,10 +476,10 @@ function drawHeat() {
   if (sweptOf().length < 2) return;
   const rows = state.rows.filter((row) => row.rank !== null);
   const [x, y] = [bands(rows, across), bands(rows, up)];
-  const cells = y.names.map((_, j) => x.names.map((_, i) => rows.filter((row) => x.at(row) === i && y.at(row) === j).map((row) => row.figures[content.metric][0])));
-  const stops = state.theme === "light" ? [...VIRIDIS].reverse() : VIRIDIS;
+  const cells = y.names.map((_, j) => x.names.map((_, i) => rows.filter((row) => x.at(row) === i && y.at(row) === j).map((row) => row.metrics[content.metric][0])));
+  const stops = state.theme === "light" ? [...SHADES].reverse() : SHADES;
   const lines = x.names.some((name) => String(name).length > 8);
-  draw("heat", rows.length && across !== up ? [{ type: "heatmap", z: cells.map((row) => row.map((values) => (values.length ? average(values) : null))), x: x.names.map((_, i) => i), y: y.names.map((_, j) => j), xgap: 2, ygap: 2, hoverongaps: false, texttemplate: x.names.length * y.names.length <= 100 ? "%{z:.3f}" : "", colorscale: stops.map((colour, at) => [at / (stops.length - 1), colour]), colorbar: { thickness: 12, outlinewidth: 0, title: { text: plain(state.table.figures[content.metric]), side: "right" } },
+  draw("heat", rows.length && across !== up ? [{ type: "heatmap", z: cells.map((row) => row.map((values) => (values.length ? average(values) : null))), x: x.names.map((_, i) => i), y: y.names.map((_, j) => j), xgap: 2, ygap: 2, hoverongaps: false, texttemplate: x.names.length * y.names.length <= 100 ? "%{z:.3f}" : "", colorscale: stops.map((colour, at) => [at / (stops.length - 1), colour]), colorbar: { thickness: 12, outlinewidth: 0, title: { text: plain(state.table.metrics[content.metric]), side: "right" } },
     customdata: cells.map((row, j) => row.map((values, i) => [plain(x.names[i]), plain(y.names[j]), values.length, values.length ? `${share(Math.min(...values))} to ${share(Math.max(...values))}` : ""])), hovertemplate: `${plain(state.table.swept[across] ?? "")} %{customdata[0]}, ${plain(state.table.swept[up] ?? "")} %{customdata[1]}<br>mean %{z:.3f} of %{customdata[2]} rows (%{customdata[3]})<extra></extra>` }] : [],
   { height: Math.max(260, 110 + 46 * y.names.length), xaxis: { title: { text: plain(state.table.swept[across] ?? "") }, tickvals: x.names.map((_, i) => i), ticktext: x.names.map((name) => plain(short(name, 18))), tickangle: lines ? -35 : 0, showgrid: false, zeroline: false }, yaxis: { title: { text: plain(state.table.swept[up] ?? "") }, tickvals: y.names.map((_, j) => j), ticktext: y.names.map((name) => plain(short(name, 18))), showgrid: false, zeroline: false } }, "Mean of the metric over two settings");
 }
@@ -503,29 +496,29 @@ function drawPareto() {
   const metric = content.metric;
   const rows = state.rows.filter((row) => isNumber(read(row)));
   const front = [];
-  for (const row of rows.filter((one) => one.rank !== null).sort((x, y) => read(x) - read(y) || y.figures[metric][0] - x.figures[metric][0])) {
-    if (!front.length || row.figures[metric][0] > front.at(-1).figures[metric][0]) front.push(row);
+  for (const row of rows.filter((one) => one.rank !== null).sort((x, y) => read(x) - read(y) || y.metrics[metric][0] - x.figures[metric][0])) {
+    if (!front.length || row.metrics[metric][0] > front.at(-1).metrics[metric][0]) front.push(row);
   }
   const legend = legendFor(rows);
-  const value = (row) => row.figures[metric][0];
+  const value = (row) => row.metrics[metric][0];
   const steps = { type: "scatter", mode: "lines", x: front.map(read), y: front.map(value), line: { color: css("--soft"), width: 1.4, dash: "dot", shape: "hv" }, hoverinfo: "skip", showlegend: false };
-  const points = (some, more) => ({ type: "scatter", mode: "markers", x: some.map(read), y: some.map(value), customdata: some.map((row) => [title(row), withSpread(row.figures[metric]), number(read(row), 2)]), hovertemplate: `%{customdata[0]}<br>${plain(state.table.figures[metric])} %{customdata[1]}<br>${label}: %{customdata[2]}<extra></extra>`, ...more });
+  const points = (some, more) => ({ type: "scatter", mode: "markers", x: some.map(read), y: some.map(value), customdata: some.map((row) => [title(row), withSpread(row.metrics[metric]), number(read(row), 2)]), hovertemplate: `%{customdata[0]}<br>${plain(state.table.metrics[metric])} %{customdata[1]}<br>${label}: %{customdata[2]}<extra></extra>`, ...more });
   const rest = rows.filter((row) => style(row).front === 0);
   const traces = !rows.length ? [] : [steps, points(rest, { showlegend: false, marker: { color: css("--faint"), size: 7, line: { width: rest.map((row) => (front.includes(row) ? 2 : 0)), color: css("--ink") } } })];
   for (const row of inFront(rows).filter((one) => style(one).front > 0)) {
     const { colour, symbol, size } = style(row);
-    const sd = row.figures[metric][1];
+    const sd = row.metrics[metric][1];
     traces.push(points([row], { name: plain(short(named(row))), showlegend: legend.set.has(row.index), legendrank: legendRank(row), error_y: isNumber(sd) ? { type: "data", array: [sd], color: colour, thickness: 1.2, width: 3 } : undefined,
       marker: { color: colour, symbol, size, line: { width: front.includes(row) ? 2 : 1, color: front.includes(row) ? css("--ink") : colour } } }));
   }
-  draw("pareto", traces, { ...legend.layout, xaxis: { title: { text: label }, rangemode: "normal" }, yaxis: { title: { text: plain(state.table.figures[metric]) } } }, "Score against cost, with the Pareto front");
+  draw("pareto", traces, { ...legend.layout, xaxis: { title: { text: label }, rangemode: "normal" }, yaxis: { title: { text: plain(state.table.metrics[metric]) } } }, "Score against cost, with the Pareto front");
 }
 
 function drawSizes() {
   const budget = byId("size-budget").value;
   const kinds = [["AR_s", "small"], ["AR_m", "medium"], ["AR_l", "large"]];
   const legend = legendFor(state.rows);
-  const values = (row) => kinds.map(([key]) => row.figures[`${key}_${budget}`]?.[0] ?? null).map((value) => (value === null || value < 0 ? null : value));
+  const values = (row) => kinds.map(([key]) => row.metrics[`${key}_${budget}`]?.[0] ?? null).map((value) => (value === null || value < 0 ? null : value));
   const names = kinds.map(([, name]) => name);
   const traces = lines(state.rows, (row) => [[names, values(row)]], legend, "%{text}<br>%{x}: %{y:.3f}<extra></extra>", (row) => ({ mode: "lines+markers", marker: { color: style(row).colour, symbol: style(row).symbol, size: style(row).size - 1 } }));
   draw("by-size", traces, { ...legend.layout, xaxis: { type: "category", categoryorder: "array", categoryarray: names, range: [-0.2, 2.2] }, yaxis: { title: { text: `AR@${budget}` }, rangemode: "tozero" } }, "AR by object size");
@@ -561,10 +554,10 @@ function markPicks() {
 function drawPair() {
   const [a, b] = [state.table.rows[state.a], state.table.rows[state.b]];
   const heads = (first, kind, last) => element("thead", {}, element("tr", {}, element("th", { class: "text" }, first), ["A", "B"].map((side) => element("th", { class: kind }, element("span", { class: side.toLowerCase() }, side))), last ? element("th", {}, last) : null));
-  const figures = Object.entries(state.table.figures).filter(([key]) => a.figures[key] && b.figures[key] && a.figures[key][0] >= 0 && (key === content.metric || /_(10|100|1000)$/.test(key)));
-  fill("pair-figures", heads("metric", null, "A − B"), element("tbody", {}, figures.map(([key, name]) => {
-    const difference = a.figures[key][0] - b.figures[key][0];
-    return element("tr", {}, element("th", { class: "text", scope: "row" }, name), element("td", {}, withSpread(a.figures[key])), element("td", {}, withSpread(b.figures[key])), element("td", { class: difference > 0 ? "more" : difference < 0 ? "less" : null }, signed(difference)));
+  const metrics = Object.entries(state.table.metrics).filter(([key]) => a.metrics[key] && b.metrics[key] && a.metrics[key][0] >= 0 && (key === content.metric || /_(10|100|1000)$/.test(key)));
+  fill("pair-metrics", heads("metric", null, "A − B"), element("tbody", {}, metrics.map(([key, name]) => {
+    const difference = a.metrics[key][0] - b.metrics[key][0];
+    return element("tr", {}, element("th", { class: "text", scope: "row" }, name), element("td", {}, withSpread(a.metrics[key])), element("td", {}, withSpread(b.metrics[key])), element("td", { class: difference > 0 ? "more" : difference < 0 ? "less" : null }, signed(difference)));
   })));
   const keys = [...new Set([...Object.keys(a.settings), ...Object.keys(b.settings)])].filter((key) => a.settings[key] !== b.settings[key]);
   const rows = keys.map((key) => element("tr", { class: a.counting.includes(key) || b.counting.includes(key) ? null : "aside" }, element("th", { class: "text", scope: "row" }, key), element("td", { class: "name" }, a.settings[key] ?? "–"), element("td", { class: "name" }, b.settings[key] ?? "–")));

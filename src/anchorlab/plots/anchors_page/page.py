@@ -7,8 +7,6 @@ B = 1 image | h, w a level's grid | C channels of the maps | k anchors per locat
 """
 
 import io
-import json
-import re
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anchorlab.plots import palette
+from anchorlab.plots.html import as_script, filled
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.atss import ATSSAssigner
 from anchorlab.rpn.assigners.max_iou import OBJECT, MaxIoUAssigner
@@ -60,8 +59,8 @@ def as_page(network: RegionProposalNetwork, example: Example) -> str:
     content = contents(network, example)
     parts = {"palette": palette.as_css()}
     parts |= {name.replace(".", "_"): _file(name) for name in ("page.css", "rpn.js", "page.js")}
-    parts |= {"title": "Where do the anchors come in?", "content": _as_script(content)}
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _file("page.html"))
+    parts |= {"title": "Where do the anchors come in?", "content": as_script(content)}
+    return filled(_file("page.html"), parts)
 
 
 @torch.no_grad()
@@ -248,12 +247,6 @@ def _picture(pixels: np.ndarray) -> str:
 
 def _base64(values: Tensor) -> str:
     return b64encode(values.detach().float().contiguous().numpy().astype("<f4").tobytes()).decode()
-
-
-def _as_script(content: Any) -> str:
-    """JSON that no text in it can end: inside a script element, `<` alone could."""
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _file(name: str) -> str:

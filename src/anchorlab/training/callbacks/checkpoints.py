@@ -4,6 +4,7 @@
 plain data only.
 """
 
+import hashlib
 import time
 from collections.abc import Mapping
 from io import BytesIO
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -19,6 +21,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from anchorlab.errors import SettingError
 from anchorlab.runs.files import write_whole
 from anchorlab.training.loggers.hub import loggers_of
+from anchorlab.training.processes import this_machine
 from anchorlab.training.stopping import Stopped, StopRequest
 
 
@@ -79,17 +82,16 @@ class LastCheckpoint(_Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        first = trainer.strategy.broadcast(self._resume)
-        if first != self._resume:
-            raise SettingError(
-                f"resume=auto found {first} in the first process and {self._resume} in process {trainer.global_rank}: "
-                f"name the run, resume=<folder>"
-            )
+        if dist.is_available() and dist.is_initialized():
+            _check_same_start(self._resume)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._saved_at = time.monotonic()
         self._stop.be_patient()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loggers_of(trainer).epoch_begins()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx % trainer.accumulate_grad_batches:
@@ -150,6 +152,30 @@ class SeedOfTheStep(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         key = (self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+
+def _check_same_start(resume: str | None) -> None:
+    """Let all processes see what each of them resumes.
+
+    Raises:
+        SettingError: on all of them, where it is not the same.
+    """
+    found: list[Any] = [None] * dist.get_world_size()
+    path = None if resume is None else Path(resume, "checkpoints", "last.ckpt")
+    dist.all_gather_object(found, (this_machine(), resume, path and _digest(path)))
+    host, folder, digest = found[0]
+    for rank, (other_host, other_folder, other_digest) in enumerate(found):
+        if (other_folder is None, other_digest) != (folder is None, digest):
+            first, other = (where or "no run" for where in (folder, other_folder))
+            what = f"process 0 ({host}) resumes {first} and process {rank} ({other_host}) {other}"
+            if first == other:
+                what = f"{first} holds another checkpoint for process {rank} ({other_host}) than for process 0 ({host})"
+            raise SettingError(f"{what}: start the command in a folder that all machines share")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _agreed(trainer: Trainer, due: bool, stop: int) -> tuple[bool, int]:

@@ -16,8 +16,8 @@ class CSVLogger(RunLogger):
         self._metrics = MetricsCSV(run.folder / "metrics.csv")
 
     def row(self, index: int, row: Row) -> None:
-        figures = {name: value for name, value in row.items() if name != "step"}
-        self._metrics.append(int(row["step"]), figures)
+        metrics = {name: value for name, value in row.items() if name != "step"}
+        self._metrics.append(int(row["step"]), metrics)
 
     def cut_back(self, step: int, scored_step: int | None) -> Sequence[Row]:
         """Forget what a resumed run logs again, and return what stays (see `MetricsCSV.cut_back`)."""

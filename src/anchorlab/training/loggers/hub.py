@@ -125,6 +125,11 @@ class Loggers(Logger):
             for call in held:
                 thread.call(call)
 
+    def epoch_begins(self) -> None:
+        """Nothing will be added any more to the last row that loggers have."""
+        for thread in self._threads:
+            thread.call(lambda logger: logger.row_complete())
+
     def cut_back(self, step: int, scored_step: int | None) -> None:
         """On resume: forget what was logged after the checkpoint of these steps and of this last validation."""
         if self._csv is None:
@@ -249,7 +254,7 @@ class _Called:
             call(self._logger)
         except Exception as error:  # a logger may raise whatever it likes, the training goes on
             self._raised = error
-            self.failure = self.failure or f"stopped logging ({_sentence(error)}); metrics.csv has every figure"
+            self.failure = self.failure or f"stopped logging ({_sentence(error)}); metrics.csv has every metric"
 
 
 def _answer(question: Callable[[], str]) -> str:
@@ -267,9 +272,9 @@ def _sentence(error: Exception) -> str:
 def defined(row: Row) -> Row:
     """A row of metrics.csv as loggers get it: without NaN, and without the -1 by which recall says that there was
     nothing to find; its epoch counted from 1."""
-    figures = {
+    metrics = {
         name: value
         for name, value in row.items()
         if math.isfinite(value) and not (value == -1 and name.startswith("val/"))
     }
-    return figures | ({"epoch": row["epoch"] + 1} if "epoch" in figures else {})
+    return metrics | ({"epoch": row["epoch"] + 1} if "epoch" in metrics else {})

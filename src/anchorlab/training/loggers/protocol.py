@@ -11,7 +11,7 @@ from typing import Any, Literal
 from anchorlab.plots.boxes import Scene
 
 Row = Mapping[str, float]
-"""What was logged at one moment: `step` (optimizer steps, from 0), `epoch` (from 1, as on the screen) and figures by
+"""What was logged at one moment: `step` (optimizer steps, from 0), `epoch` (from 1, as on the screen) and metrics by
 name, such as `train/loss` and `val/AR_100`. Row i is line i + 2 of metrics.csv, whose first line names the columns, and
 which counts epochs from 0."""
 
@@ -27,7 +27,7 @@ class RunFacts:
     id: eight letters and digits, the same after a resume.
     config: resolved, plain containers.
     axes: numbers and words that runs are sorted by: k, smallest_size, ...
-    monitored: the figure that the best checkpoint is chosen by, such as `AR_100`.
+    monitored: the metric that the best checkpoint is chosen by, such as `AR_100`.
     identity: what tells it from others: the names of its choices (`choices.assigner`), config hash, commit.
     job: a training, or an evaluation by evaluate.py.
     resumed: whether it goes on with a run that these loggers have seen before.
@@ -68,11 +68,14 @@ class RunLogger:
     def row(self, index: int, row: Row) -> None:
         """One row of metrics.csv, as soon as a checkpoint holds the state behind it, so that no row is taken back.
 
-        A figure that is not defined (AR over small boxes where there are none) is absent.
+        A metric that is not defined (AR over small boxes where there are none) is absent.
         """
 
     def picture(self, key: str, scene: Scene, top: int) -> None:
         """An image with its boxes and its `top` best proposals; belongs to the row that follows."""
+
+    def row_complete(self) -> None:
+        """An epoch begins: no image or table will be added to the last row any more."""
 
     def image(self, key: str, path: Path) -> None:
         """A PNG of the run's folder; belongs to the last row."""

@@ -41,7 +41,7 @@ PROPOSAL, OBJECT = 1, 2
 class WandbLogger(RunLogger):
     """One W&B run for a run, of the same id; a resumed one gets the rows that it lacks.
 
-    `val/` figures are drawn over epochs, the others over steps. The summary holds `recall_100`, `AR_1000`, ... of the
+    `val/` metrics are drawn over epochs, the others over steps. The summary holds `recall_100`, `AR_1000`, ... of the
     last validation, and `best_recall_100`, ... of the one that best.ckpt holds.
 
     Args:
@@ -84,8 +84,10 @@ class WandbLogger(RunLogger):
         self._notice = ""
         self._sent = 0  # rows that the server has from before a resume
         self._last = 0  # the row that tables and pictures belong to
+        self._open = False  # whether W&B holds the last row back for what may be added to it
         self._scenes: list[tuple[str, Scene, int]] = []  # of the row that follows
-        self._best: dict[str, float] = {}  # figures of the best validation
+        self._uploaded: dict[str, tuple[np.ndarray, Any]] = {}  # by key: pixels, and W&B's picture of them
+        self._best: dict[str, float] = {}  # metrics of the best validation
         self._monitored = ""
         self._checkpoints = Path()
 
@@ -121,14 +123,20 @@ class WandbLogger(RunLogger):
 
     def row(self, index: int, row: Row) -> None:
         self._last = index
-        figures = {name: value for name, value in row.items() if name != "step"}
-        figures["trainer/global_step"] = row["step"]
+        metrics = {name: value for name, value in row.items() if name != "step"}
+        metrics["trainer/global_step"] = row["step"]
         if index >= self._sent:
-            self._run.log(figures, step=index)
-            if self._scenes:  # behind the figures: W&B names a picture's file after the step that it has reached
+            self._run.log(metrics, step=index)
+            self._open = True
+            if self._scenes:  # behind the metrics: W&B names a picture's file after the step that it has reached
                 self._run.log(self._pictures(row), step=index)
         self._scenes = []
         self._summarise(row)
+
+    def row_complete(self) -> None:
+        if self._open:  # W&B would show it when the next one comes: an epoch later
+            self._run.log({}, step=self._last, commit=True)
+            self._open = False
 
     def picture(self, key: str, scene: Scene, top: int) -> None:
         if self.media:
@@ -195,27 +203,35 @@ class WandbLogger(RunLogger):
                 self._run.save(str(path), base_path=str(segment / "files"), policy="now")
 
     def _pictures(self, row: Row) -> dict[str, Any]:
-        import wandb
-
         pictures: dict[str, Any] = {}
         for key, scene, top in self._scenes:
             layers = {
                 "predictions": _layer(scene.proposals[:top], PROPOSAL, "proposal", scene.scores[:top]),
                 "ground_truth": _layer(scene.boxes, OBJECT, "object"),
             }
-            image = np.ascontiguousarray(scene.image)
-            pictures[key] = wandb.Image(image, caption=f"epoch {row['epoch']:.0f}", boxes=layers)
+            pictures[key] = self._picture(key, scene.image, f"epoch {row['epoch']:.0f}", layers)
         return pictures
+
+    def _picture(self, key: str, pixels: np.ndarray, caption: str, boxes: dict[str, Any]) -> Any:
+        """W&B's picture; it refers to the file of the last one where that has the same pixels."""
+        import wandb
+
+        last, uploaded = self._uploaded.get(key, (None, None))
+        if last is not None and np.array_equal(last, pixels):
+            return _same_file(uploaded, caption, boxes)
+        picture = wandb.Image(np.ascontiguousarray(pixels), caption=caption, boxes=boxes)
+        self._uploaded[key] = pixels, picture
+        return picture
 
     def _summarise(self, row: Row) -> None:
         found = {name: SUMMARISED.fullmatch(name) for name in row}
-        figures = {match[1]: float(row[name]) for name, match in found.items() if match}
-        if not figures:
+        metrics = {match[1]: float(row[name]) for name, match in found.items() if match}
+        if not metrics:
             return
-        if figures.get(self._monitored, -math.inf) > self._best.get(self._monitored, -math.inf):
-            self._best = figures
+        if metrics.get(self._monitored, -math.inf) > self._best.get(self._monitored, -math.inf):
+            self._best = metrics
         best = {f"best_{name}": value for name, value in self._best.items() if HEADLINE.fullmatch(name)}
-        self._run.summary.update(figures | best)
+        self._run.summary.update(metrics | best)
 
     def _log_checkpoints(self) -> None:
         import wandb
@@ -280,6 +296,21 @@ class WandbLogger(RunLogger):
         if any(not path.name.startswith("offline-") or [*path.glob("*.synced")] for path in segments):
             return f"{UPLOAD} {self._run_folder}"
         return f"wandb sync {typed(Path(self._run.settings.sync_dir).resolve())}"
+
+
+def _same_file(uploaded: Any, caption: str, boxes: dict[str, Any]) -> Any:
+    """A `wandb.Image` of which only the boxes are uploaded; its file is that of `uploaded`, which the run has."""
+    import wandb
+
+    class SameFile(wandb.Image):
+        def bind_to_run(self, run: Any, *args: Any, **keywords: Any) -> None:
+            self._run = run
+            for boxes in (self._boxes or {}).values():
+                boxes.bind_to_run(run, *args, **keywords)
+
+    picture = SameFile(uploaded, boxes=boxes)
+    picture._caption = caption  # W&B takes it over from `uploaded`
+    return picture
 
 
 def _layer(boxes: np.ndarray, class_id: int, label: str, scores: np.ndarray | None = None) -> dict[str, Any]:
