@@ -16,6 +16,11 @@ FAILED = 1
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Of an OSError: a full disk, a quota, a file larger than allowed."""
+NO_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENXIO, errno.ENODEV),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE, errno.ENOTCONN),
+)
+"""Of an OSError: a path that is something else than what is needed, not allowed, or on a disk that does not answer."""
 
 
 class UserError(ValueError):
@@ -49,6 +54,8 @@ def user_sentences(folder: Path | None = None, next_step: Callable[[], str] | No
     except (RunError, FloatingPointError) as error:
         exit_with(error, FAILED)
     except OSError as error:
+        if error.errno in NO_PLACE and error.filename is not None:
+            exit_with(f"{error.filename} cannot be read or written ({error.strerror}): name another place, or mend it")
         if error.errno not in NO_ROOM:
             raise
         place = folder or error.filename or "the output"

@@ -167,6 +167,17 @@ def holds_text(annotation: Any, in_list: bool = False) -> bool:
     return any(holds_text(part, in_list) for part in args)
 
 
+def is_text(annotation: Any) -> bool:
+    """Whether a value can be nothing but a free text, a path, or a list of such: 5 is then the text "5"."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return is_text(args[0])
+    if origin in (Union, UnionType) or (isinstance(origin, type) and issubclass(origin, Sequence)):
+        kinds = [part for part in args if part is not NoneType]
+        return bool(kinds) and all(map(is_text, kinds))
+    return annotation in (str, Path)
+
+
 def in_words(annotation: Any) -> str:
     """An annotation as a person reads it: "a number above 0 and up to 1 or null"."""
     origin, args = get_origin(annotation), get_args(annotation)

@@ -39,6 +39,7 @@ IGNORED_KEYS = (
     "debug",
     "hydra",
     "logger",
+    "overwrite",
     "preflight",
     "preflight_least",
     "resume",

@@ -34,6 +34,7 @@ from anchorlab.signatures import (
     argument,
     check_arguments,
     checks_itself,
+    is_text,
     shown,
 )
 
@@ -55,6 +56,7 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "seed": Seed,
     "start": or_null(Text),
     "resume": or_null(Text),
+    "overwrite": bool,
     "preflight": Literal["warn", "refuse", "none"],
     "preflight_least": Share,
     "debug.look": CountOrZero,
@@ -118,6 +120,22 @@ COMMAND_SETTINGS: dict[str, Any] = {
 
 EXPLAIN_SETTINGS: dict[str, Any] = {"format": Literal["pictures", "html"]}
 """What means something else in explain.py than in propose.py."""
+
+
+def with_texts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with every number that YAML read in a command's own setting of texts as that text: resume: 5."""
+    changed = dict(config)
+    for key, annotation in COMMAND_SETTINGS.items():
+        value, present = _look_up(config, key)
+        if present and "." not in key and is_text(annotation):
+            changed[key] = _as_text(value)
+    return changed
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    return value if value is None or isinstance(value, str) else str(value)
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -229,7 +247,9 @@ def check_keys(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
     """
     known = dict(_leaves(reference))
     free = [*_free_nodes(known), *(node for node in _built_nodes(config) if _is_new_part(node, config, reference))]
-    for key, _ in _leaves(config):
+    for key, value in _leaves(config):
+        if any(other.startswith(f"{key}.") for other in known):
+            raise SettingError(f"{key}={shown(value)} is not possible: it is a group of settings, {key}.<name>=...")
         if key not in known and not any(key.startswith(parent + ".") for parent in free):
             raise SettingError(unknown_key(key, known))
 
