@@ -61,6 +61,16 @@ def user_sentences(folder: Path | None = None, next_step: Callable[[], str] | No
         place = folder or error.filename or "the output"
         then = "make room and start again" if next_step is None else next_step()
         exit_with(f"{place} cannot be written ({error.strerror}): {then}", FAILED)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        exit_with("there is not enough memory: lower data.batch_size, data.long, or the number of anchors", FAILED)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch or OpenCV asked for more memory than there is; the latter two say so in words alone."""
+    words = ("can't allocate memory", "out of memory", "insufficient memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def exit_with(error: Exception | str, code: int = USAGE_ERROR) -> NoReturn:

@@ -95,6 +95,8 @@ def check_command_line(
         if reads_a_folder(config_name, config_dir, arguments.overrides, arguments.config_dir):
             sys.argv.append(FOUND_DATA)
             arguments.overrides.append(FOUND_DATA)
+        if not arguments.multirun:
+            _refuse_several_values(arguments.overrides)
         shows = arguments.cfg is not None
         if not shows and process_rank() == 0:
             begin(f"{config_name}: reading the settings")
@@ -298,6 +300,14 @@ def _text(override: Override) -> str:
     return override.input_line
 
 
+def _refuse_several_values(overrides: Sequence[str]) -> None:
+    """Refuse a sweep over values without -m."""
+    for override in _parse(overrides):
+        if override.is_sweep_override():
+            line = override.input_line
+            raise SettingError(f"{line} has several values: add -m to train one run for each, or write a list, [1,2]")
+
+
 def _check_key(override: Override, known: list[str], groups: list[str]) -> None:
     key = override.key_or_group
     if override.type == OverrideType.DEL and key in known:
@@ -323,7 +333,9 @@ def _claim_folder(overrides: Sequence[str], multirun: bool, config: dict[str, An
         sweep = config["sweep"]
         folder = find(overrides) if sweep["dry_run"] else claim(overrides, sweep["again"])
     elif config.get("resume"):
-        folder = Path(config["resume"])
+        from anchorlab.training.resume import run_folder
+
+        folder = run_folder(config["resume"])
     elif "resume" in config and process_rank() > 0:
         folder = Path()  # the first process has the run's folder; this one writes nothing
     else:

@@ -139,6 +139,7 @@ def _train(
     network = make_network(config)
     with user_errors():
         data.setup()
+        data.check_accumulation(config["trainer"]["accumulate"])
     if config["debug"]["look"]:
         look(data, config["debug"]["look"], record.folder)
         return {}

@@ -29,6 +29,8 @@ from anchorlab.signatures import (
     Positive,
     Seed,
     Share,
+    Side,
+    Sides,
     Text,
     Texts,
     argument,
@@ -83,7 +85,7 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "checkpoint": Literal["last", "best"],
     "root": or_null(Text),
     "eval.split": Literal["train", "val", "test"] | None,
-    "eval.size": or_null(Count, Counts),
+    "eval.size": or_null(Side, Sides),
     "eval.limit": or_null(Count),
     "eval.batch_size": or_null(Count),
     "eval.workers": or_null(CountOrZero),
@@ -97,7 +99,7 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "folder": or_null(Text),
     "format": words_of(Literal["coco", "npz", "detectron2"], "[coco,npz]"),
     "limit": or_null(Count),
-    "size": or_null(Count),
+    "size": or_null(Side),
     "batch_size": Count,
     "workers": CountOrZero,
     "chunk": Count,
@@ -107,7 +109,7 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "formats": words_of(Literal["safetensors", "torch", "onnx"], "[safetensors,torch]"),
     "batch": Count,
     "photos": or_null(Texts),
-    "sizes": or_null(Counts),
+    "sizes": or_null(Sides),
     "repeats": Count,
     "scored": CountOrZero,
     "threads": or_null(Count),
@@ -152,6 +154,12 @@ def check(config: Mapping[str, Any]) -> None:
     if "short" in data and data["short"] is None and data.get("long") is None:
         raise SettingError(
             "data.short and data.long are both null: give the size images are resized to, e.g. data.long=416"
+        )
+    trainer = config.get("trainer") or {}
+    if data.get("limit_val") is not None and trainer.get("limit_val_batches") is not None:
+        raise SettingError(
+            f"data.limit_val={data['limit_val']} and trainer.limit_val_batches={trainer['limit_val_batches']} both say "
+            "how much is validated: set one of them to null"
         )
     _check_anchor_sizes(config.get("anchor") or {}, data.get("long"))
 

@@ -20,7 +20,7 @@ from anchorlab.runs.record import read_run
 from anchorlab.trained.load import load_trained
 from anchorlab.trained.proposer import Proposer
 from anchorlab.training.processes import check_ranks
-from anchorlab.training.resume import is_finished, latest_unfinished, resumed_config
+from anchorlab.training.resume import is_finished, latest_unfinished, resumed_config, run_folder
 from anchorlab.training.stopping import Stopped
 from anchorlab.training.summary import how_to_go_on
 
@@ -52,7 +52,7 @@ def train(*overrides: str, folder: str | Path | None = None, config_dir: str | P
         places = Path("outputs").glob("*/*") if folder is None else [Path(folder)]
         unfinished = latest_unfinished(places, config)
         config["resume"] = None if unfinished is None else str(unfinished.folder)
-    place = _place(config["resume"] or folder)
+    place = _place(run_folder(config["resume"]) if config["resume"] else folder)
     try:
         command.train(resumed_config(config, overrides), place, overrides)
     except Stopped as stopped:
