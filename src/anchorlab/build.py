@@ -142,6 +142,9 @@ def user_errors(key: str = "", names: Iterable[str] = ()) -> Iterator[None]:
             part = re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)
             inner = f"{key}.{part[1]}" if key and part else key
             raise SettingError(_with_keys(str(error.__cause__), inner, names)) from error
+        if missing := re.search(r"missing \d+ required .*?: (.+)", str(error.__cause__)):
+            names = missing[1].replace("'", "")
+            raise SettingError(f"{key} lacks what its class needs ({names}): choose another file") from error
         raise
     except (ValueError, MisconfigurationException) as error:
         raise SettingError(_with_keys(str(error), key, names)) from error

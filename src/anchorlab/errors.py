@@ -16,6 +16,11 @@ FAILED = 1
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Of an OSError: a full disk, a quota, a file larger than allowed."""
+NO_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENXIO, errno.ENODEV),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE, errno.ENOTCONN),
+)
+"""Of an OSError: a path that is something else than what is needed, not allowed, or on a disk that does not answer."""
 
 
 class UserError(ValueError):
@@ -49,11 +54,23 @@ def user_sentences(folder: Path | None = None, next_step: Callable[[], str] | No
     except (RunError, FloatingPointError) as error:
         exit_with(error, FAILED)
     except OSError as error:
+        if error.errno in NO_PLACE and error.filename is not None:
+            exit_with(f"{error.filename} cannot be read or written ({error.strerror}): name another place, or mend it")
         if error.errno not in NO_ROOM:
             raise
         place = folder or error.filename or "the output"
         then = "make room and start again" if next_step is None else next_step()
         exit_with(f"{place} cannot be written ({error.strerror}): {then}", FAILED)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        exit_with("there is not enough memory: lower data.batch_size, data.long, or the number of anchors", FAILED)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch or OpenCV asked for more memory than there is; the latter two say so in words alone."""
+    words = ("can't allocate memory", "out of memory", "insufficient memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def exit_with(error: Exception | str, code: int = USAGE_ERROR) -> NoReturn:

@@ -22,12 +22,15 @@ Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
 Count = Annotated[int, Ge(1)]
 CountOrZero = Annotated[int, Ge(0)]
+Side = Annotated[int, Ge(1), Le(20_000)]
+"""Of an image as the network sees it, in pixels: 20,000 squared are 5 GB of numbers."""
 Seed = Annotated[int, Ge(0), Le(2**31 - 1)]
 
 Text = Annotated[str, MinLen(1), doc("text")]
 Texts = Annotated[Text | Annotated[Sequence[Text], MinLen(1)], doc("text or a list such as [a,b]")]
 
 Numbers = Annotated[Sequence[Positive], MinLen(1), doc("a list of positive numbers such as [0.5,1,2]")]
+Sides = Annotated[Sequence[Side], MinLen(1), doc("a list of whole numbers up to 20000 such as [320,416]")]
 Counts = Annotated[Sequence[Count], MinLen(1), doc("a list of whole numbers such as [3,6,9]")]
 Levels = Annotated[
     Numbers | Annotated[Sequence[Numbers], MinLen(1)],
@@ -165,6 +168,17 @@ def holds_text(annotation: Any, in_list: bool = False) -> bool:
     if annotation in (str, Path):
         return not in_list
     return any(holds_text(part, in_list) for part in args)
+
+
+def is_text(annotation: Any) -> bool:
+    """Whether a value can be nothing but a free text, a path, or a list of such: 5 is then the text "5"."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return is_text(args[0])
+    if origin in (Union, UnionType) or (isinstance(origin, type) and issubclass(origin, Sequence)):
+        kinds = [part for part in args if part is not NoneType]
+        return bool(kinds) and all(map(is_text, kinds))
+    return annotation in (str, Path)
 
 
 def in_words(annotation: Any) -> str:

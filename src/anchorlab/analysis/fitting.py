@@ -114,6 +114,8 @@ class AnchorFit:
         """
         if len(truth) == 0:
             raise ValueError("anchor=fit finds no boxes in the training split: give anchor.sizes or anchor.shapes.")
+        if self.k > len(truth):
+            raise ValueError(f"anchor.k={self.k} anchors cannot be fitted to {len(truth)} boxes: give at most as many.")
         rng = np.random.default_rng(self.seed)
         truth = _as_many(truth, self.boxes, max(self.strides), rng)
         problem = _Problem(truth, assigner, self.strides, self.offset, self.size_range)

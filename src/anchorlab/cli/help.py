@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from anchorlab.cli.choices import group_defaults
+
 SWEEP = {"-m": "sweep: key=value,value trains one run for each"}
 OPTIONS = {
     "--cfg job": "show every setting, as your choices compose them, and stop",
@@ -26,7 +28,7 @@ def usage(config_name: str, config_dirs: Sequence[Path], about: str) -> str:
     folders add choices."""
     text = (config_dirs[0] / f"{config_name}.yaml").read_text(encoding="utf-8")
     config = yaml.safe_load(text)
-    chosen = _default_choices(config.get("defaults", []))
+    chosen = group_defaults(config_name, config_dirs[0])
     groups = {group: _choices([folder / group for folder in config_dirs], choice) for group, choice in chosen.items()}
     parts = {
         "Groups: group=choice picks a file of conf/<group>; * is what you get otherwise.": groups,
@@ -39,12 +41,6 @@ def usage(config_name: str, config_dirs: Sequence[Path], about: str) -> str:
         if rows:
             lines += ["", title, *(f"  {name:<{width}}  {said}" for name, said in rows.items())]
     return "\n".join(lines)
-
-
-def _default_choices(defaults: list[Any]) -> dict[str, str | None]:
-    """Group -> the choice without an override; groups of Hydra's own are left out."""
-    pairs = [pair for entry in defaults if isinstance(entry, dict) for pair in entry.items()]
-    return {group: choice for group, choice in pairs if not group.startswith("override ")}
 
 
 def _choices(folders: Sequence[Path], chosen: str | None) -> str:

@@ -5,8 +5,9 @@ adding a misspelt key with `+`, and then accept it.
 """
 
 import datetime
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -19,10 +20,12 @@ from hydra.errors import (
     OverrideParseException,
 )
 
+from anchorlab.cli.choices import as_meant
 from anchorlab.cli.help import usage
+from anchorlab.cli.own_files import OwnFile, check_own_files, naming, read_own_files, sets_others
 from anchorlab.cli.quoting import in_quotes, quoted
 from anchorlab.cli.sweep_arguments import check_sweep
-from anchorlab.config.composition import composed, to_plain, with_values
+from anchorlab.config.composition import chosen, composed, to_plain, with_values
 from anchorlab.config.settings import (
     check,
     check_keys,
@@ -32,12 +35,14 @@ from anchorlab.config.settings import (
     leaf_keys,
     takes_more,
     unknown_key,
+    with_texts,
 )
 from anchorlab.console import begin, in_sweep
-from anchorlab.errors import SettingError, user_sentences
-from anchorlab.runs.files import new_folder
+from anchorlab.errors import SettingError, exit_with, user_sentences
+from anchorlab.runs.files import make_folder, new_folder
+from anchorlab.signatures import shown
 from anchorlab.sweeps.folder import claim, find
-from anchorlab.training.processes import process_rank, started_processes
+from anchorlab.training.processes import check_ranks, process_rank, started_processes
 
 BUILT_IN = "SyntheticReader"
 FOUND_DATA = "data=auto"
@@ -60,8 +65,16 @@ def check_command_line(
         short: overrides that stand for others, such as `wandb=true` for `wandb.save=true`.
         about: the head of the help page; None: the docstring of the script that runs.
     """
-    sys.argv[1:] = [quoted(short.get(argument, argument), config_dir) for argument in sys.argv[1:]]
+    with user_sentences():
+        words = [short.get(argument, argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = [quoted(word, config_dir) for word in as_meant(words, config_name, config_dir)]
     arguments = get_args_parser().parse_intermixed_args(sys.argv[1:])
+    if arguments.config_name is not None:
+        exit_with(f"--config-name={arguments.config_name} is not possible: a command's config has its own name")
+    if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
+        exit_with(
+            f"--config-dir={arguments.config_dir} is no folder: give the one that holds anchor/, experiment/, ..."
+        )
     # Hydra's parser takes options only before the overrides; people also write them behind.
     options = [argument for argument in sys.argv[1:] if argument not in arguments.overrides]
     if arguments.config_dir is None and (own := own_choices(config_dir)):
@@ -78,9 +91,12 @@ def check_command_line(
     if in_sweep():
         return  # the sweep has checked this very command, and gave it a folder
     with user_sentences():
+        check_ranks()
         if reads_a_folder(config_name, config_dir, arguments.overrides, arguments.config_dir):
             sys.argv.append(FOUND_DATA)
             arguments.overrides.append(FOUND_DATA)
+        if not arguments.multirun:
+            _refuse_several_values(arguments.overrides)
         shows = arguments.cfg is not None
         if not shows and process_rank() == 0:
             begin(f"{config_name}: reading the settings")
@@ -92,8 +108,8 @@ def check_command_line(
             check_sweep(config, arguments.overrides, arguments.multirun or arguments.cfg is not None)
         if arguments.multirun and not own_folder:
             raise SettingError(f"{config_name} does not sweep: leave -m out")
-    if arguments.cfg is None and own_folder:
-        _claim_folder(arguments.overrides, arguments.multirun, config)
+        if arguments.cfg is None and own_folder:
+            _claim_folder(arguments.overrides, arguments.multirun, config)
 
 
 def own_choices(config_dir: Path) -> str | None:
@@ -108,12 +124,14 @@ def reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str],
     An experiment that chooses a format has said it, and so has a setting that the built-in data alone has
     (`data.reader.num_train`): its images are then drawn into that folder.
     """
-    keys = [override.key_or_group for override in _parse(overrides)]
+    parsed = _parse(overrides)
+    keys = [override.key_or_group for override in parsed]
     if "data.root" not in keys or "data" in keys or not (config_dir / "data").is_dir():
         return False
-    chosen = [override for override in _parse(overrides) if _is_choice(override, [config_dir])]
+    choices = [override for override in parsed if _is_choice(override, [config_dir])]
     path = (_search_path(more_configs),) if more_configs else ()
-    first = [_sweep_values(override, config_dir)[0] for override in chosen]
+    first = [_sweep_values(override, config_dir)[0] for override in choices]
+    _own_files(first, more_configs)
     base = to_plain(composed(config_name, config_dir, (*path, *map(_text, first))), complete=False)
     reader = (base.get("data") or {}).get("reader", {})
     built_in = str(reader.get("_target_", BUILT_IN)).endswith(BUILT_IN)
@@ -144,20 +162,21 @@ def check_overrides(
     """
     parsed = _parse(overrides)
     values = [_sweep_values(override, config_dir) for override in parsed]
-    configs = [_check_composed(config_name, config_dir, [options[0] for options in values], more_configs, complete)]
+    jobs = [[options[0] for options in values]]
     for at, options in enumerate(values):
-        for option in options[1:]:
-            job = [option if i == at else others[0] for i, others in enumerate(values)]
-            configs.append(_check_composed(config_name, config_dir, job, more_configs, complete))
-    if classes == "apart":
-        check_signatures_apart(configs)
-    elif classes != "unseen":
-        for config in configs:
-            check_signatures(config)
-    if classes == "built":
-        from anchorlab.build import check_buildable
+        jobs += [[option if i == at else others[0] for i, others in enumerate(values)] for option in options[1:]]
+    files = _own_files([option for options in values for option in options], more_configs)
+    with naming(files, [override.key_or_group for override in parsed]):
+        configs = [_check_composed(config_name, config_dir, job, more_configs, complete) for job in jobs]
+        if classes == "apart":
+            check_signatures_apart(configs)
+        elif classes != "unseen":
+            for config in configs:
+                check_signatures(config)
+        if classes == "built":
+            from anchorlab.build import check_buildable
 
-        check_buildable(configs[0])
+            check_buildable(configs[0])
     return configs[0]
 
 
@@ -169,10 +188,18 @@ def _check_composed(
     roots = [config_dir, *([Path(more_configs).absolute()] if more_configs else [])]
     choices = [override for override in ours if _is_choice(override, roots)]
     path = [_search_path(more_configs)] if more_configs else []
+    files = _own_files(choices, more_configs)
     base = composed(config_name, config_dir, (*path, *map(_text, choices)))
     reference = to_plain(base, complete=False)
     known = leaf_keys(reference)
     groups = [folder.name for folder in config_dir.iterdir() if folder.is_dir()]
+    apart = [file for file in files if sets_others(file, config_dir)]
+    if apart:
+        own = {file.group for file in apart}
+        final = chosen(config_name, config_dir, (*path, *map(_text, choices)))
+        others = [f"{group}={choice}" for group, choice in final.items() if group in groups and group not in own]
+        reference = to_plain(composed(config_name, config_dir, (*path, *others)), complete=False)
+        check_own_files(apart, reference)
     values = [override for override in ours if override not in choices]
     keys = [override.key_or_group for override in values]
     named = [key.removesuffix("._target_") for key in keys if key.endswith("._target_")]
@@ -187,10 +214,32 @@ def _check_composed(
     else:
         whole = composed(config_name, config_dir, (*path, *map(_text, ours)), tuple(known))
         config = to_plain(whole, known, complete, resolve=True)
+    for group in groups:
+        if group in config:
+            _check_group(group, config[group], config_dir)
     check_keys(config, reference)
     check_kinds(config, reference)
     check(config)
-    return config
+    return with_texts(config)
+
+
+def _own_files(overrides: Iterable[Override], folder: str | None) -> list[OwnFile]:
+    """The files in a person's own `folder` of choices that are chosen, and those that these choose."""
+    if folder is None:
+        return []
+    values = [(override.key_or_group, override.value()) for override in overrides]
+    names = [(group, name) for group, value in values for name in (value if isinstance(value, list) else [value])]
+    return read_own_files(Path(folder).absolute(), [(group, name) for group, name in names if isinstance(name, str)])
+
+
+def _check_group(name: str, group: Any, config_dir: Path) -> None:
+    """Refuse a group without settings, or without a class where the choices of it name one."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((config_dir / name).glob("*.yaml"))]
+    examples = ", ".join(path.stem for path in sorted((config_dir / name).glob("*.yaml")))
+    if not isinstance(group, dict):
+        raise SettingError(f"{name}={shown(group)} is not possible: choose one of {examples}")
+    if "_target_" not in group and any(re.search(r"^_target_:", text, re.MULTILINE) for text in texts):
+        raise SettingError(f"{name} names no class (_target_): begin the file with `defaults: [<one of {examples}>]`")
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -251,6 +300,14 @@ def _text(override: Override) -> str:
     return override.input_line
 
 
+def _refuse_several_values(overrides: Sequence[str]) -> None:
+    """Refuse a sweep over values without -m."""
+    for override in _parse(overrides):
+        if override.is_sweep_override():
+            line = override.input_line
+            raise SettingError(f"{line} has several values: add -m to train one run for each, or write a list, [1,2]")
+
+
 def _check_key(override: Override, known: list[str], groups: list[str]) -> None:
     key = override.key_or_group
     if override.type == OverrideType.DEL and key in known:
@@ -269,19 +326,28 @@ def _claim_folder(overrides: Sequence[str], multirun: bool, config: dict[str, An
         if config["resume"]:
             sys.argv.append(f"resume={in_quotes(str(config['resume']))}")
     if given is not None:
+        if process_rank() == 0 and not config.get("sweep", {}).get("dry_run", False):
+            make_folder(_folder_in(given), key)
         return
     if multirun and "sweep" in config:
         sweep = config["sweep"]
         folder = find(overrides) if sweep["dry_run"] else claim(overrides, sweep["again"])
     elif config.get("resume"):
-        folder = Path(config["resume"])
-    elif process_rank() > 0:
+        from anchorlab.training.resume import run_folder
+
+        folder = run_folder(config["resume"])
+    elif "resume" in config and process_rank() > 0:
         folder = Path()  # the first process has the run's folder; this one writes nothing
     else:
         now = datetime.datetime.now()
         folder = new_folder(Path("outputs") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}")
     if folder is not None:
         sys.argv.append(f"{key}={in_quotes(str(folder))}")
+
+
+def _folder_in(override: str) -> Path:
+    """The folder that an override names."""
+    return Path(str(_parse([override])[0].value()))
 
 
 def _unfinished(config: dict[str, Any], given: str | None) -> Path | None:
@@ -295,7 +361,7 @@ def _unfinished(config: dict[str, Any], given: str | None) -> Path | None:
         folders = [path.parent for path in Path("outputs").glob("*/*/run.json")]
         done = finished_by_this_job(folders, config)
     else:
-        folders = [Path(given.partition("=")[2].strip("'\""))]
+        folders = [_folder_in(given)]
         done = folders[0] if is_finished(folders[0], config) else None
     if done is not None:
         if process_rank() == 0:

@@ -13,7 +13,7 @@ from typing import Any
 
 from anchorlab.config import declared
 from anchorlab.config.settings import COMMAND_SETTINGS
-from anchorlab.signatures import holds_text
+from anchorlab.signatures import holds_text, is_text
 
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 """Settings of Hydra's own that are places."""
@@ -40,6 +40,7 @@ def quoted(argument: str, config_dir: Path) -> str:
     is_list = any(holds_text(kind, in_list=True) for kind in kinds)
     # A folder may be called 2007; elsewhere a number or true is meant as one.
     is_place = plain_key == "root" or plain_key.startswith("data.")
+    is_place = is_place or (plain_key in COMMAND_SETTINGS and all(map(is_text, kinds)))
     if (is_list or any(map(holds_text, kinds))) and (is_place or not PLAIN.fullmatch(value)):
         return f"{key}={_text(value, is_list)}"
     if "=" in value and value[0] not in "'\"[{" and "(" not in value:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from anchorlab.comparing.comparison import Comparison, Question, compare
 from anchorlab.comparing.labels import Choices, choices_of
@@ -11,16 +11,17 @@ from anchorlab.comparing.page import as_page
 from anchorlab.comparing.report import answer, as_csv, as_markdown, on_screen
 from anchorlab.comparing.scores import read_runs
 from anchorlab.comparing.statistics import Bootstrap
+from anchorlab.config.composition import settings_of
 from anchorlab.console import console
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.installation import CONFIGS
-from anchorlab.runs.files import write_whole
+from anchorlab.runs.files import make_folder, write_whole
 
 
 def run_from_command_line(config: DictConfig) -> None:
     """What the compare command does with a composed config."""
-    plain: Any = OmegaConf.to_container(config, resolve=True)
     with user_sentences():
+        plain = settings_of(config)
         if plain["wandb"]["save"] and plain["wandb"]["entity"] is None:
             raise SettingError(
                 "wandb.entity has no value: give the user or team that owns the project, wandb.entity=..."
@@ -54,7 +55,7 @@ def compared(config: dict[str, Any], choices: Choices) -> Comparison:
 def write(comparison: Comparison, folder: Path, gallery: int) -> list[Path]:
     """comparison.csv, .md and .html in `folder`."""
     contents = {"csv": as_csv(comparison), "md": as_markdown(comparison), "html": as_page(comparison, gallery, folder)}
-    paths = [folder / f"comparison.{kind}" for kind in contents]
+    paths = [make_folder(folder, "output") / f"comparison.{kind}" for kind in contents]
     for path, content in zip(paths, contents.values(), strict=True):
         write_whole(path, content.encode())
     return paths

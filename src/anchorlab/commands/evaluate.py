@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import seed_everything
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from anchorlab.analysis.ground_truth import input_size, scalar_axes
 from anchorlab.build import build_validation_data
 from anchorlab.commands import evaluate_report
 from anchorlab.commands.evaluate_report import Evaluated
+from anchorlab.config.composition import settings_of
 from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.data.resize import resized
@@ -61,10 +62,9 @@ USED = ("accelerator", "devices", "precision", "channels_last", "threads")
 def run_from_command_line(config: DictConfig) -> None:
     """What evaluate.py does with a composed config; a person's error is one sentence and no traceback."""
     hydra = HydraConfig.get()
-    plain: Any = OmegaConf.to_container(config, resolve=True)
     with user_sentences():
         _refuse_without_effect(hydra.overrides.task)
-        evaluate(plain, Path(hydra.runtime.output_dir), hydra.overrides.task)
+        evaluate(settings_of(config), Path(hydra.runtime.output_dir), hydra.overrides.task)
 
 
 def evaluate(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> list[Evaluated]:
@@ -94,8 +94,12 @@ def evaluate(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] =
 def _score(
     trained: Trained, name: str, config: Mapping[str, Any], size: int | None, folder: Path, overrides: Sequence[str]
 ) -> Evaluated:
-    how = config["eval"]
-    settings = settings_of(trained, config, size)
+    how, record = config["eval"], RunRecord(folder)
+    if trained.file.resolve().is_relative_to(folder.resolve()):
+        raise SettingError(f"run={trained.file} lies in {folder}, where the evaluation would go: give another folder")
+    if not config["overwrite"]:
+        record.refuse_to_lose()
+    settings = evaluated_settings(trained, config, size)
     seed_everything(settings["seed"], verbose=False)
     check_classes(settings["data"], trained.file, config["allow"])
     data = build_validation_data(settings["data"], settings["seed"])
@@ -103,7 +107,7 @@ def _score(
     machine.prepare_process()
     files = CocoFiles(folder, data.val_records) if how["proposals"] or how["check"] else None
     module = Scoring(trained.network, settings["seed"], machine.channels_last, how["flip"], files)
-    record = _start(trained, settings, machine, data, folder, overrides)
+    _start(record, trained, settings, machine, data, overrides)
     with _started_loggers(config, record) as loggers:
         started = time.perf_counter()
         trainer = machine.trainer([ConsoleProgress()], [], folder)
@@ -136,7 +140,7 @@ def _score(
         )
 
 
-def settings_of(trained: Trained, config: Mapping[str, Any], size: int | None) -> dict[str, Any]:
+def evaluated_settings(trained: Trained, config: Mapping[str, Any], size: int | None) -> dict[str, Any]:
     """The run's settings with what is evaluated otherwise: what config.yaml holds and identifies the result by.
 
     Raises:
@@ -169,14 +173,14 @@ def settings_of(trained: Trained, config: Mapping[str, Any], size: int | None) -
 
 
 def _start(
+    record: RunRecord,
     trained: Trained,
     settings: Mapping[str, Any],
     machine: TrainerSettings,
     data: DataModule,
-    folder: Path,
     overrides: Sequence[str],
-) -> RunRecord:
-    record = RunRecord(folder)
+) -> None:
+    record.clear()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     used = {key: getattr(machine, key) for key in USED}
     kept_settings = {**settings, "trainer": {**settings.get("trainer", {}), **used}}
@@ -184,7 +188,6 @@ def _start(
     record.content["evaluated"] = {"file": str(trained.file), "run": None if trained.run is None else trained.run.id}
     axes = {} if trained.run is None else trained.run.axes
     record.add(axes=axes | scalar_axes(trained.network, input_size(data)))
-    return record
 
 
 @contextmanager

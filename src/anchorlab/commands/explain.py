@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from anchorlab.build import build_validation_data
+from anchorlab.config.composition import settings_of
 from anchorlab.console import Column, TextTable, console
 from anchorlab.data.batch import Batch, Item, collate, target_of
 from anchorlab.data.decode import decode, read_sample
@@ -24,6 +25,7 @@ from anchorlab.plots.boxes import FOUND_IOU, save
 from anchorlab.plots.explain import Place, Steps
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
+from anchorlab.runs.files import make_folder
 from anchorlab.trained.images import list_images
 from anchorlab.trained.load import Trained, check_classes, load_asked_for
 from anchorlab.trained.plain import require_plain
@@ -31,8 +33,8 @@ from anchorlab.trained.plain import require_plain
 
 def run_from_command_line(config: DictConfig) -> None:
     """What explain.py does with a composed config."""
-    plain: Any = OmegaConf.to_container(config, resolve=True)
     with user_sentences():
+        plain = settings_of(config)
         for path in explain(plain):
             console().print(str(path), markup=False, soft_wrap=True)
 
@@ -49,7 +51,7 @@ def explain(config: Mapping[str, Any]) -> list[Path]:
     for line in in_words(steps):
         console().print(line, soft_wrap=True, markup=False)
     console().print(numbers_table(steps))
-    folder = Path(config["output"]).expanduser()
+    folder = make_folder(Path(str(config["output"])).expanduser(), "output")
     if config["format"] == "html":
         chosen = config["at"] is not None or config["level"] is not None
         return [write_page(trained, record, steps, folder, chosen)]

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from anchorlab.build import build_validation_data
+from anchorlab.config.composition import settings_of
 from anchorlab.console import console
 from anchorlab.data.batch import padded, target_of
 from anchorlab.data.decode import read_image, read_resized
@@ -29,7 +30,7 @@ from anchorlab.data.sample import Record
 from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.runs.files import write_whole
+from anchorlab.runs.files import make_folder, write_whole
 from anchorlab.trained import model_card, package, usage
 from anchorlab.trained.device import settings_for
 from anchorlab.trained.graph import LARGEST, exported_program, require_expressible, smallest_side
@@ -109,8 +110,8 @@ class FiguresCheck:
 
 def run_from_command_line(config: DictConfig) -> None:
     """What export.py does with a composed config; exit code 1 where a file does not give PyTorch's proposals."""
-    plain: Any = OmegaConf.to_container(config, resolve=True)
     with user_sentences():
+        plain = settings_of(config)
         files, checks = export(plain)
     for path in files:
         console().print(str(path), markup=False, soft_wrap=True)
@@ -135,7 +136,8 @@ def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check | FiguresC
     if formats != ["safetensors"]:
         require_expressible(trained.network)  # before images are looked for
         images = _images(trained, config)
-    folder = Path(config["output"] or Path("export", trained.folder.name)).expanduser()
+    output = config["output"] or Path("export", trained.folder.name)
+    folder = make_folder(Path(str(output)).expanduser(), "output")
     about = model_card.facts(trained)
     files: list[Path] = []
     runners: dict[str, Propose] = {}

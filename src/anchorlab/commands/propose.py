@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from anchorlab.config.composition import settings_of
 from anchorlab.console import bar, console
 from anchorlab.data.batch import Batch
 from anchorlab.data.decode import decode
@@ -30,7 +31,7 @@ from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.plots.boxes import Scene, proposals_picture, save
 from anchorlab.rpn.predictions import Predictions
 from anchorlab.rpn.proposals.nms import Proposals
-from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
+from anchorlab.runs.files import FolderLock, make_folder, read_archive, remove_leftovers, write_whole
 from anchorlab.trained.device import autocast, settings_for, torch_device
 from anchorlab.trained.images import Listed, list_images, parcels
 from anchorlab.trained.load import Trained, load_asked_for
@@ -63,8 +64,8 @@ class Proposed:
 
 def run_from_command_line(config: DictConfig) -> None:
     """What propose.py does with a composed config. Exit code 1 where an image could not be read."""
-    plain: Any = OmegaConf.to_container(config, resolve=True)
     with user_sentences():
+        plain = settings_of(config)
         try:
             done = propose(plain)
         except KeyboardInterrupt:
@@ -102,7 +103,7 @@ def propose_with(trained: Trained, config: Mapping[str, Any]) -> Proposed:
     """As `propose`, with a network that is loaded already."""
     megapixels = trained.megapixels if config["megapixels"] is None else config["megapixels"]
     listed = list_images(config["source"], config["folder"], megapixels)
-    folder = Path(config["output"]).expanduser()
+    folder = make_folder(Path(str(config["output"])).expanduser(), "output")
     shard = shard_of(config["shard"])
     parts = _Parts(folder, config["chunk"], len(listed.paths), shard)
     with parts.claimed(_identity(trained, listed, config)):

@@ -22,6 +22,7 @@ from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
 from anchorlab.analysis.report import Scored
 from anchorlab.build import build, user_errors, without_weights
 from anchorlab.commands.study_probe import run_probe
+from anchorlab.config.composition import settings_of
 from anchorlab.console import Facts, bar, command, console, of_groups, typed
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, user_sentences
@@ -32,6 +33,7 @@ from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner, yardstick
 from anchorlab.runs.files import write_whole
 from anchorlab.runs.json import plain
+from anchorlab.runs.record import RunRecord
 from anchorlab.training.hardware import keep_freed_memory
 from anchorlab.training.summary import STUDIED
 
@@ -40,12 +42,9 @@ OUR_FORMS = {"free": "fitted, free shapes", "grid": "fitted, sizes x ratios"}
 
 def run_from_command_line(config: DictConfig) -> None:
     """What study.py does with a composed config; a person's error is one sentence and no traceback."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
     hydra = HydraConfig.get()
     with user_sentences():
-        settings = {str(key): value for key, value in plain.items()}
-        study(settings, Path(hydra.runtime.output_dir), hydra.overrides.task)
+        study(settings_of(config), Path(hydra.runtime.output_dir), hydra.overrides.task)
 
 
 def study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -59,6 +58,8 @@ def study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
         DataError: a data set that cannot be used as it is.
     """
     keep_freed_memory()
+    if not config["overwrite"]:
+        RunRecord(folder).refuse_to_lose()
     basis = _basis(config)
     console().print(Facts(_head(basis)))
     console().print()

@@ -11,10 +11,11 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from anchorlab.analysis.ground_truth import input_size, scalar_axes
 from anchorlab.build import build, build_callbacks, build_data, build_network, user_errors
+from anchorlab.config.composition import settings_of
 from anchorlab.config.identity import config_hash
 from anchorlab.console import begin, console, in_sweep
 from anchorlab.data.module import DataModule
@@ -51,9 +52,8 @@ MakeNetwork = Callable[[Mapping[str, Any]], RegionProposalNetwork]
 def run_from_command_line(config: DictConfig, make_network: MakeNetwork = build_network) -> None:
     """What train.py does with a composed config."""
     hydra = HydraConfig.get()
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    settings = {str(key): value for key, value in plain.items()}
+    with user_sentences():
+        settings = settings_of(config)
     run_settings(settings, Path(hydra.runtime.output_dir), hydra.overrides.task, make_network)
 
 
@@ -125,11 +125,13 @@ def train(
     if writes:
         with user_errors():
             record.claim()
+        if config["resume"] is None and not config.get("overwrite"):
+            record.refuse_to_lose(resumes=True)
     try:
         with stop or StopRequest() as stop:
             return _train(config, record, overrides, stop, make_network, others)
     except (SettingError, DataError) as error:
-        if writes and (record.content or config["resume"] is None):
+        if writes and (record.content or (config["resume"] is None and record.would_lose() is None)):
             if not record.content:
                 record.start(config, config["seed"], overrides=overrides)
             record.fail(str(error).splitlines()[0])
@@ -167,6 +169,7 @@ def _train(
     network = make_network(config)
     with user_errors():
         data.setup()
+        data.check_accumulation(config["trainer"]["accumulate"])
     if config["debug"]["look"]:
         look(data, config["debug"]["look"], record.folder)
         return {}

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anchorlab.cores import available_cores
 from anchorlab.errors import SettingError
 from anchorlab.metrics.from_ranks import (
     AREA_RANGES,
@@ -127,7 +128,7 @@ def read_scores(
         except ValueError as error:
             return Unreadable(str(error))
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # inflating a file leaves Python to the others
+    with ThreadPoolExecutor(min(4, available_cores())) as pool:  # inflating a file leaves Python to the others
         return list(pool.map(read, runs))
 
 

@@ -12,12 +12,13 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
-from anchorlab.config.settings import check, unknown_choice, unknown_key
+from anchorlab.config.settings import check, unknown_choice, unknown_key, with_texts
 from anchorlab.errors import SettingError
 
 # Hydra 1.3 warns where there is no version_base, and 1.4 where there is one.
@@ -42,13 +43,27 @@ def with_values(config: DictConfig, overrides: Iterable[Override], known: Sequen
 @cache
 def composed(config_name: str, config_dir: Path, overrides: tuple[str, ...], known: tuple[str, ...] = ()) -> DictConfig:
     """Hydra's, which takes it half a second: the values of a sweep share those of their group choices."""
+    return _composed(config_name, config_dir, overrides, known)
+
+
+@cache
+def chosen(config_name: str, config_dir: Path, overrides: tuple[str, ...]) -> dict[str, str]:
+    """By group, the choice that the defaults, the overrides and the files that these choose come to."""
+    choices = _composed(config_name, config_dir, overrides, (), with_hydra=True).hydra.runtime.choices
+    return {str(group): choice for group, choice in choices.items() if isinstance(choice, str)}
+
+
+def _composed(
+    config_name: str, config_dir: Path, overrides: Sequence[str], known: Sequence[str], with_hydra: bool = False
+) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir), **VERSION_BASE):
-            return compose(config_name, overrides=list(overrides))
+            return compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
     except MissingConfigException as error:
         raise SettingError(_missing_choice(str(error), error.missing_cfg_file, error.options)) from error
-    except (ConfigCompositionException, OmegaConfBaseException) as error:
+    # ValueError: of group=null, and of a file that is no text; YAMLError: of a file that is no YAML.
+    except (HydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
         raise SettingError(_reason(error, known)) from error
 
 
@@ -66,6 +81,15 @@ def to_plain(
     return {str(key): value for key, value in plain.items()}
 
 
+def settings_of(config: DictConfig) -> dict[str, Any]:
+    """What a command works with: its composed config as plain containers, resolved, texts as texts.
+
+    Raises:
+        SettingError: a setting without a value, or one that refers to another that does not exist.
+    """
+    return with_texts(to_plain(config))
+
+
 def _missing_choice(message: str, wanted: str | Sequence[str] | None, options: Sequence[str] | None) -> str:
     if not isinstance(wanted, str) or not options:
         return message.splitlines()[0]
@@ -79,6 +103,8 @@ def _reason(error: Exception, known: Sequence[str]) -> str:
     key = cause.full_key if isinstance(cause, OmegaConfBaseException) else None
     if isinstance(cause, MissingMandatoryValue):
         return f"{key} has no value: give one, {key}=..."
+    if "HydraConfig was not set" in str(error):
+        return f"{key}: ${{hydra:...}} is known only when the command runs: write the value itself"
     if isinstance(cause, (ConfigKeyError, ConfigAttributeError)) and key:
         return unknown_key(key, known)
     lines = [text.strip().splitlines()[0] for text in (str(error), str(cause or "")) if text.strip()]

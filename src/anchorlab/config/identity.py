@@ -40,6 +40,7 @@ IGNORED_KEYS = (
     "debug",
     "hydra",
     "logger",
+    "overwrite",
     "preflight",
     "preflight_least",
     "resume",

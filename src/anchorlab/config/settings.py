@@ -29,11 +29,14 @@ from anchorlab.signatures import (
     Positive,
     Seed,
     Share,
+    Side,
+    Sides,
     Text,
     Texts,
     argument,
     check_arguments,
     checks_itself,
+    is_text,
     shown,
 )
 
@@ -55,6 +58,7 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "seed": Seed,
     "start": or_null(Text),
     "resume": or_null(Text),
+    "overwrite": bool,
     "preflight": Literal["warn", "refuse", "none"],
     "preflight_least": Share,
     "debug.look": CountOrZero,
@@ -81,7 +85,7 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "checkpoint": Literal["last", "best"],
     "root": or_null(Text),
     "eval.split": Literal["train", "val", "test"] | None,
-    "eval.size": or_null(Count, Counts),
+    "eval.size": or_null(Side, Sides),
     "eval.limit": or_null(Count),
     "eval.batch_size": or_null(Count),
     "eval.workers": or_null(CountOrZero),
@@ -95,7 +99,7 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "folder": or_null(Text),
     "format": words_of(Literal["coco", "npz", "detectron2"], "[coco,npz]"),
     "limit": or_null(Count),
-    "size": or_null(Count),
+    "size": or_null(Side),
     "batch_size": Count,
     "workers": CountOrZero,
     "chunk": Count,
@@ -105,7 +109,7 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "formats": words_of(Literal["safetensors", "torch", "onnx"], "[safetensors,torch]"),
     "batch": Count,
     "photos": or_null(Texts),
-    "sizes": or_null(Counts),
+    "sizes": or_null(Sides),
     "repeats": Count,
     "scored": CountOrZero,
     "threads": or_null(Count),
@@ -118,6 +122,22 @@ COMMAND_SETTINGS: dict[str, Any] = {
 
 EXPLAIN_SETTINGS: dict[str, Any] = {"format": Literal["pictures", "html"]}
 """What means something else in explain.py than in propose.py."""
+
+
+def with_texts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with every number that YAML read in a command's own setting of texts as that text: resume: 5."""
+    changed = dict(config)
+    for key, annotation in COMMAND_SETTINGS.items():
+        value, present = _look_up(config, key)
+        if present and "." not in key and is_text(annotation):
+            changed[key] = _as_text(value)
+    return changed
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    return value if value is None or isinstance(value, str) else str(value)
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -134,6 +154,12 @@ def check(config: Mapping[str, Any]) -> None:
     if "short" in data and data["short"] is None and data.get("long") is None:
         raise SettingError(
             "data.short and data.long are both null: give the size images are resized to, e.g. data.long=416"
+        )
+    trainer = config.get("trainer") or {}
+    if data.get("limit_val") is not None and trainer.get("limit_val_batches") is not None:
+        raise SettingError(
+            f"data.limit_val={data['limit_val']} and trainer.limit_val_batches={trainer['limit_val_batches']} both say "
+            "how much is validated: set one of them to null"
         )
     _check_anchor_sizes(config.get("anchor") or {}, data.get("long"))
 
@@ -229,7 +255,9 @@ def check_keys(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
     """
     known = dict(_leaves(reference))
     free = [*_free_nodes(known), *(node for node in _built_nodes(config) if _is_new_part(node, config, reference))]
-    for key, _ in _leaves(config):
+    for key, value in _leaves(config):
+        if any(other.startswith(f"{key}.") for other in known):
+            raise SettingError(f"{key}={shown(value)} is not possible: it is a group of settings, {key}.<name>=...")
         if key not in known and not any(key.startswith(parent + ".") for parent in free):
             raise SettingError(unknown_key(key, known))
 

@@ -26,6 +26,7 @@ import numpy as np
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from anchorlab.console import tracked
+from anchorlab.cores import available_cores
 from anchorlab.data.decode import read_resized
 from anchorlab.data.resize import target_size
 from anchorlab.data.sample import DataError, Problem, Record
@@ -172,7 +173,7 @@ def _fill(
     draft = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder.parent))
     starts = PixelCache(draft, sizes, {}).starts
     try:
-        with (draft / PIXELS).open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+        with (draft / PIXELS).open("wb") as file, ThreadPoolExecutor(available_cores()) as pool:
             _reserve(file.fileno(), max(1, starts[-1]))  # no empty file can be mapped
             write = partial(_write, file.fileno(), short=short, long=long)
             reasons = tracked(pool.map(write, records, starts), "caching images", len(records))

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import lightning
 import numpy as np
+from annotated_types import Ge, Le
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DistributedSampler
 
@@ -23,7 +24,7 @@ from anchorlab.data.dataset import EpochSampler, ImageDataset
 from anchorlab.data.headers import Exif, ImageRules
 from anchorlab.data.loader import Loader
 from anchorlab.data.sample import Augment, DataError, Problem, Reader, Record, summary
-from anchorlab.signatures import Count, CountOrZero, InnerShare, Positive, checked
+from anchorlab.signatures import Count, CountOrZero, InnerShare, Positive, Side, checked
 
 COPY = ".rf."
 
@@ -75,9 +76,9 @@ class DataModule(lightning.LightningDataModule):
         root: str,
         batch_size: Count = 8,
         workers: CountOrZero = 2,
-        short: Count | None = None,
-        long: Count | None = 416,
-        pad_to: Count = 32,
+        short: Side | None = None,
+        long: Side | None = 416,
+        pad_to: Annotated[int, Ge(1), Le(1024)] = 32,
         categories: Sequence[str] | None = None,
         val_fraction: InnerShare = 0.2,
         split_seed: CountOrZero = 0,
@@ -196,7 +197,7 @@ class DataModule(lightning.LightningDataModule):
         if faults and self.on_error == "raise":
             raise DataError(_complaint(len(faults), self.root), faults)
         for split, part in fresh.items():
-            if self.limits.get(split) is None:  # a few images of a split may well have no box
+            if self.limits.get(split) is None:
                 _check_boxes(part, split, self.root)
         self._records = records
         self.problems += faults
@@ -238,6 +239,8 @@ class DataModule(lightning.LightningDataModule):
             if not part:
                 faults = [problem for problem in problems if not problem.harmless]
                 raise DataError(f"data.root={self.root} has no usable image for the split {name!r}", faults)
+            if self.limits.get(name) is not None:  # a few images may well have no box, but not all of them
+                _check_boxes(self._keep_categories(part, trained=name == "train"), name, self.root)
             limited = first_by_hash(part, self.limits.get(name), self.split_seed)
             divided[name] = self._keep_categories(limited, trained=name == "train")
         return divided, problems
@@ -318,6 +321,14 @@ class DataModule(lightning.LightningDataModule):
     def _batches_behind(self) -> int:
         """Of the epoch under way; Lightning restores it from a checkpoint only after the loader is made."""
         return 0 if self.trainer is None else self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+
+    def check_accumulation(self, batches: int) -> None:
+        """Raise ValueError where one optimizer step is to take more batches than an epoch has."""
+        of_an_epoch = max(1, len(self.train_records) // self.batch_size)
+        if batches > of_an_epoch:
+            raise ValueError(
+                f"trainer.accumulate={batches} batches make one step, and an epoch has only {of_an_epoch}: lower it"
+            )
 
     def check_processes(self, world: int) -> None:
         """Raise ValueError where batches cannot be divided among `world` processes."""

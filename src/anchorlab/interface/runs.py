@@ -19,7 +19,8 @@ from anchorlab.runs.files import new_folder
 from anchorlab.runs.record import read_run
 from anchorlab.trained.load import load_trained
 from anchorlab.trained.proposer import Proposer
-from anchorlab.training.resume import is_finished, latest_unfinished, resumed_config
+from anchorlab.training.processes import check_ranks
+from anchorlab.training.resume import is_finished, latest_unfinished, resumed_config, run_folder
 from anchorlab.training.stopping import Stopped
 from anchorlab.training.summary import how_to_go_on
 
@@ -32,8 +33,8 @@ def train(*overrides: str, folder: str | Path | None = None, config_dir: str | P
 
     Args:
         overrides: as on the command line, without the shell's quotes.
-        folder: where the run is kept, in place of one that lies there; None: outputs/<date>/<time> as on the command
-            line.
+        folder: where the run is kept; None: outputs/<date>/<time> as on the command line. A run that lies there is
+            replaced only with `"overwrite=true"`.
         config_dir: a folder of further choices; None: conf/ in the working folder, where there is one.
 
     Raises:
@@ -41,6 +42,7 @@ def train(*overrides: str, folder: str | Path | None = None, config_dir: str | P
         RunError, FloatingPointError: a run that broke.
         KeyboardInterrupt: an interrupt.
     """
+    check_ranks()
     config = compose(*overrides, config_dir=config_dir)
     if config["debug"]["look"]:
         raise SettingError("debug.look trains nothing: give it to the train command")
@@ -50,7 +52,7 @@ def train(*overrides: str, folder: str | Path | None = None, config_dir: str | P
         places = Path("outputs").glob("*/*") if folder is None else [Path(folder)]
         unfinished = latest_unfinished(places, config)
         config["resume"] = None if unfinished is None else str(unfinished.folder)
-    place = _place(config["resume"] or folder)
+    place = _place(run_folder(config["resume"]) if config["resume"] else folder)
     try:
         command.train(resumed_config(config, overrides), place, overrides)
     except Stopped as stopped:

@@ -5,6 +5,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from anchorlab.cli.choices import as_meant
 from anchorlab.cli.overrides import FOUND_DATA, check_overrides, own_choices, reads_a_folder
 from anchorlab.cli.quoting import quoted
 from anchorlab.errors import SettingError
@@ -22,7 +23,7 @@ def compose(*overrides: str, command: str = "train", config_dir: str | Path | No
     Raises:
         SettingError: a key or choice that does not exist, or a value that is not possible.
     """
-    words = [quoted(override, CONFIGS) for override in overrides]
+    words = [quoted(override, CONFIGS) for override in as_meant(overrides, command, CONFIGS)]
     more = own_choices(CONFIGS) if config_dir is None else str(config_dir)
     if reads_a_folder(command, CONFIGS, words, more):
         words.append(FOUND_DATA)

@@ -19,6 +19,7 @@ from anchorlab import notebook
 from anchorlab.rpn.anchor_iou import Lattice, LevelGrid, Overlaps
 from anchorlab.rpn.shapes import (
     check_k,
+    check_sides,
     explicit_shapes,
     grid_shapes,
     half_extents,
@@ -110,6 +111,7 @@ class AnchorGrid:
             _refuse_beside_shapes(sizes=sizes, scale=scale, scales_per_octave=scales_per_octave)
             self._nominal = explicit_shapes(shapes, num_levels)
             check_k(k, self._nominal, "shapes")
+        check_sides(self._nominal)
         self._half = [half_extents(shape, rounded) for shape in self._nominal]
         self._cache: dict[Any, Anchors] = {}
 

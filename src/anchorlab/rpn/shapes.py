@@ -79,6 +79,19 @@ def explicit_shapes(shapes: Sequence[Any], num_levels: int) -> list[Tensor]:
     return [torch.tensor(level, dtype=torch.float32) for level in pairs]
 
 
+SMALLEST_SIDE, LARGEST_SIDE = 0.01, 1e6
+
+
+def check_sides(shapes: list[Tensor]) -> None:
+    """Raise ValueError for an anchor with a side, in pixels, that float32 boxes and IoU cannot work with."""
+    for width, height in torch.cat(shapes).tolist():
+        if not (min(width, height) >= SMALLEST_SIDE and max(width, height) <= LARGEST_SIDE):
+            raise ValueError(
+                f"the settings make an anchor of {width:.3g} x {height:.3g} pixels: change sizes, scale or ratios so "
+                f"that each side is between {SMALLEST_SIDE:g} and {LARGEST_SIDE:,.0f}"
+            )
+
+
 def half_extents(shapes: Tensor, rounded: bool) -> Tensor:
     """Half of each width and height (k, 2), in whole pixels if `rounded`, as torchvision rounds corners."""
     half = shapes / 2

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from anchorlab.cores import available_cores
+
 PACKAGES = (
     "anchorlab",
     "torch",
@@ -43,7 +45,7 @@ def machine() -> dict[str, Any]:
         "host": platform.node(),
         "system": f"{platform.system()} {platform.release()}",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "memory_gib": _memory_gib(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }

@@ -5,6 +5,7 @@ It also lets only one process at a time write to a folder.
 
 import errno
 import os
+import re
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -15,10 +16,16 @@ from typing import BinaryIO
 
 import numpy as np
 
+from anchorlab.errors import SettingError
+
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+
+LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
+"""Names that `whole_file` gives while it writes: `.run.json.4711.tmp`, with the process's number."""
 
 
 @contextmanager
@@ -66,7 +73,8 @@ _reading_headers = threading.Lock()
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files below `folder` that a killed process left; nobody else may be writing there."""
     for path in folder.rglob(".*.*.tmp"):
-        path.unlink(missing_ok=True)
+        if LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 class FolderLock:
@@ -88,7 +96,8 @@ class FolderLock:
         if fcntl is None or self._file is not None:
             return True
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        # A link would make, or lock, a file outside of the folder.
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
             fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
@@ -112,6 +121,26 @@ class FolderLock:
             return True
         self.release()
         return not free
+
+
+def make_folder(folder: Path, key: str) -> Path:
+    """The folder that a setting names, made with those above it where missing.
+
+    Args:
+        key: the setting's.
+
+    Raises:
+        SettingError: it is a file or a device, or cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        why = "a file lies there" if is_file else error.strerror or str(error)
+        raise SettingError(f"{key}={folder} is no folder and cannot be made one ({why}): give another one") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SettingError(f"{key}={folder} cannot be written: give another folder, or the right to write there")
+    return folder
 
 
 def new_folder(parent: Path, name: str) -> Path:

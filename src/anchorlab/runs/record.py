@@ -17,6 +17,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,10 +31,15 @@ from omegaconf import OmegaConf
 
 from anchorlab.config.identity import anchor_hash, config_hash
 from anchorlab.config.moved import with_current_names
+from anchorlab.errors import SettingError
 from anchorlab.runs import environment
 from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
 from anchorlab.runs.json import plain
 from anchorlab.runs.metrics import read_metrics
+
+FILES = ("config.yaml", "run.json", "metrics.csv", "recall.npz", "proposals.npz", "anchors.json", "problems.txt")
+FOLDERS = ("checkpoints", "figures")
+"""With `FILES`, what a run writes in its folder, and writes over in one that has it already."""
 
 SCHEMA_VERSION = 1
 """Of run.json. Raise it when a key changes its meaning; keys may be added without."""
@@ -70,10 +76,37 @@ class RunRecord:
         remove_leftovers(self.folder)
 
     def clear(self) -> None:
-        """Forget what an earlier run left in the folder: a new one begins in it."""
-        for pattern in ("run.json", "metrics.csv", "recall.npz", "problems.txt", "checkpoints/*.ckpt"):
-            for path in self.folder.glob(pattern):
-                path.unlink()
+        """Delete what an earlier run left in the folder: a new one begins in it."""
+        for name in FILES:
+            (self.folder / name).unlink(missing_ok=True)
+        for name in FOLDERS:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def would_lose(self) -> str | None:
+        """What a new run in this folder would delete or write over, as a sentence names it; None: nothing of value.
+
+        A run that broke off before its first checkpoint is nothing: nobody could go on with it.
+        """
+        there = [name for name in (*FILES, *FOLDERS) if os.path.lexists(self.folder / name)]
+        if not there:
+            return None
+        names = f"({', '.join(there)})"
+        try:
+            status = _read_json(self.folder / "run.json").get("status")
+        except ValueError:
+            return f"files of something else {names}"
+        if status == "finished":
+            return f"a finished run {names}"
+        return f"an unfinished run {names}" if list(self.folder.glob("checkpoints/*.ckpt")) else None
+
+    def refuse_to_lose(self, resumes: bool = False) -> None:
+        """Raise SettingError where a new run would lose what lies in the folder; `resumes`: it could go on there."""
+        lost = self.would_lose()
+        if lost is not None:
+            go_on = f"resume={self.folder} to go on, " if resumes and lost.startswith("an unfinished run") else ""
+            raise SettingError(
+                f"{self.folder} holds {lost}: give another folder, {go_on}or overwrite=true to delete what lies there"
+            )
 
     def start(
         self,

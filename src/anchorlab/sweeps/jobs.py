@@ -21,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from anchorlab.console import SWEEP_JOB, duration
+from anchorlab.cores import available_cores
 from anchorlab.runs.record import RunRecord
 from anchorlab.sweeps.describe import Facts
 from anchorlab.sweeps.folder import SweepFolder, held_by_job
@@ -302,10 +303,10 @@ def side_by_side(launcher: Mapping[str, Any]) -> int:
         return 1
     if "n_jobs" in launcher:
         workers = int(launcher["n_jobs"])
-        return workers if workers > 0 else max(1, cores() + 1 + workers)
+        return workers if workers > 0 else max(1, available_cores() + 1 + workers)
     if launcher.get("array_parallelism"):
         return int(launcher["array_parallelism"])
-    return max(1, cores() // int(launcher.get("cpus_per_task") or 1))
+    return max(1, available_cores() // int(launcher.get("cpus_per_task") or 1))
 
 
 def queues(launcher: Mapping[str, Any]) -> bool:
@@ -322,10 +323,5 @@ def threads_each(launcher: Mapping[str, Any], processes: int) -> int | None:
     elif launcher.get("array_parallelism"):
         return None  # other machines: the number of their cores is not known here
     else:
-        share = cores() // side_by_side(launcher)
+        share = available_cores() // side_by_side(launcher)
     return max(1, share // processes)
-
-
-def cores() -> int:
-    """Those this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -37,7 +37,7 @@ def settings_for(
     if precision is not None:
         chosen["precision"] = precision
     chosen |= {"_target_": "anchorlab.training.TrainerSettings", "devices": 1, "sampled_only": False}
-    return build(decide({**chosen, "limit_val_batches": limit_batches}, network), "trainer")
+    return build(decide({**chosen, "limit_val_batches": limit_batches}, network, key="device"), "trainer")
 
 
 def torch_device(settings: TrainerSettings) -> torch.device:

@@ -1,7 +1,6 @@
 """Resolver of `auto` trainer settings, from CPU flags and GPU availability; never times anything at start-up."""
 
 import ctypes
-import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,19 +9,30 @@ from typing import Any
 import torch
 from torch import nn
 
+from anchorlab.cores import default_threads
+from anchorlab.errors import SettingError
+from anchorlab.signatures import shown
+
 # glibc's mallopt parameters (malloc.h).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 TOP_PAD_BYTES = 1 << 28
 
 
-def decide(trainer: Mapping[str, Any], network: nn.Module) -> dict[str, Any]:
+def decide(trainer: Mapping[str, Any], network: nn.Module, key: str = "trainer.accelerator") -> dict[str, Any]:
     """The trainer's settings with every "auto" replaced by what this machine and network call for.
 
     Precision: bf16 where a GPU or the processor has the instructions (AMX, AVX512-BF16), but 32 bits on the CPU
     for networks with depthwise convolutions, which bf16 makes slower there. Predictions for sampled anchors alone
     save a CPU most of its work; a GPU would wait for their indices.
+
+    Args:
+        key: of the setting that asks for a GPU or not.
+
+    Raises:
+        SettingError: a GPU, or several, where there is none or none is used.
     """
     decided = dict(trainer)
+    _check_devices(trainer, key)
     on_gpu = trainer["accelerator"] != "cpu" and torch.cuda.is_available()
     if trainer["accelerator"] == "auto":
         decided["accelerator"] = "gpu" if on_gpu else "cpu"
@@ -35,7 +45,7 @@ def decide(trainer: Mapping[str, Any], network: nn.Module) -> dict[str, Any]:
     if trainer["keep_memory"] == "auto":
         decided["keep_memory"] = not on_gpu and platform.libc_ver()[0] == "glibc"
     if trainer["threads"] == "auto":
-        decided["threads"] = max(1, (os.cpu_count() or 1) // _processes_here(decided))
+        decided["threads"] = default_threads(_processes_here(decided))
     return decided
 
 
@@ -63,6 +73,20 @@ def keep_freed_memory() -> bool:
     return all(taken)
 
 
+def _check_devices(trainer: Mapping[str, Any], key: str) -> None:
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if trainer["accelerator"] == "gpu" and not has_gpu:
+        raise SettingError(f"{key}=gpu is not possible: torch finds no GPU here; {key}=cpu computes without")
+    devices = trainer["devices"]
+    if devices == 0:
+        raise SettingError("trainer.devices=0 is not possible: give how many processes train, at least 1")
+    on_cpu = trainer["accelerator"] == "cpu" or not has_gpu
+    if on_cpu and (isinstance(devices, list) or devices == -1):
+        raise SettingError(
+            f"trainer.devices={shown(devices)} names GPUs, and this run is on the CPU: give how many processes train"
+        )
+
+
 def _bf16_pays(on_gpu: bool, network: nn.Module) -> bool:
     if on_gpu:
         return torch.cuda.is_bf16_supported()
@@ -79,7 +103,8 @@ def _processes_here(trainer: Mapping[str, Any]) -> int:
     devices = trainer["devices"]
     if isinstance(devices, list):
         return len(devices)
-    return max(1, torch.cuda.device_count() if devices == -1 else devices)
+    gpus = torch.cuda.device_count() if trainer["accelerator"] == "gpu" else 1
+    return max(1, gpus if devices in (-1, "auto") else devices)
 
 
 def _processor_flags() -> set[str]:

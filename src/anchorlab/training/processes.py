@@ -7,14 +7,38 @@ not yet a start: its variables also stand in the shell of `salloc` and in a batc
 import os
 import socket
 
+from anchorlab.errors import SettingError
+
 INTERACTIVE = ("bash", "interactive")
 """Names that Slurm gives to jobs in which people type. The tasks of an srun inside have the same name."""
+ONE_TASK = "srun --ntasks=1 before the command"
+
+NUMBERS = {
+    "RANK": ("WORLD_SIZE", "MASTER_ADDR"),
+    "LOCAL_RANK": ("WORLD_SIZE", "MASTER_ADDR"),
+    "SLURM_PROCID": ("SLURM_NTASKS",),
+}
+"""Variables that number a process, in the order in which Lightning reads them; and what whoever started several sets
+beside each."""
 
 
 def process_rank() -> int:
-    """This process's number among those that `torchrun`, Slurm or Lightning started for one run."""
-    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # the first that is set, as Lightning reads them
-    return next((int(os.environ[name]) for name in names if os.environ.get(name)), 0)
+    """This process's number among those that `torchrun`, Slurm or Lightning started for one run; see `check_ranks`."""
+    return next((int(os.environ[name]) for name in NUMBERS if os.environ.get(name)), 0)
+
+
+def check_ranks() -> None:
+    """Raise SettingError where the environment numbers this process, and nobody started several.
+
+    A variable that was left behind would make it a process that writes nothing and waits for others.
+    """
+    for name, beside in NUMBERS.items():
+        value = os.environ.get(name)
+        if value and not (value.isdecimal() and all(os.environ.get(other) for other in beside)):
+            raise SettingError(
+                f"{name}={value} is set in the environment, but nobody started several processes (that would set "
+                f"{' and '.join(beside)}, too): unset {name}, or start them with torchrun or srun"
+            )
 
 
 def torchrun_processes() -> int | None:
@@ -64,7 +88,7 @@ def check_launch(processes: int, num_nodes: int = 1) -> None:
         if by_srun != processes:
             raise ValueError(
                 f"{_differs('srun', by_srun, processes)}: use trainer=slurm, which counts --nodes x --ntasks-per-node, "
-                f"and give srun itself no other numbers"
+                f"and give srun itself no other numbers; for one process: {ONE_TASK}"
             )
     elif processes > 1 and _job_tasks() == processes and (num_nodes > 1 or not _is_interactive()):
         raise ValueError(
@@ -78,7 +102,10 @@ def check_launch(processes: int, num_nodes: int = 1) -> None:
 def check_slurm() -> None:
     """Raise ValueError where srun was told how many tasks to start, but not how many on each machine."""
     if (tasks := srun_tasks()) is not None and "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise ValueError(f"srun started {tasks} tasks without a number for each node: give --ntasks-per-node")
+        raise ValueError(
+            f"srun started {tasks} tasks without a number for each node: give --ntasks-per-node; for one process: "
+            f"{ONE_TASK}"
+        )
 
 
 def _differs(starter: str, started: int, processes: int) -> str:

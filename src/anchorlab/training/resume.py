@@ -63,7 +63,7 @@ def resumed_config(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[
     """
     if config["resume"] is None:
         return dict(config)
-    folder = Path(config["resume"])
+    folder = run_folder(config["resume"])
     run = _resumable(folder)
     started_with = set(run.content.get("overrides", []))
     continued = _with_circumstances(run.config, config) if started_with <= set(overrides) else run.config
@@ -110,8 +110,26 @@ def position(folder: Path) -> Position | None:
         raise SettingError(f"{path} cannot be read ({reason(error)}): start the run anew, without resume") from error
 
 
+def run_folder(resume: str) -> Path:
+    """The run's folder that `resume` means: itself, or where it is the run's last checkpoint, the folder of that run.
+
+    Raises:
+        SettingError: another checkpoint.
+    """
+    place = Path(resume)
+    if place.suffix != LAST.suffix:
+        return place
+    folder = place.parent.parent
+    if place != folder / LAST:
+        raise SettingError(
+            f"resume={place} is not the checkpoint that a run goes on from: resume=<folder of the run> goes on from "
+            f"last.ckpt there, start={place} begins a new run with these weights"
+        )
+    return folder
+
+
 def checkpoint_to_resume(config: Mapping[str, Any]) -> Path | None:
-    return None if config["resume"] is None else Path(config["resume"]) / LAST
+    return None if config["resume"] is None else run_folder(config["resume"]) / LAST
 
 
 def reason(exception: BaseException) -> str:

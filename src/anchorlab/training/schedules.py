@@ -1,7 +1,9 @@
 """Learning-rate schedules over optimizer steps; each takes the run's total number of steps from the caller."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
+from annotated_types import Ge, Lt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
@@ -9,7 +11,7 @@ from anchorlab.signatures import Positive, Share, checked
 
 
 @checked
-def one_cycle(optimizer: Optimizer, total_steps: int, warmup: Share) -> LRScheduler:
+def one_cycle(optimizer: Optimizer, total_steps: int, warmup: Annotated[float, Ge(0), Lt(1)]) -> LRScheduler:
     """Up to each group's learning rate over the first `warmup` share of the steps, then down along a cosine.
 
     torch's OneCycleLR (Smith and Topin 2017); momentum (Adam's beta1) moves the other way, as it does by default.

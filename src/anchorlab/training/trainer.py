@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import torch
 from annotated_types import Ge, MinLen
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
 
@@ -89,6 +90,7 @@ class TrainerSettings:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             enable_model_summary=False,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             callbacks=[*callbacks, StopAtStep(self.max_steps), LogEachEpoch(self.max_steps)],
             logger=loggers,
             plugins=[plugin for plugin in (WholeFiles(), environment()) if plugin is not None],
