@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 
 from anchorlab.data.module import DataModule
 from anchorlab.data.resize import padded_size, target_size
@@ -116,10 +117,23 @@ def _search(backbone: Backbone, level: int, base: int) -> int:
 
 
 def _cells(backbone: Backbone, height: int, width: int) -> tuple[list[int], list[int]]:
-    """Rows and columns of each level, from shapes alone: nothing is computed."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        maps = backbone(torch.zeros(1, 3, height, width))
-    return [int(m.shape[-2]) for m in maps], [int(m.shape[-1]) for m in maps]
+    """Rows and columns of each level."""
+    rows, columns = zip(*_map_sizes(backbone, height, width), strict=True)
+    return list(rows), list(columns)
+
+
+def _map_sizes(backbone: Backbone, height: int, width: int) -> list[tuple[int, int]]:
+    """(height, width) of each level's map, from shapes alone: nothing is computed."""
+    tensors = {name: tensor.to("meta") for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]}
+    with torch.no_grad():
+        try:
+            maps = functional_call(backbone, tensors, torch.zeros(1, 3, height, width, device="meta"))
+        except (RuntimeError, NotImplementedError):
+            # A model with tensors that are neither parameters nor buffers. Not for all: fake tensors take torch a
+            # second and a half to import.
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                maps = backbone(torch.zeros(1, 3, height, width))
+    return [(int(m.shape[-2]), int(m.shape[-1])) for m in maps]
 
 
 def truth_of(data: DataModule, split: str, grids: Grids) -> GroundTruth:
@@ -161,10 +175,8 @@ def _concatenated(arrays: list[np.ndarray], empty: tuple[int, ...]) -> np.ndarra
 
 
 def feature_grids(network: RegionProposalNetwork, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(height, width) of each level's map for an input of `size`, from shapes alone: nothing is computed."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        features = network.backbone(torch.zeros(1, 3, *size))
-    return [(int(feature.shape[-2]), int(feature.shape[-1])) for feature in features]
+    """(height, width) of each level's map for an input of `size`; nothing is computed."""
+    return _map_sizes(network.backbone, *size)
 
 
 def input_size(data: DataModule) -> tuple[int, int]:

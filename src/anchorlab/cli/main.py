@@ -19,6 +19,7 @@ from anchorlab.cli.overrides import check_command_line
 from anchorlab.cli.study_arguments import unfold
 from anchorlab.config.composition import VERSION_BASE
 from anchorlab.config.settings import nearest_word
+from anchorlab.deferred import defer
 from anchorlab.errors import exit_with, user_sentences
 from anchorlab.installation import CONFIGS, arguments_of, program
 from anchorlab.sweeps.jobs import run_job
@@ -103,6 +104,7 @@ def run(name: str, behind_program: list[str] | None = None) -> None:
         behind_program: arguments that choose the command, which are not in `sys.argv`. Lightning starts the other
             processes of a run by `sys.argv`, so that they stand in it again when the command runs.
     """
+    defer()
     command = COMMANDS[name]
     if "--version" in sys.argv[1:]:  # Hydra would print its own
         print(f"AnchorLab {__version__}")

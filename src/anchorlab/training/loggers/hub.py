@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from anchorlab.build import build
 from anchorlab.errors import SettingError
-from anchorlab.plots.boxes import Scene
+from anchorlab.plots.scene import Scene
 from anchorlab.training.loggers.csv import CSVLogger
 from anchorlab.training.loggers.protocol import End, Row, RunFacts, RunLogger
 
