@@ -154,8 +154,14 @@ def _not_compiled(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Ca
 _PLOTS = "torchmetrics.utilities.plot"
 
 DEFERRED: dict[str, Names] = {
-    "torch._dynamo": {"OptimizedModule": lambda: OptimizedModule, "disable": lambda: _not_compiled},
+    # Asked by every optimizer and every step of one; there is no graph to break while no compiler has run.
+    "torch._dynamo": {
+        "OptimizedModule": lambda: OptimizedModule,
+        "disable": lambda: _not_compiled,
+        "graph_break": lambda: lambda msg="": None,
+    },
     "torch._dynamo.utils": {"is_compile_supported": _function("torch._dynamo.utils", "is_compile_supported")},
+    "torch.utils.flop_counter": {"FlopCounterMode": _function("torch.utils.flop_counter", "FlopCounterMode")},
     "torchmetrics": {
         "Metric": _of("torchmetrics.utilities", "torchmetrics.metric", name="Metric"),
         "MetricCollection": _of("torchmetrics.utilities", "torchmetrics.collections", name="MetricCollection"),

@@ -17,8 +17,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
 
 from anchorlab.data.module import DataModule
 from anchorlab.data.resize import padded_size, target_size
@@ -123,16 +121,17 @@ def _cells(backbone: Backbone, height: int, width: int) -> tuple[list[int], list
 
 
 def _map_sizes(backbone: Backbone, height: int, width: int) -> list[tuple[int, int]]:
-    """(height, width) of each level's map, from shapes alone: nothing is computed."""
-    tensors = {name: tensor.to("meta") for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]}
+    """(height, width) of each level's map of an image, which is run through the backbone; that stays as it is.
+
+    torch could find them from shapes alone, but imports its compiler for that, or sympy: more time than the run takes.
+    """
+    modes = {module: module.training for module in backbone.modules()}
+    backbone.eval()  # no norm is to learn from this image, no random number to be drawn
+    device = next(backbone.parameters()).device
     with torch.no_grad():
-        try:
-            maps = functional_call(backbone, tensors, torch.zeros(1, 3, height, width, device="meta"))
-        except (RuntimeError, NotImplementedError):
-            # A model with tensors that are neither parameters nor buffers. Not for all: fake tensors take torch a
-            # second and a half to import.
-            with FakeTensorMode(allow_non_fake_inputs=True):
-                maps = backbone(torch.zeros(1, 3, height, width))
+        maps = backbone(torch.zeros(1, 3, height, width, device=device))
+    for module, mode in modes.items():
+        module.training = mode
     return [(int(m.shape[-2]), int(m.shape[-1])) for m in maps]
 
 
@@ -175,8 +174,9 @@ def _concatenated(arrays: list[np.ndarray], empty: tuple[int, ...]) -> np.ndarra
 
 
 def feature_grids(network: RegionProposalNetwork, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(height, width) of each level's map for an input of `size`; nothing is computed."""
-    return _map_sizes(network.backbone, *size)
+    """(height, width) of each level's map for an input of `size`."""
+    rows = BackboneGrids(network.backbone)(torch.tensor([size]))[0].tolist()
+    return [(height, width) for height, width in rows]
 
 
 def input_size(data: DataModule) -> tuple[int, int]:
