@@ -9,8 +9,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Any
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -124,7 +126,19 @@ def run(name: str, behind_program: list[str] | None = None) -> None:
         sys.argv[1:1] = behind_program or []
         import_module(f"anchorlab.commands.{name}").run_from_command_line(config)
 
+    _compose_once()
     task()
+
+
+def _compose_once() -> None:
+    """Leave out the composition by which Hydra reads `hydra.mode`, where no argument sets it: half a second."""
+    by_composing = Hydra.get_mode
+
+    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        asked = any(override.lstrip("+").startswith("hydra.mode=") for override in overrides)
+        return by_composing(self, config_name, overrides) if asked else None
+
+    Hydra.get_mode = get_mode
 
 
 def overview() -> str:
