@@ -97,7 +97,7 @@ class _Deferred(ModuleType):
             if type(self) is not _Deferred:
                 return
             spec = self.__dict__["__spec__"]
-            self.__class__ = ModuleType
+            self.__class__ = ModuleType  # pyright: ignore[reportAttributeAccessIssue]
             spec.loader = spec.loader.loader
             self.__dict__["__loader__"] = spec.loader
             spec.loader.exec_module(self)

@@ -116,15 +116,15 @@ def run(name: str, behind_program: list[str] | None = None) -> None:
             sys.argv[1:] = unfold(sys.argv[1:])
     about = f"{command.about}: {program(name)} {command.usage}"
     check_command_line(name, CONFIGS, command.own_folder, command.short, about)
-    sweep_job = arguments_of(name)
+    sweep_job, module = arguments_of(name), f"anchorlab.commands.{name}"
 
     @hydra.main(**VERSION_BASE, config_path=str(CONFIGS), config_name=name)
     def task(config: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            run_job(config, sweep_job)
+            run_job(config, sweep_job, module)
             return
         sys.argv[1:1] = behind_program or []
-        import_module(f"anchorlab.commands.{name}").run_from_command_line(config)
+        import_module(module).run_from_command_line(config)
 
     _compose_once()
     task()
