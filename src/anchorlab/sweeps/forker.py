@@ -31,20 +31,20 @@ from anchorlab.errors import SettingError
 
 PR_SET_PDEATHSIG = 1
 MESSAGE = 1 << 20  # bytes, more than the command and environment of a job
-IMPORTED_LATER = ("anchorlab.plots.anchor_report", "anchorlab.plots.boxes", "anchorlab.plots.coverage")
-"""What a training imports in its course, not at its start."""
 
 
 class Forker:
     """Starts processes of one kind of command, from a process that is started with the first of them.
 
     Args:
-        module: imported before the first job: the command's.
+        modules: imported before the first job: the command's, and what it imports in its course.
         config: the classes that it names are imported, too; of the first job, whose others are mostly alike.
         environment: of the forker; a job gets its own.
     """
 
-    def __init__(self, module: str, config: Mapping[str, Any], environment: Mapping[str, str], cwd: Path) -> None:
+    def __init__(
+        self, modules: Sequence[str], config: Mapping[str, Any], environment: Mapping[str, str], cwd: Path
+    ) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -52,9 +52,12 @@ class Forker:
                 cwd=cwd,
                 env=environment,
                 pass_fds=(theirs.fileno(),),
-                preexec_fn=end_with_parent,
+                preexec_fn=_begin,
             )
-        self._socket.send(json.dumps({"module": module, "config": config}).encode())
+        interruptible = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+        self._socket.send(
+            json.dumps({"modules": list(modules), "config": config, "interruptible": interruptible}).encode()
+        )
 
     @property
     def pid(self) -> int:
@@ -116,11 +119,17 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _begin() -> None:
+    """In the forker's process: Ctrl-C is for the sweep and the job."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def main() -> None:
     """Of the program: import, then fork for each order and answer with the new process's number and its exit code."""
     orders = socket.socket(fileno=int(sys.argv[1]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sweep's and the job's
-    _import(**json.loads(orders.recv(MESSAGE)))
+    plan = json.loads(orders.recv(MESSAGE))
+    _import(plan["modules"], plan["config"])
     while True:
         message, descriptors, _, _ = socket.recv_fds(orders, MESSAGE, maxfds=2)
         if not message:
@@ -128,6 +137,8 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             orders.close()
+            if plan["interruptible"]:  # what a shell has in the background ignores Ctrl-C, and so do its jobs
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             _become(json.loads(message), *descriptors)
             return  # ends like any program: with what is registered for its end
         for descriptor in descriptors:
@@ -137,10 +148,10 @@ def main() -> None:
         orders.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _import(module: str, config: Mapping[str, Any]) -> None:
+def _import(modules: Sequence[str], config: Mapping[str, Any]) -> None:
     """All that the command imports with this config."""
     defer()
-    for name in (module, *IMPORTED_LATER):
+    for name in modules:
         import_module(name)
     with contextlib.suppress(SettingError):  # the job says it, in its own words and place
         check_signatures(config)
@@ -151,7 +162,6 @@ def _import(module: str, config: Mapping[str, Any]) -> None:
 def _become(order: Mapping[str, Any], stderr: int, kept: int) -> None:
     """Run the order's command in this new process as an interpreter of its own would."""
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["cwd"])

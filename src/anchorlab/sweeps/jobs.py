@@ -61,8 +61,10 @@ SWEEP_ORDER = "ANCHORLAB_SWEEP_ORDER"
 LOG = "log.txt"
 GRACE_SECONDS = 60
 
-Imports = tuple[str, Mapping[str, Any]]
-"""A module, and a config whose classes are imported."""
+Imports = tuple[Sequence[str], Mapping[str, Any]]
+"""Modules, and a config whose classes are imported."""
+IN_ITS_COURSE = ("anchorlab.plots.anchor_report", "anchorlab.plots.boxes", "anchorlab.plots.coverage")
+"""What a training imports behind its first step."""
 
 LINUX = sys.platform == "linux"
 _forker: Forker | None = None
@@ -129,7 +131,7 @@ def run_job(config: DictConfig, start: Sequence[str], module: str) -> None:
         live = is_serial(hydra.launcher)
         place, left = place_and_time_left(folder)
         print(f"\n{', '.join(filter(None, [title, place, left]))}" if live else f"{title}: started", flush=True)
-        forked = (module, _plain(config)) if live and LINUX else None
+        forked = ((module, *IN_ITS_COURSE), _plain(config)) if live and LINUX else None
         code, last_line = _run(command, Path(hydra.runtime.cwd), lock, None if live else folder / LOG, place, forked)
         if code != 0:
             _note_failure(folder, config, hydra.overrides.task, _reason(code, last_line))
