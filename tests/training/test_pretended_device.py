@@ -95,7 +95,7 @@ WAITS = {
     "rpn.assigners": "as many anchors as are labelled, and whether an image has ignored regions",
     "rpn.network.RegionProposalNetwork.targets": "as many boxes as are not ignored",
     "rpn.samplers": "as many positives and negatives as there are to draw from",
-    "rpn.sampled_conv._Gather.forward": "which of the neighbours lie beyond the map: fewer rows to clear than there are",
+    "rpn.sampled_conv._Gather.forward": "which neighbours lie beyond the map: few rows to clear",
     "rpn.predictions.at_locations": "as many cells as the sampled anchors lie in",
     "rpn.network.RegionProposalNetwork.losses_of": "as many deltas as there are positives",
     # torchvision's losses clip what is degenerate by a mask; torch's own autograd runs outside of the package.
