@@ -27,7 +27,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
-from anchorlab.rpn.backbones.backbones import ResNetFPN, TimmFPN
+from anchorlab.rpn.backbones.backbones import ResNetFPN
+from anchorlab.rpn.backbones.timm_fpn import TimmFPN
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead as Head
 from anchorlab.rpn.losses.box import SmoothL1Loss

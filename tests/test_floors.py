@@ -8,7 +8,7 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src"
 FLOORS = (
-    {"errors", "version", "exports", "installation", "notebook", "signatures", "cores"},
+    {"errors", "version", "exports", "installation", "notebook", "signatures", "cores", "deferred"},
     {"console"},
     {"config"},
     {"rpn", "metrics", "runs", "data"},

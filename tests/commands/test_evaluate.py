@@ -154,7 +154,7 @@ def test_mirroring_twice_is_nothing_and_flipped_proposals_do_not_depend_on_the_s
     [
         ({"head": {"_target_": "os.system"}}, "names os.system"),
         (
-            {"anchor": {"_target_": "anchorlab.rpn.backbones.backbones.timm.create_model"}},
+            {"anchor": {"_target_": "anchorlab.rpn.backbones.timm_fpn.timm.create_model"}},
             "which is no class of anchorlab",
         ),
         ({"data": {"_target_": "subprocess.run"}}, "names subprocess.run"),

@@ -5,6 +5,7 @@ Objects are rectangles of one colour each, so that a box can be compared with wh
 
 from dataclasses import replace
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anchorlab.data.augment import Augmentation, cut, join_four
+from anchorlab.data.augment import Augmentation, cut, flipped, join_four
 from anchorlab.data.sample import Sample
+from anchorlab.data.transforms import Transforms
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255], [255, 0, 255]])
 BACKGROUND = 60
@@ -163,7 +165,7 @@ def test_agrees_with_the_boxes_of_albumentations():
 
     augment, sample = Augmentation(flip=0.5, scale=[0.6, 1.8], shift=0.2, min_visibility=0.0), paint()
     params = A.BboxParams(format="pascal_voc", label_fields=["row"], clip=True, filter_invalid_bboxes=True)
-    theirs = A.Compose(list(augment._moves()), bbox_params=params)
+    theirs = A.Compose(list(augment._transforms._moves()), bbox_params=params)
     for seed in range(20):
         out = augment(sample, np.random.default_rng(seed), no_draw)
         rng = np.random.default_rng(seed)
@@ -362,3 +364,29 @@ SHARED = Augmentation(**STRONG, **STRONG_LOOKS)  # building the transforms takes
 def test_a_wrong_number_is_one_sentence_with_its_key(key: str, value: Any):
     with pytest.raises(ValueError, match=rf"^{key}=[^\n]*$"):
         Augmentation(**{key: value})
+
+
+def test_a_flip_alone_is_what_albumentations_makes_of_it():
+    sample, numbers = paint(), np.random.default_rng(0)
+    points = numbers.uniform(0, 140, (200, 2)).astype(np.float32)
+    by_albumentations = Transforms(crop=0, flip=0.3, scale=None, shift=0, colour=0, blur=0, noise=0)
+    both = set()
+    for seed in numbers.integers(2**31, size=300).tolist():
+        image, moved = by_albumentations(seed, sample.image, points, None)
+        flips = Random(seed).random() < 0.3
+        both.add(flips)
+        ours, ours_moved = flipped(sample.image, points) if flips else (sample.image, points)
+        np.testing.assert_array_equal(image, ours)
+        np.testing.assert_array_equal(moved, ours_moved)
+    assert both == {True, False}
+
+
+def test_an_augmentation_that_only_flips_gives_what_it_gives_by_albumentations():
+    alone, other = Augmentation(flip=0.5, mosaic=0.3), Augmentation(flip=0.5, mosaic=0.3)
+    assert alone.only_flips
+    other.only_flips = False
+    for seed in range(40):
+        ours, theirs = (a(paint(), np.random.default_rng(seed), lambda i: paint(image_id=i)) for a in (alone, other))
+        np.testing.assert_array_equal(ours.image, theirs.image)
+        np.testing.assert_array_equal(ours.boxes, theirs.boxes)
+        np.testing.assert_array_equal(ours.area, theirs.area)

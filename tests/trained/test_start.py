@@ -13,7 +13,8 @@ from anchorlab.build import build_network
 from anchorlab.commands.export import export
 from anchorlab.commands.train import train
 from anchorlab.errors import SettingError
-from anchorlab.rpn.backbones.backbones import Backbone, ResNetFPN, TimmFPN
+from anchorlab.rpn.backbones.backbones import Backbone, ResNetFPN
+from anchorlab.rpn.backbones.timm_fpn import TimmFPN
 from anchorlab.rpn.backbones.weights import body_of
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.trained.load import load_trained

@@ -14,7 +14,7 @@ import wandb
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from anchorlab.errors import SettingError
-from anchorlab.plots.boxes import Scene
+from anchorlab.plots.scene import Scene
 from anchorlab.runs.metrics import read_metrics
 from anchorlab.training.loggers.csv import CSVLogger
 from anchorlab.training.loggers.hub import Loggers, build_loggers

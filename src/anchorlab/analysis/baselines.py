@@ -9,8 +9,6 @@ G: boxes, S: shapes, given and returned as width and height (., 2) in pixels of 
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.cluster.vq import kmeans
-from scipy.optimize import differential_evolution
 
 from anchorlab.rpn.anchors import AnchorGrid
 
@@ -50,6 +48,8 @@ def yolo_kmeans(sides: Shapes, count: int, rng: np.random.Generator) -> Shapes:
     What helps is the mean over boxes of the best anchor's worst ratio of sides, counted from `YOLO_THRESHOLD` on.
     """
 
+    from scipy.cluster.vq import kmeans  # half a second, which only the comparison with these baselines needs
+
     def fitness(shapes: Shapes) -> float:
         wide, tall = sides[:, :1] / shapes[:, 0], sides[:, 1:] / shapes[:, 1]
         best = np.minimum(np.minimum(wide, 1 / wide), np.minimum(tall, 1 / tall)).max(axis=1)
@@ -73,6 +73,8 @@ def mean_iou_evolution(sides: Shapes, count: int, rng: np.random.Generator) -> S
 
     On at most `DE_BOXES` of the boxes, `DE_GENERATIONS` generations of about `DE_INDIVIDUALS`.
     """
+    from scipy.optimize import differential_evolution  # as above
+
     if len(sides) > DE_BOXES:
         sides = sides[rng.choice(len(sides), DE_BOXES, replace=False)]
 

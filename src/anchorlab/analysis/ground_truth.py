@@ -17,7 +17,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from anchorlab.data.module import DataModule
 from anchorlab.data.resize import padded_size, target_size
@@ -116,10 +115,24 @@ def _search(backbone: Backbone, level: int, base: int) -> int:
 
 
 def _cells(backbone: Backbone, height: int, width: int) -> tuple[list[int], list[int]]:
-    """Rows and columns of each level, from shapes alone: nothing is computed."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        maps = backbone(torch.zeros(1, 3, height, width))
-    return [int(m.shape[-2]) for m in maps], [int(m.shape[-1]) for m in maps]
+    """Rows and columns of each level."""
+    rows, columns = zip(*_map_sizes(backbone, height, width), strict=True)
+    return list(rows), list(columns)
+
+
+def _map_sizes(backbone: Backbone, height: int, width: int) -> list[tuple[int, int]]:
+    """(height, width) of each level's map of an image, which is run through the backbone; that stays as it is.
+
+    torch could find them from shapes alone, but imports its compiler for that, or sympy: more time than the run takes.
+    """
+    modes = {module: module.training for module in backbone.modules()}
+    backbone.eval()  # no norm is to learn from this image, no random number to be drawn
+    device = next(backbone.parameters()).device
+    with torch.no_grad():
+        maps = backbone(torch.zeros(1, 3, height, width, device=device))
+    for module, mode in modes.items():
+        module.training = mode
+    return [(int(m.shape[-2]), int(m.shape[-1])) for m in maps]
 
 
 def truth_of(data: DataModule, split: str, grids: Grids) -> GroundTruth:
@@ -161,10 +174,9 @@ def _concatenated(arrays: list[np.ndarray], empty: tuple[int, ...]) -> np.ndarra
 
 
 def feature_grids(network: RegionProposalNetwork, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """(height, width) of each level's map for an input of `size`, from shapes alone: nothing is computed."""
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        features = network.backbone(torch.zeros(1, 3, *size))
-    return [(int(feature.shape[-2]), int(feature.shape[-1])) for feature in features]
+    """(height, width) of each level's map for an input of `size`."""
+    rows = BackboneGrids(network.backbone)(torch.tensor([size]))[0].tolist()
+    return [(height, width) for height, width in rows]
 
 
 def input_size(data: DataModule) -> tuple[int, int]:

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Any
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -19,6 +21,7 @@ from anchorlab.cli.overrides import check_command_line
 from anchorlab.cli.study_arguments import unfold
 from anchorlab.config.composition import VERSION_BASE
 from anchorlab.config.settings import nearest_word
+from anchorlab.deferred import defer
 from anchorlab.errors import exit_with, user_sentences
 from anchorlab.installation import CONFIGS, arguments_of, program
 from anchorlab.sweeps.jobs import run_job
@@ -103,6 +106,7 @@ def run(name: str, behind_program: list[str] | None = None) -> None:
         behind_program: arguments that choose the command, which are not in `sys.argv`. Lightning starts the other
             processes of a run by `sys.argv`, so that they stand in it again when the command runs.
     """
+    defer()
     command = COMMANDS[name]
     if "--version" in sys.argv[1:]:  # Hydra would print its own
         print(f"AnchorLab {__version__}")
@@ -112,17 +116,29 @@ def run(name: str, behind_program: list[str] | None = None) -> None:
             sys.argv[1:] = unfold(sys.argv[1:])
     about = f"{command.about}: {program(name)} {command.usage}"
     check_command_line(name, CONFIGS, command.own_folder, command.short, about)
-    sweep_job = arguments_of(name)
+    sweep_job, module = arguments_of(name), f"anchorlab.commands.{name}"
 
     @hydra.main(**VERSION_BASE, config_path=str(CONFIGS), config_name=name)
     def task(config: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            run_job(config, sweep_job)
+            run_job(config, sweep_job, module)
             return
         sys.argv[1:1] = behind_program or []
-        import_module(f"anchorlab.commands.{name}").run_from_command_line(config)
+        import_module(module).run_from_command_line(config)
 
+    _compose_once()
     task()
+
+
+def _compose_once() -> None:
+    """Leave out the composition by which Hydra reads `hydra.mode`, where no argument sets it: half a second."""
+    by_composing = Hydra.get_mode
+
+    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        asked = any(override.lstrip("+").startswith("hydra.mode=") for override in overrides)
+        return by_composing(self, config_name, overrides) if asked else None
+
+    Hydra.get_mode = get_mode
 
 
 def overview() -> str:

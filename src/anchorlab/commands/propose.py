@@ -28,7 +28,8 @@ from anchorlab.data.decode import decode
 from anchorlab.data.resize import resized
 from anchorlab.data.sample import DataError
 from anchorlab.errors import FAILED, SettingError, user_sentences
-from anchorlab.plots.boxes import Scene, proposals_picture, save
+from anchorlab.plots.boxes import proposals_picture, save
+from anchorlab.plots.scene import Scene
 from anchorlab.rpn.predictions import Predictions
 from anchorlab.rpn.proposals.nms import Proposals
 from anchorlab.runs.files import FolderLock, make_folder, read_archive, remove_leftovers, write_whole

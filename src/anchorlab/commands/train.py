@@ -30,6 +30,7 @@ from anchorlab.training import summary
 from anchorlab.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
 from anchorlab.training.callbacks.data_wait import DataWatch
 from anchorlab.training.callbacks.health import Health
+from anchorlab.training.callbacks.late_loggers import LateLoggers
 from anchorlab.training.callbacks.recorder import MONITORED, Recorder
 from anchorlab.training.callbacks.stop_after import stopped_after
 from anchorlab.training.hardware import decide, flush_denormals
@@ -270,6 +271,7 @@ def _callbacks(config: Mapping[str, Any], record: RunRecord, stop: StopRequest) 
         Recorder(record, config),
         Health(record),
         DataWatch(record),
+        LateLoggers(),
         BestCheckpoint(folder, MONITORED),
         LastCheckpoint(folder, config["trainer"]["checkpoint_every"], stop, config["resume"]),
     ]
@@ -298,7 +300,8 @@ def _announce(
             MONITORED,
             identity={key: record.content[key] for key in IDENTITY},
             resumed=config["resume"] is not None,
-        )
+        ),
+        behind=True,
     )
     notices += loggers.notices()
     if not in_sweep():

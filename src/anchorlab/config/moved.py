@@ -26,7 +26,12 @@ MOVED_MODULES = {
     "anchorlab.training.rungs": "anchorlab.training.callbacks.stop_after",
     "anchorlab.training.averaging": "anchorlab.training.callbacks.ema",
 }
+# Of a class with several older names the oldest stands last: that one is hashed.
 MOVED_CLASSES = {
+    "anchorlab.rpn.backbones.backbones.TimmFPN": "anchorlab.rpn.backbones.timm_fpn.TimmFPN",
+    "anchorlab.rpn.backbones.TimmFPN": "anchorlab.rpn.backbones.timm_fpn.TimmFPN",
+    "anchorlab.rpn.backbones.backbones.EfficientNetLite0FPN": "anchorlab.rpn.backbones.timm_fpn.EfficientNetLite0FPN",
+    "anchorlab.rpn.backbones.EfficientNetLite0FPN": "anchorlab.rpn.backbones.timm_fpn.EfficientNetLite0FPN",
     "anchorlab.runs.loggers.CSVLogger": "anchorlab.training.loggers.csv.CSVLogger",
     "anchorlab.runs.loggers.WandbLogger": "anchorlab.training.loggers.wandb.WandbLogger",
 }

@@ -1,6 +1,7 @@
 """Training images changed at random with their boxes; images that are scored are never augmented.
 
-The transforms are albumentations' own. Two things are added to them: a mosaic of four samples, and an
+The transforms are albumentations' own (transforms.py); a flip alone is made here, with the same outcome, because
+albumentations takes a third of a second to import. Two things are added to them: a mosaic of four samples, and an
 account of the boxes that leave the picture. albumentations drops a box of which little is left, and its
 remains would be learnt as background; here they become an ignored region. To know what was cut off, both
 corners of every box also travel as key points, which no transform clips.
@@ -8,18 +9,15 @@ corners of every box also travel as key points, which no transform clips.
 H, W size of an image; G its boxes, xyxy in pixels, right and bottom exclusive.
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from importlib import import_module
+from random import Random
 from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Len
-
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else every import asks the registry for a newer version
-# Imported here, not on first use: W&B hooks into imports, and refuses to work in a forked worker process.
-import albumentations as A
 
 from anchorlab.data.resize import resize_sample
 from anchorlab.data.sample import Sample
@@ -27,7 +25,6 @@ from anchorlab.signatures import Positive, Share, checked
 
 Generator = np.random.Generator
 
-PADDING = 114  # grey level beyond an image: near the mean of photographs, so that the seam is weak
 PIXEL_CENTRE = 0.5  # key points count from the centre of the first pixel, boxes from its edge
 
 
@@ -74,6 +71,10 @@ class Augmentation:
         self.noise = noise
         self.min_visibility = min_visibility
         self._check()
+        self.only_flips = scale is None and not (crop or shift or colour or blur or noise)
+        if not self.only_flips:
+            # Here, not on first use: W&B hooks into imports, and refuses to work in a forked worker process.
+            import_module("anchorlab.data.transforms")
 
     def __call__(self, sample: Sample, rng: Generator, draw: Callable[[int], Sample]) -> Sample:
         """A new sample that depends on the arguments alone.
@@ -83,55 +84,38 @@ class Augmentation:
         if rng.random() < self.mosaic:
             others = [draw(int(row)) for row in rng.integers(2**31, size=3)]
             sample = join_four([sample, *others], self.min_visibility, rng)
-        self._compose.set_random_seed(int(rng.integers(2**31)))
+        seed = int(rng.integers(2**31))
         corners = sample.boxes.reshape(-1, 2) - PIXEL_CENTRE  # (2G, 2) of x, y
-        held = {"bboxes": _held_whole(sample, rng)} if self.crop else {}
-        out = self._compose(image=sample.image, keypoints=corners, **held)
-        corners = np.asarray(out["keypoints"], np.float64).reshape(-1, 2, 2) + PIXEL_CENTRE  # (G, corner, xy)
+        image, corners = self._moved(sample, corners, seed, rng)
+        corners = corners.astype(np.float64).reshape(-1, 2, 2) + PIXEL_CENTRE  # (G, corner, xy)
         # A flip swaps left and right.
         boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
-        return cut(sample, out["image"], boxes, self.min_visibility)
+        return cut(sample, image, boxes, self.min_visibility)
+
+    def _moved(self, sample: Sample, corners: np.ndarray, seed: int, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The image and the points on it after all steps; `seed` is the transforms'."""
+        if not self.only_flips:
+            held = _held_whole(sample, rng) if self.crop else None
+            return self._transforms(seed, sample.image, corners, held)
+        # The draw of albumentations, whose every step begins with the same seed.
+        return flipped(sample.image, corners) if Random(seed).random() < self.flip else (sample.image, corners)
 
     @cached_property
-    def _compose(self) -> Any:
-        """The transforms, built on first use, in the worker that uses them."""
-        boxes = A.BboxParams(format="pascal_voc", clip=True, filter_invalid_bboxes=True)
-        return A.Compose(
-            [*self._moves(), *self._looks()],
-            bbox_params=boxes if self.crop else None,  # only a crop asks for them, and they cost
-            keypoint_params=A.KeypointParams(format="xy", remove_invisible=False),
-        )
+    def _transforms(self) -> Any:
+        """Built on first use, in the worker that uses them."""
+        from anchorlab.data.transforms import Transforms  # a third of a second that a flip alone does not need
 
-    def _moves(self) -> Iterator[Any]:
-        """The steps that move boxes; the crop is first, while boxes lie where `_held_whole` puts them."""
-        yield A.NoOp()  # albumentations warns of boxes that no transform would move
-        if self.crop:
-            yield A.BBoxSafeRandomCrop(p=self.crop)
-        if self.flip:
-            yield A.HorizontalFlip(p=self.flip)
-        if self.scale is not None or self.shift:
-            low, high = self.scale or (1.0, 1.0)
-            zoom = {"scale": (low, high), "keep_ratio": True, "balanced_scale": low < 1 < high}
-            yield A.Affine(**zoom, translate_percent=(-self.shift, self.shift), fill=PADDING, p=1)
-
-    def _looks(self) -> Iterator[Any]:
-        """The steps that change pixels alone."""
-        if self.colour:
-            around = (1 - self.colour, 1 + self.colour)
-            hue = (-self.colour / 10, self.colour / 10)
-            yield A.ColorJitter(brightness=around, contrast=around, saturation=around, hue=hue, p=1)
-        if self.blur:
-            soft = A.GaussianBlur(blur_limit=0, sigma_limit=(0.5, 1.5))
-            # Anything but a blur to both sides alike would move objects off their boxes.
-            motion = A.MotionBlur(blur_limit=(3, 7), allow_shifted=False, direction_range=(0, 0))
-            yield A.OneOf([soft, motion], p=self.blur)
-        if self.noise:
-            yield A.GaussNoise(std_range=(0.01, 0.05), p=self.noise)
+        return Transforms(self.crop, self.flip, self.scale, self.shift, self.colour, self.blur, self.noise)
 
     def _check(self) -> None:
         if self.scale is not None:
             ordered = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
             _require(ordered, "scale", self.scale, "give [smallest, largest] factor, both above 0, or null")
+
+
+def flipped(image: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Left and right exchanged: of the image, and of points (n, 2) that count from the centre of the first pixel."""
+    return image[:, ::-1], np.stack([image.shape[1] - 1 - points[:, 0], points[:, 1]], axis=1)
 
 
 def cut(sample: Sample, image: np.ndarray, boxes: np.ndarray, min_visibility: float) -> Sample:

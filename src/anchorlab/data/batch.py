@@ -53,7 +53,8 @@ class Batch:
     """Images and boxes as the network takes them.
 
     `boxes`, `ignore`, `category` and `targets` are lists of views, one per image. `scales`, `index` and the
-    targets stay on the CPU under `to`: scoring happens there, in float64, which some devices do not have.
+    targets stay on the CPU under `to`: scoring happens there, in float64, which some devices do not have. `sizes` stay,
+    too: they are asked for as numbers, for which a GPU would have to finish what it is at.
     """
 
     images: Tensor  # (B, 3, H, W) uint8, zero beyond each image's own size; channels_last in memory
@@ -102,8 +103,8 @@ class Batch:
         return boxes.detach().cpu().double() / torch.tensor([wide, tall, wide, tall], dtype=torch.float64)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The batch with everything the network reads on `device`."""
-        names = ("images", "sizes", "all_boxes", "all_ignore", "all_category")
+        """The batch with the images and boxes that the network reads on `device`."""
+        names = ("images", "all_boxes", "all_ignore", "all_category")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
     def pin_memory(self) -> "Batch":

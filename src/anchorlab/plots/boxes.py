@@ -4,7 +4,6 @@ Drawn with matplotlib's Figure, without pyplot, so that no process holds figures
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +18,11 @@ from matplotlib.ticker import ScalarFormatter
 
 from anchorlab.data.batch import Batch
 from anchorlab.plots.palette import FOUND, LEVELS, MISSED, PLAIN, TRUTH
+from anchorlab.plots.scene import Scene
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import pairwise_iou
 
 FOUND_IOU = 0.5
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One validation image with its boxes and proposals, all in original pixels."""
-
-    image: np.ndarray  # (H, W, 3) uint8
-    boxes: np.ndarray  # (G, 4), ignored ones left out
-    proposals: np.ndarray  # (P, 4), best first
-    scores: np.ndarray  # (P,)
-    image_id: int | str
 
 
 def anchors_figure(image: np.ndarray, anchors: Anchors, batch: Batch) -> Figure:

@@ -10,8 +10,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from anchorlab.plots.boxes import FOUND_IOU, Scene, draw, proposals_figure, show
+from anchorlab.plots.boxes import FOUND_IOU, draw, proposals_figure, show
 from anchorlab.plots.palette import FOUND, INK, LEVELS, PAPER, SKY_BLUE, SOFT_LINE
+from anchorlab.plots.scene import Scene
 from anchorlab.rpn.boxes import pairwise_iou
 
 

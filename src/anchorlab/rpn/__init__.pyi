@@ -7,10 +7,10 @@ from anchorlab.rpn.assigners.max_iou import Assignment as Assignment
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner as MaxIoUAssigner
 from anchorlab.rpn.backbones.backbones import VGG16 as VGG16
 from anchorlab.rpn.backbones.backbones import Backbone as Backbone
-from anchorlab.rpn.backbones.backbones import EfficientNetLite0FPN as EfficientNetLite0FPN
 from anchorlab.rpn.backbones.backbones import ResNetFPN as ResNetFPN
-from anchorlab.rpn.backbones.backbones import TimmFPN as TimmFPN
 from anchorlab.rpn.backbones.backbones import Tiny as Tiny
+from anchorlab.rpn.backbones.timm_fpn import EfficientNetLite0FPN as EfficientNetLite0FPN
+from anchorlab.rpn.backbones.timm_fpn import TimmFPN as TimmFPN
 from anchorlab.rpn.cascade import AnchorRefinement as AnchorRefinement
 from anchorlab.rpn.coders import DeltaCoder as DeltaCoder
 from anchorlab.rpn.coders import FittedDeltaCoder as FittedDeltaCoder

@@ -103,10 +103,10 @@ class RegionProposalNetwork(nn.Module):
         looks to the network like its convolutions' own padding, not like a black wall.
         """
         device = images.device
-        mean = torch.tensor(self.backbone.mean, device=device).view(3, 1, 1)
-        std = torch.tensor(self.backbone.std, device=device).view(3, 1, 1)
+        mean = _on(device, self.backbone.mean).view(3, 1, 1)
+        std = _on(device, self.backbone.std).view(3, 1, 1)
         normal = (images / 255 - mean) / std
-        heights, widths = sizes.to(device).view(-1, 2, 1).unbind(1)  # (B, 1) each
+        heights, widths = sizes.to(device, non_blocking=True).view(-1, 2, 1).unbind(1)  # (B, 1) each
         rows = torch.arange(images.shape[2], device=device) < heights  # (B, H)
         columns = torch.arange(images.shape[3], device=device) < widths  # (B, W)
         return normal.where((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
@@ -211,14 +211,14 @@ class RegionProposalNetwork(nn.Module):
         )
         counts = self._counts(targets, num_locations)
         if average is not None:
-            counts = LossCounts(*average(torch.tensor(counts, dtype=torch.float32, device=device)))
+            counts = LossCounts(*average(_on(device, counts, torch.float32)))
         objectness, box = self.criterion(outputs.logits, is_object, regression, counts)
         positives = max(len(regression.boxes), 1)
         return Losses(
             objectness,
             box,
-            num_positives=torch.tensor([len(image.positive) for image in targets], device=device),
-            num_negatives=torch.tensor([len(image.negative) for image in targets], device=device),
+            num_positives=_on(device, [len(image.positive) for image in targets]),
+            num_negatives=_on(device, [len(image.negative) for image in targets]),
             others={},
             box_iou=regression.iou.sum() / positives,
             anchor_iou=regression.anchor_iou.sum() / positives,
@@ -242,6 +242,11 @@ class RegionProposalNetwork(nn.Module):
             positives=positives,
             images=len(targets),
         )
+
+
+def _on(device: torch.device, numbers: Sequence[float | Tensor], dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers as a tensor there; with `torch.tensor(device=...)` a GPU would first have to finish what it is at."""
+    return torch.tensor(numbers, dtype=dtype).to(device, non_blocking=True)
 
 
 def _overlap(anchors: Anchors, boxes: Tensor, least: float) -> Tensor:

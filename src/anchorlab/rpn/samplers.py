@@ -130,4 +130,4 @@ def choose(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor
         chosen = torch.cat((chosen, draws)).unique()
     # No candidate is preferred by which distinct ones were drawn; a random part of them is uniform, too.
     part = torch.randperm(len(chosen), generator=generator, device=generator.device)[:count]
-    return candidates[chosen[part].sort().values.to(candidates.device)]
+    return candidates[chosen[part].sort().values.to(candidates.device, non_blocking=True)]

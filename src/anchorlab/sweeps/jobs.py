@@ -1,9 +1,12 @@
 """Jobs of a sweep: each starts the train command anew, so that a crash ends one job and DDP replays the right command.
 
+Jobs that run one after another are forked by a process that has imported what they need (forker.py); where a launcher
+runs several at once, each job has its own interpreter.
+
 The launcher, whichever it is, calls `run_job` for each job; what became of it is read from the job's folder.
 """
 
-import ctypes
+import atexit
 import json
 import os
 import signal
@@ -25,6 +28,7 @@ from anchorlab.cores import available_cores
 from anchorlab.runs.record import RunRecord
 from anchorlab.sweeps.describe import Facts
 from anchorlab.sweeps.folder import SweepFolder, held_by_job
+from anchorlab.sweeps.forker import Forked, Forker, end_with_parent
 from anchorlab.sweeps.space import Point
 from anchorlab.training.resume import LAST
 
@@ -57,8 +61,16 @@ SWEEP_PID = "ANCHORLAB_SWEEP_PID"
 SWEEP_ORDER = "ANCHORLAB_SWEEP_ORDER"
 """In the environment of the launcher: the numbers of the jobs it was handed, in their order."""
 LOG = "log.txt"
-PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 60
+
+Imports = tuple[Sequence[str], Mapping[str, Any]]
+"""Modules, and a config whose classes are imported."""
+IN_ITS_COURSE = ("anchorlab.plots.anchor_report", "anchorlab.plots.boxes", "anchorlab.plots.coverage")
+"""What a training imports behind its first step."""
+
+LINUX = sys.platform == "linux"
+_forker: Forker | None = None
+"""This process's, which it starts with its first job."""
 
 HYDRAS_ADVICE = b"Set the environment variable HYDRA_FULL_ERROR"
 """How Hydra's last line begins, behind the traceback of any error: it says nothing of the reason."""
@@ -105,7 +117,7 @@ def outcome(folder: Path) -> Outcome:
     return Outcome(record.get("status", "running"), record.get("reason"), metrics)
 
 
-def run_job(config: DictConfig, start: Sequence[str]) -> None:
+def run_job(config: DictConfig, start: Sequence[str], module: str) -> None:
     """Run this job's command line in its own process and folder, from its checkpoint where it has one.
 
     A failing job is recorded and raises nothing: the others go on. Under launchers that run several at once, its
@@ -113,6 +125,7 @@ def run_job(config: DictConfig, start: Sequence[str]) -> None:
 
     Args:
         start: what starts `train` behind the interpreter; a launcher's worker does not know how the sweep was started.
+        module: that command's.
     """
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir).absolute()
@@ -125,11 +138,18 @@ def run_job(config: DictConfig, start: Sequence[str]) -> None:
         live = is_serial(hydra.launcher)
         place, left = place_and_time_left(folder)
         print(f"\n{', '.join(filter(None, [title, place, left]))}" if live else f"{title}: started", flush=True)
-        code, last_line = _run(command, Path(hydra.runtime.cwd), lock, None if live else folder / LOG, place)
+        forked = ((module, *IN_ITS_COURSE), _plain(config)) if live and LINUX else None
+        code, last_line = _run(command, Path(hydra.runtime.cwd), lock, None if live else folder / LOG, place, forked)
         if code != 0:
             _note_failure(folder, config, hydra.overrides.task, _reason(code, last_line))
         after = outcome(folder)
         print(f"{title}: {after}", flush=True)
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _title(sweep: Path, folder: Path) -> str:
@@ -195,26 +215,38 @@ def _seconds(folder: Path) -> float | None:
     return record.get("timings", {}).get("fit_s") if record.get("status") == "finished" else None
 
 
-def _run(command: Sequence[str], cwd: Path, lock: int, log: Path | None, place: str) -> tuple[int, str]:
-    """Exit code and last line of standard error, which is shown or logged as it comes."""
+def _run(
+    command: Sequence[str], cwd: Path, lock: int, log: Path | None, place: str, forked: Imports | None = None
+) -> tuple[int, str]:
+    """Exit code and last line of standard error, which is shown or logged as it comes.
+
+    Args:
+        forked: what the forker is to import that starts the command; None: it has an interpreter of its own.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(NOT_THE_JOBS)}
     environment[SWEEP_JOB] = place or "1"
     output = None if log is None else log.open("ab")
     last: deque[str] = deque(maxlen=1)
-    process = subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdout=output,
-        stderr=subprocess.PIPE,
-        pass_fds=(lock,),
-        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-    )
-    assert process.stderr is not None
-    reader = threading.Thread(target=_pass_on, args=(process.stderr, output or sys.stderr.buffer, last), daemon=True)
-    reader.start()
-    code = _wait(process)
-    reader.join(timeout=GRACE_SECONDS)  # a process it left behind may hold the pipe open
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as errors:
+        try:
+            process = None if forked is None else _fork(forked, command[1:], cwd, environment, write, lock)
+            if process is None:
+                process = subprocess.Popen(
+                    command,
+                    cwd=cwd,
+                    env=environment,
+                    stdout=output,
+                    stderr=write,
+                    pass_fds=(lock,),
+                    preexec_fn=end_with_parent if LINUX else None,
+                )
+        finally:
+            os.close(write)
+        reader = threading.Thread(target=_pass_on, args=(errors, output or sys.stderr.buffer, last), daemon=True)
+        reader.start()
+        code = _wait(process)
+        reader.join(timeout=GRACE_SECONDS)  # a process it left behind may hold the pipe open
     if output is not None:
         output.close()
     return code, last[0] if last else ""
@@ -236,10 +268,25 @@ def ask_to_stop() -> None:
             time.sleep(0.1)
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
+def _fork(
+    imports: Imports, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], stderr: int, lock: int
+) -> Forked | None:
+    """The command, started by this sweep's forker; None where that one ended."""
+    global _forker
+    if _forker is None:
+        _forker = Forker(*imports, environment, cwd)
+        atexit.register(_forker.close)
+    process = _forker.start(arguments, cwd, environment, stderr, lock)
+    if process is None:
+        _forker.close()
+        _forker = None
+    return process
+
+
+def _wait(process: subprocess.Popen[bytes] | Forked) -> int:
     """The exit code. Ctrl-C reaches the job too, which gets time to close its files; a worker whose sweep was
     killed ends its job."""
-    _jobs_processes[:] = [process]
+    _jobs_processes[:] = [process] if isinstance(process, subprocess.Popen) else []  # a cluster's jobs are not forked
     sweep = int(os.environ.get(SWEEP_PID, 0))
     is_worker = os.getppid() == sweep
     while True:
@@ -254,11 +301,6 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
             finally:
                 process.kill()
             raise
-
-
-def _end_with_parent() -> None:
-    """In the new process: the kernel is to kill it when the process that waits for it is killed."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _pass_on(source: IO[bytes], target: IO[bytes], last: deque[str]) -> None:
@@ -284,9 +326,7 @@ def _note_failure(folder: Path, config: DictConfig, overrides: Sequence[str], re
     if state.status == "failed" and state.reason:
         return
     if state.status == "none":
-        plain = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(plain, dict)
-        record.start({str(key): value for key, value in plain.items()}, config.seed, overrides=list(overrides))
+        record.start(_plain(config), config.seed, overrides=list(overrides))
     else:
         record.content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     record.fail(reason)

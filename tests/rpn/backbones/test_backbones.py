@@ -20,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from anchorlab.rpn.backbones import weights
-from anchorlab.rpn.backbones.backbones import VGG16, Backbone, EfficientNetLite0FPN, ResNetFPN, TimmFPN, Tiny
+from anchorlab.rpn.backbones.backbones import VGG16, Backbone, ResNetFPN, Tiny
+from anchorlab.rpn.backbones.timm_fpn import EfficientNetLite0FPN, TimmFPN
 
 SIZE = (150, 203)  # no multiple of any stride
 

@@ -12,9 +12,6 @@ from anchorlab.analysis.ground_truth import BackboneGrids, truth_of
 from anchorlab.console import console
 from anchorlab.data.batch import collate
 from anchorlab.data.module import DataModule
-from anchorlab.plots.anchor_report import attribution_figure, funnel_figure, in_words, table_rows
-from anchorlab.plots.boxes import save
-from anchorlab.plots.coverage import coverage_map
 from anchorlab.runs.files import write_whole
 from anchorlab.signatures import Count, CountOrZero, checked
 from anchorlab.training.callbacks.pictures import predict
@@ -44,6 +41,10 @@ class AnchorOutcome(Callback):
         callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         if self.images == 0 or not trainer.is_global_zero or stopped_after(callbacks) is not None:
             return
+        from anchorlab.plots.anchor_report import in_words, table_rows  # matplotlib: not before the first step
+        from anchorlab.plots.boxes import save
+        from anchorlab.plots.coverage import coverage_map
+
         assert isinstance(pl_module, RPNModule)
         data: DataModule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         folder = Path(trainer.default_root_dir)
@@ -66,6 +67,9 @@ def keep_outcome(
     module: RPNModule, data: DataModule, images: int, budget: int, folder: Path
 ) -> tuple[AnchorReport, list[Path]]:
     """The report on so many images of the split that is scored; anchors.json and two figures in `folder`."""
+    from anchorlab.plots.anchor_report import attribution_figure, funnel_figure  # as above
+    from anchorlab.plots.boxes import save
+
     report = _report(module, data, images, budget)
     write_whole(folder / "anchors.json", f"{json.dumps(report.values(), indent=2)}\n".encode())
     figures = {"funnel": funnel_figure(report), "attribution": attribution_figure(report)}

@@ -12,7 +12,7 @@ from anchorlab.data.decode import decode
 from anchorlab.data.module import DataModule
 from anchorlab.metrics.from_ranks import AT_50
 from anchorlab.metrics.recall import match
-from anchorlab.plots.boxes import Scene, anchors_figure, proposals_figure, save
+from anchorlab.plots.scene import Scene
 from anchorlab.rpn.network import Predictions
 from anchorlab.runs.gallery import GalleryImage, thumbnail, write_gallery
 from anchorlab.signatures import Count, CountOrZero, checked
@@ -38,15 +38,6 @@ class Pictures(Callback):
         self._batch: Batch | None = None
         self._pixels: list[np.ndarray] = []
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.images == 0 or not trainer.is_global_zero:
-            return
-        assert isinstance(pl_module, RPNModule)
-        self.choose(trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
-        assert self._batch is not None
-        figure = anchors_figure(self._pixels[0], predict(pl_module, self._batch).anchors, self._batch)
-        save(figure, _folder(trainer) / "anchors.png")
-
     def choose(self, data: DataModule) -> None:
         """Decode the images that are drawn, of the split that is scored."""
         by_boxes = sorted(enumerate(data.val_records), key=lambda row: len(row[1].boxes) == 0)[: self.images]
@@ -54,13 +45,28 @@ class Pictures(Callback):
         self._batch = collate([data.dataset(data.validate_on)[row] for row, _ in by_boxes], data.pad_to)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        epoch = trainer.current_epoch + 1
-        if self._batch is None or not (epoch == trainer.max_epochs or epoch % self.every == 0):
+        if self.images == 0 or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, RPNModule)
-        scenes = self.scenes(pl_module)
+        if self._batch is None:  # not at the start, which matplotlib would delay
+            self.choose(trainer.datamodule)  # pyright: ignore[reportAttributeAccessIssue]
+            self._draw_anchors(pl_module, _folder(trainer))
+        epoch = trainer.current_epoch + 1
+        if epoch == trainer.max_epochs or epoch % self.every == 0:
+            self._draw(trainer, pl_module, _folder(trainer) / f"proposals_epoch_{epoch:03d}.png")
+
+    def _draw_anchors(self, module: RPNModule, folder: Path) -> None:
+        from anchorlab.plots.boxes import anchors_figure, save  # matplotlib: half a second
+
+        assert self._batch is not None
+        save(anchors_figure(self._pixels[0], predict(module, self._batch).anchors, self._batch), folder / "anchors.png")
+
+    def _draw(self, trainer: Trainer, module: RPNModule, path: Path) -> None:
+        from anchorlab.plots.boxes import proposals_figure, save  # as above
+
+        scenes = self.scenes(module)
         write_gallery(trainer.default_root_dir, [kept(scene) for scene in scenes])
-        save(proposals_figure(scenes, self.top), _folder(trainer) / f"proposals_epoch_{epoch:03d}.png")
+        save(proposals_figure(scenes, self.top), path)
         for scene in scenes:
             loggers_of(trainer).log_picture(f"val/image_{scene.image_id}", scene, self.top)
 

@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Callback
 from anchorlab.data.sample import Record
 from anchorlab.metrics.from_ranks import AT_50, AT_70, THRESHOLDS, recall_from_ranks
 from anchorlab.metrics.recall import ProposalRecall
-from anchorlab.plots.boxes import recall_figure, save
 from anchorlab.runs.record import RunRecord
 from anchorlab.training.loggers.hub import loggers_of
 from anchorlab.training.module import RPNModule
@@ -111,6 +110,8 @@ class Recorder(Callback):
 
 def keep_ranks(record: RunRecord, recall: ProposalRecall, images: Sequence[Record], title: str) -> None:
     """recall.npz, and the curve of recall against N that follows from it; `images`: those that were scored."""
+    from anchorlab.plots.boxes import recall_figure, save  # matplotlib: not before the first step
+
     arrays = recall.ranks()
     record.write_recall(arrays, [images[int(row)].image_id for row in arrays["index"]])
     budgets = np.unique(np.geomspace(1, recall.budgets[-1], 60).astype(int))

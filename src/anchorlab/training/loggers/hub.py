@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from anchorlab.build import build
 from anchorlab.errors import SettingError
-from anchorlab.plots.boxes import Scene
+from anchorlab.plots.scene import Scene
 from anchorlab.training.loggers.csv import CSVLogger
 from anchorlab.training.loggers.protocol import End, Row, RunFacts, RunLogger
 
@@ -83,8 +83,11 @@ class Loggers(Logger):
     def version(self) -> str:
         return ""
 
-    def start(self, run: RunFacts) -> None:
+    def start(self, run: RunFacts, behind: bool = False) -> None:
         """Start every logger.
+
+        Args:
+            behind: those that training does not depend on wait for `start_waiting`: importing W&B takes a second.
 
         Raises:
             SettingError: a required one refused.
@@ -92,7 +95,14 @@ class Loggers(Logger):
         if self._csv is not None:
             self._csv.start(run)
         for thread in self._threads:
-            thread.begin(run)
+            thread.begin(run, behind)
+
+    def start_waiting(self) -> list[tuple[str, str]]:
+        """Start those that `start` has left waiting, and wait for them as it would have; their notices."""
+        waiting = [thread for thread in self._threads if thread.waits]
+        for thread in waiting:
+            thread.go()
+        return [(thread.title, text) for thread in waiting if (text := thread.notice())]
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing: `start` has given them the config."""
@@ -151,6 +161,7 @@ class Loggers(Logger):
         """
         if not self._ended:
             self._ended = True
+            self.start_waiting()
             if end == "finished":
                 self.checkpointed()
             for thread in self._threads:
@@ -185,23 +196,32 @@ class _Called:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._started, self._over = threading.Event(), threading.Event()
         self._raised: Exception | None = None
+        self.waits = False  # to be started
         self.refused = False  # a required one: its sentence ends the run
         self.title = logger.title or type(logger).__name__
         self.failure = ""
         # A daemon: one that hangs does not keep the process from ending.
         self._thread = threading.Thread(target=self._loop, name=self.title, daemon=True)
 
-    def begin(self, run: RunFacts) -> None:
+    def begin(self, run: RunFacts, behind: bool = False) -> None:
+        """Start the logger; `behind`: not before `go`, where it has a thread and is not required."""
         self.call(lambda logger: logger.start(run))
-        if self._logger.in_background:
-            self._thread.start()
-            in_time = self._started.wait(START_SECONDS)
-        else:
-            in_time = True
+        if behind and self._logger.in_background and not self._logger.required:
+            self.waits = True
+            return
+        in_time = self.go()
         if self._logger.required and (self._raised is not None or not in_time):
             self.refused = True
             late = f"{self._logger.required}: {self.title} did not start within {START_SECONDS} s"
             raise SettingError(str(self._raised or late))
+
+    def go(self) -> bool:
+        """Start the thread; whether the logger has started in time."""
+        self.waits = False
+        if not self._logger.in_background:
+            return True
+        self._thread.start()
+        return self._started.wait(START_SECONDS)
 
     def call(self, call: Call) -> None:
         self._do(lambda: None if self.failure else self._make(call))
@@ -223,7 +243,7 @@ class _Called:
             self.failure = self.failure or f"{why}; {advice}".rstrip("; ")
 
     def notice(self) -> str:
-        if self.failure:
+        if self.failure or self.waits:
             return self.failure
         if self._logger.in_background and not self._started.is_set():
             return f"has not started after {START_SECONDS} s; training does not wait for it"

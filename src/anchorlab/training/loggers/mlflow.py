@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from anchorlab.plots.boxes import Scene, proposals_figure
+from anchorlab.plots.boxes import proposals_figure
+from anchorlab.plots.scene import Scene
 from anchorlab.signatures import checked
 from anchorlab.training.loggers.protocol import End, Row, RunFacts, RunLogger
 

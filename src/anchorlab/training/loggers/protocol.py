@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from anchorlab.plots.boxes import Scene
+from anchorlab.plots.scene import Scene
 
 Row = Mapping[str, float]
 """What was logged at one moment: `step` (optimizer steps, from 0), `epoch` (from 1, as on the screen) and metrics by

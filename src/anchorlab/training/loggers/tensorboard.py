@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anchorlab.plots.boxes import Scene, proposals_figure
+from anchorlab.plots.boxes import proposals_figure
+from anchorlab.plots.scene import Scene
 from anchorlab.training.loggers.protocol import End, Row, RunFacts, RunLogger
 
 

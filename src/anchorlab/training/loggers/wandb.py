@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from anchorlab.console import typed
-from anchorlab.plots.boxes import Scene
+from anchorlab.plots.scene import Scene
 from anchorlab.signatures import Text, checked
 from anchorlab.training.loggers.protocol import End, Row, RunFacts, RunLogger
 from anchorlab.training.loggers.wandb_service import (
