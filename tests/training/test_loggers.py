@@ -108,6 +108,24 @@ class Hanging(RunLogger):
         return "upload it with: carrier pigeon"
 
 
+class Exiting(RunLogger):
+    """Its end never comes; abandoned, it raises from there, too, and wants to end the process."""
+
+    title = "exiting"
+
+    def __init__(self) -> None:
+        self._left = threading.Event()
+
+    def finish(self, end) -> None:
+        self._left.wait()
+        raise ConnectionError("the service has ended")
+
+    def abandoned(self) -> str:
+        self._left.set()
+        next(thread for thread in threading.enumerate() if thread.name == self.title).join()
+        sys.exit(247)
+
+
 def test_rows_reach_the_file_at_once_and_loggers_with_the_checkpoint(tmp_path):
     kept = Kept()
     hub = started(tmp_path, kept)
@@ -139,7 +157,7 @@ def test_a_logger_that_raises_ends_alone_and_in_one_sentence(tmp_path):
     hub = started(tmp_path, broken, kept)
     log_epoch(hub, 0, 0.5)
     failures = hub.finish("finished")
-    assert failures == [("Kept", "stopped logging (the link is down); metrics.csv has every figure")]
+    assert failures == [("Kept", "stopped logging (the link is down); metrics.csv has every metric")]
     assert (list(broken.rows), list(kept.rows)) == ([0], [0, 1, 2])
 
 
@@ -149,6 +167,12 @@ def test_a_logger_that_hangs_is_left_behind(tmp_path, monkeypatch):
     assert hub.finish("finished") == [
         ("Hanging", "did not finish within 0.1 s; upload it with: carrier pigeon"),
     ]
+
+
+def test_a_logger_that_is_left_behind_ends_no_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("anchorlab.training.loggers.hub.FINISH_SECONDS", 0.1)
+    hub = started(tmp_path, Exiting())
+    assert hub.finish("finished") == [("exiting", "did not finish within 0.1 s")]
 
 
 def test_a_required_logger_that_refuses_ends_the_run(tmp_path):

@@ -20,6 +20,7 @@ from anchorlab.training.loggers.wandb_service import (
     UPLOAD,
     Mode,
     connect,
+    disconnect,
     end_service,
     first_line,
     reachable,
@@ -163,8 +164,6 @@ class WandbLogger(RunLogger):
         return self._notice
 
     def finish(self, end: End) -> str:
-        import wandb
-
         if self._run is not None:
             if end == "finished" and self.checkpoint and self._takes_artifacts():
                 self._log_checkpoints()
@@ -174,7 +173,7 @@ class WandbLogger(RunLogger):
                 self._run.finish(exit_code=int(end != "finished"))
             except TimeoutError:
                 return self.abandoned()
-        wandb.teardown()  # else the interpreter waits for W&B's service at its exit, and without a limit
+        disconnect()  # else the interpreter waits for W&B's service at its exit, and without a limit
         return ""
 
     def abandoned(self) -> str:
@@ -270,7 +269,7 @@ class WandbLogger(RunLogger):
         except Exception as error:  # W&B raises errors of several families
             if mode != "online":
                 raise
-            wandb.teardown()  # else W&B calls the id "in use"
+            disconnect()  # else W&B calls the id "in use"
             connect()
             return f"W&B did not begin the run ({first_line(error)})"
         self._run.define_metric("trainer/global_step")
