@@ -90,7 +90,7 @@ def list_images(
 
 @dataclass(frozen=True)
 class Parcel:
-    """Some rows of the list: the images that could be read, in batches of one padded size, and the errors of the others."""
+    """Some rows of the list: batches of the images that could be read, each of one padded size; errors of the rest."""
 
     rows: list[int]
     batches: list[Batch]
