@@ -203,6 +203,8 @@ def test_an_offline_run_holds_config_curves_pictures_and_tables(tmp_path, monkey
     hub.log_picture("val/image_a b.c", scene, top=1)
     log_epoch(hub, 0, 0.75)
     log_epoch(hub, 1, 0.5)
+    others = {f"val/{name}": 0.25 for name in ("AR_10", "AR_1000", "AR_s_100", "recall_100", "recall_iou70_50")}
+    hub.log_metrics({**others, "val/loss": 2.0, "epoch": 2}, 4)
     hub.log_table("recall_table", ["N", "IoU 0.50"], [[10, 0.5]])
     assert hub.finish("finished") == []
     run = newest(tmp_path)
@@ -213,7 +215,10 @@ def test_an_offline_run_holds_config_curves_pictures_and_tables(tmp_path, monkey
     assert (page["project"], page["name"], page["tags"], page["run_id"]) == ("rpn", "k=3", ["tall"], "abcd1234")
     assert page["config"] == {"anchor": {"ratios": [0.5, 1, 2]}, "k": 3}
     assert (page["summary"]["AR_100"], page["summary"]["best_AR_100"]) == (0.5, 0.75)
-    assert [row["trainer/global_step"] for row in rows] == [0, 1, 1, 2, 3, 3]
+    under_val = {name for name in page["summary"] if name.startswith("val/")}
+    assert under_val == {"val/AR_100", "val/loss", "val/image_a_b_c"}, "each metric once, beside W&B's sweeps' one"
+    assert {name.removeprefix("val/") for name in others} - {"val/loss"} <= set(page["summary"])
+    assert [row["trainer/global_step"] for row in rows] == [0, 1, 1, 2, 3, 3, 4]
     picture = page["summary"]["val/image_a_b_c"]
     found = json.loads((run / "files" / picture["boxes"]["predictions"]["path"]).read_text())["box_data"]
     assert [box["scores"]["score"] for box in found] == [0.75], "the best only"
