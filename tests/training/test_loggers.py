@@ -108,6 +108,24 @@ class Hanging(RunLogger):
         return "upload it with: carrier pigeon"
 
 
+class Exiting(RunLogger):
+    """Its end never comes; abandoned, it raises from there, too, and wants to end the process."""
+
+    title = "exiting"
+
+    def __init__(self) -> None:
+        self._left = threading.Event()
+
+    def finish(self, end) -> None:
+        self._left.wait()
+        raise ConnectionError("the service has ended")
+
+    def abandoned(self) -> str:
+        self._left.set()
+        next(thread for thread in threading.enumerate() if thread.name == self.title).join()
+        sys.exit(247)
+
+
 def test_rows_reach_the_file_at_once_and_loggers_with_the_checkpoint(tmp_path):
     kept = Kept()
     hub = started(tmp_path, kept)
@@ -139,7 +157,7 @@ def test_a_logger_that_raises_ends_alone_and_in_one_sentence(tmp_path):
     hub = started(tmp_path, broken, kept)
     log_epoch(hub, 0, 0.5)
     failures = hub.finish("finished")
-    assert failures == [("Kept", "stopped logging (the link is down); metrics.csv has every figure")]
+    assert failures == [("Kept", "stopped logging (the link is down); metrics.csv has every metric")]
     assert (list(broken.rows), list(kept.rows)) == ([0], [0, 1, 2])
 
 
@@ -149,6 +167,12 @@ def test_a_logger_that_hangs_is_left_behind(tmp_path, monkeypatch):
     assert hub.finish("finished") == [
         ("Hanging", "did not finish within 0.1 s; upload it with: carrier pigeon"),
     ]
+
+
+def test_a_logger_that_is_left_behind_ends_no_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("anchorlab.training.loggers.hub.FINISH_SECONDS", 0.1)
+    hub = started(tmp_path, Exiting())
+    assert hub.finish("finished") == [("exiting", "did not finish within 0.1 s")]
 
 
 def test_a_required_logger_that_refuses_ends_the_run(tmp_path):
@@ -179,6 +203,8 @@ def test_an_offline_run_holds_config_curves_pictures_and_tables(tmp_path, monkey
     hub.log_picture("val/image_a b.c", scene, top=1)
     log_epoch(hub, 0, 0.75)
     log_epoch(hub, 1, 0.5)
+    others = {f"val/{name}": 0.25 for name in ("AR_10", "AR_1000", "AR_s_100", "recall_100", "recall_iou70_50")}
+    hub.log_metrics({**others, "val/loss": 2.0, "epoch": 2}, 4)
     hub.log_table("recall_table", ["N", "IoU 0.50"], [[10, 0.5]])
     assert hub.finish("finished") == []
     run = newest(tmp_path)
@@ -189,7 +215,10 @@ def test_an_offline_run_holds_config_curves_pictures_and_tables(tmp_path, monkey
     assert (page["project"], page["name"], page["tags"], page["run_id"]) == ("rpn", "k=3", ["tall"], "abcd1234")
     assert page["config"] == {"anchor": {"ratios": [0.5, 1, 2]}, "k": 3}
     assert (page["summary"]["AR_100"], page["summary"]["best_AR_100"]) == (0.5, 0.75)
-    assert [row["trainer/global_step"] for row in rows] == [0, 1, 1, 2, 3, 3]
+    under_val = {name for name in page["summary"] if name.startswith("val/")}
+    assert under_val == {"val/AR_100", "val/loss", "val/image_a_b_c"}, "each metric once, beside W&B's sweeps' one"
+    assert {name.removeprefix("val/") for name in others} - {"val/loss"} <= set(page["summary"])
+    assert [row["trainer/global_step"] for row in rows] == [0, 1, 1, 2, 3, 3, 4]
     picture = page["summary"]["val/image_a_b_c"]
     found = json.loads((run / "files" / picture["boxes"]["predictions"]["path"]).read_text())["box_data"]
     assert [box["scores"]["score"] for box in found] == [0.75], "the best only"

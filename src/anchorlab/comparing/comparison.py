@@ -80,7 +80,7 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """What makes it different from the others, anchors first, in short; else its name."""
+        """The settings in which it differs from the others, anchors first; its name where there are none."""
         keys = [key for key in self.telling if key in self.settings]
         named = sorted(set(self.settings).intersection(keys[:LABELLED]), key=list(self.settings).index)
         named.sort(key=_place_in_label)
@@ -134,7 +134,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The tables, the runs that have no score to stand in one, and what a reader has to know."""
+    """The tables, the entries without a score, and notes for the reader."""
 
     tables: tuple[Table, ...]
     unscored: tuple[Entry, ...]
@@ -144,7 +144,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the runs.
+    """The question that a comparison answers.
 
     Args:
         metric: the one that ranks and is tested, at any N.
@@ -194,7 +194,7 @@ Member = tuple[Run, str, Scores | None, str | None]
 
 
 def _newest_of_each(members: Sequence[Member]) -> tuple[list[Member], list[Run]]:
-    """Of runs alike in settings, seed, status and data the newest: a repeat is no evidence of its own."""
+    """The newest of runs with equal settings, seed, status and data: a repeat is no independent evidence."""
     newest: dict[Any, Member] = {}
     repeats: list[Run] = []
     for member in sorted(members, key=lambda member: str(member[0].content.get("created"))):
@@ -208,7 +208,7 @@ def _newest_of_each(members: Sequence[Member]) -> tuple[list[Member], list[Run]]
 
 
 def _entries(members: Sequence[Member], choices: Choices) -> list[list[Entry]]:
-    """The entries of each set of images, and those without scores: one for runs alike in settings and status."""
+    """One entry for runs of equal settings and status; a list for each set of images, one for those without scores."""
     by_data: dict[str | None, list[Member]] = {}
     for member in members:
         by_data.setdefault(member[2].data if member[2] else None, []).append(member)
@@ -247,7 +247,7 @@ def _why_unscored(run: Run, problem: str | None) -> str:
 def telling_keys(
     settings: Sequence[Mapping[str, Any]], differing: Sequence[str], typed: Container[str] = ()
 ) -> list[str]:
-    """Of the keys that differ those that tell rows apart: `typed` ones first, then in the order of `_place_in_label`.
+    """The differing keys that tell rows apart: `typed` ones first, then in the order of `_place_in_label`.
 
     Each is the one that, after those before it, leaves the fewest rows alike. A setting that merely comes with a class
     (`assigner.candidates` with `assigner._target_`) is left out.
@@ -267,7 +267,7 @@ def telling_keys(
 
 
 def swept_keys(settings: Sequence[Mapping[str, Any]], telling: Sequence[str], typed: Container[str]) -> list[str]:
-    """Of the telling keys those that somebody typed, and as many more as it takes to tell the rows apart.
+    """The keys of a label: those that somebody typed, and as many others as it takes to tell the rows apart.
 
     What a run decides or fits by itself, such as `anchor.shapes` under `anchor=fit`, differs too, and was not swept.
     """
@@ -378,7 +378,7 @@ def _is_asked(entry: Entry, asked: str) -> bool:
 
 
 def split_terms(text: str) -> list[str]:
-    """At the commas that stand outside of brackets."""
+    """Split at the commas outside brackets."""
     terms, depth = [""], 0
     for letter in text:
         depth += (letter in "[{") - (letter in "]}")

@@ -28,10 +28,10 @@ LEAVING = {
     )
     for at, head in enumerate(SPARE)
 }
-"""Heads that a narrow terminal goes without, the highest number first."""
+"""Columns that a narrow terminal leaves out, the highest number first."""
 SPREAD = "± is the standard deviation over the seeds of a row"
 AXES = {"k": "k", "anchors_per_image": "anchors", "coverage": "coverage"}
-"""What stands in the tables beside the metric, and under which head; comparison.csv has everything."""
+"""The axes shown beside the metric, and their column heads; comparison.csv has every axis."""
 
 
 def on_screen(comparison: Comparison, rows: int) -> Lines:
@@ -208,7 +208,7 @@ def _without_scores(comparison: Comparison, rows: int | None = None) -> Cells:
 
 
 def _first(table: Table, rows: int | None) -> Iterable[tuple[int | None, Entry]]:
-    """Entries with their ranks, which those that have not finished do not have."""
+    """Entries with their ranks; None for those that have not finished."""
     for at, entry in enumerate(table.entries):
         if rows is None or at < rows or at == table.baseline:
             yield rank_of(table, at), entry

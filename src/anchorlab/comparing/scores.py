@@ -38,7 +38,7 @@ ImageKeys = set[ImageKey]
 
 
 class Scores(NamedTuple):
-    """What a run's recall.npz comes down to.
+    """The recall of one run, reduced from its recall.npz.
 
     data    the identity of the images and of their boxes, by which runs are comparable or not
     images  (I,) their ids, sorted
@@ -65,7 +65,7 @@ class Scores(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """In the place of scores: why a run's recall.npz cannot be used."""
+    """Takes the place of scores: why a run's recall.npz cannot be used."""
 
     why: str
 
@@ -128,7 +128,7 @@ def read_scores(
         except ValueError as error:
             return Unreadable(str(error))
 
-    with ThreadPoolExecutor(min(4, available_cores())) as pool:  # inflating a file leaves Python to the others
+    with ThreadPoolExecutor(min(4, available_cores())) as pool:  # decompression releases the interpreter's lock
         return list(pool.map(read, runs))
 
 
@@ -207,7 +207,7 @@ def common_images(runs: Sequence[Run]) -> ImageKeys:
     for run in runs:
         try:
             arrays = run.recall()
-        except ValueError:  # told when its scores are read
+        except ValueError:  # reported when its scores are read
             continue
         if arrays is not None:
             keys = set(_image_keys(*_sorted_by_id(arrays)))

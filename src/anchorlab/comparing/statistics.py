@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import ndtri, stdtr, stdtrit
 
 FEW = 20
-"""Resamples on the far side of zero, below which their share says less than Student's t."""
+"""With fewer resamples than this on the far side of zero, p comes from Student's t: a share of so few is noise."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Bootstrap:
         useful = wanted > 0
         groups = [Group(group.seeds, group.found[:, useful]) for group in groups]
         wanted = wanted[useful]
-        resampled = self._resampled_figures(np.concatenate([group.found for group in groups]), wanted)
+        resampled = self._resampled_metrics(np.concatenate([group.found for group in groups]), wanted)
         columns = np.split(np.arange(resampled.shape[1]), np.cumsum([len(group.found) for group in groups])[:-1])
         rng = np.random.default_rng((self.seed, 1))
         sides = [_side(group, wanted, resampled[:, column], rng) for group, column in zip(groups, columns, strict=True)]
@@ -98,7 +98,7 @@ class Bootstrap:
             for at, side in enumerate(sides)
         ]
 
-    def _resampled_figures(self, found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    def _resampled_metrics(self, found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """(B, R) metrics of all runs on the same resampled images."""
         rows = [weights @ found.T / (weights @ wanted)[:, None] for weights in self._weights(len(wanted))]
         return np.concatenate(rows)
@@ -126,11 +126,11 @@ class Bootstrap:
         low, high = np.quantile(resamples, [tail, 1 - tail])
         better = float((resamples > 0).mean() + (resamples == 0).mean() / 2)
         p = self._two_sided(better, estimate, np.sqrt(variance), df)
-        # Whatever the images say, they cannot say it more strongly than by all agreeing (the sign test's smallest p).
+        # The strongest evidence of images is that all agree: no p is below the sign test's smallest.
         return Difference(estimate, float(low), float(high), better, max(p, 2.0 ** (1 - images)), paired)
 
     def _two_sided(self, better: float, estimate: float, error: float, df: float) -> float:
-        """From the share of resamples beyond zero; from Student's t where too few of them are left to count."""
+        """p from the share of resamples beyond zero, or from Student's t where these are too few to count."""
         p = 2 * min(better, 1 - better)
         fewest = 2 * FEW / self.resamples
         if p >= fewest or estimate == 0:
@@ -209,5 +209,5 @@ def holm(p: Sequence[float], family: int | None = None) -> np.ndarray:
 
 
 def all_pairs(groups: int) -> int:
-    """How many comparisons the best of `groups` was picked from: the family for a baseline found by looking."""
+    """Holm's family where the baseline is the best of `groups`: it was chosen by its score, so all pairs count."""
     return groups * (groups - 1) // 2

@@ -74,7 +74,7 @@ def table_rows(report: AnchorReport) -> tuple[list[str], list[list[str | float]]
 
 
 def in_words(report: AnchorReport) -> list[str]:
-    """The largest loss of the funnel, and the shapes that found nothing."""
+    """Sentences: the stage that loses most recall, and the shapes that found nothing."""
     lines = []
     drops = report.funnel.losses()
     if drops and drops[0][1] > 0:

@@ -87,7 +87,7 @@ def mean_iou_map(
 
 
 def knee_figure(curves: Mapping[str, Mapping[int, float]], knee: int | None, title: str) -> Figure:
-    """Coverage against k, a curve for each method; a line where more anchors stop to pay."""
+    """Coverage against k, a curve for each method; a line at the k beyond which more anchors gain little."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.subplots()
     markers = "osD^v<>"

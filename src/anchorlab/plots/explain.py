@@ -88,7 +88,7 @@ def features(steps: Steps) -> Figure:
     """Each level's map over its own grid, the followed cell marked."""
     figure, axes = _several(steps, len(steps.features))
     for level, (axis, feature) in enumerate(zip(axes, steps.features, strict=False)):
-        low, high = np.percentile(feature, (2, 98))  # the border, where zeros are padded, would take all colours
+        low, high = np.percentile(feature, (2, 98))  # else the padded border takes all colours
         axis.axis("on")
         axis.imshow(feature, cmap="magma", vmin=low, vmax=high)
         axis.set_title(f"stride {steps.strides[level]}\n{feature.shape[0]} x {feature.shape[1]} cells", fontsize=9)
@@ -175,7 +175,7 @@ def decoded(steps: Steps) -> Figure:
 
 
 def nms(steps: Steps) -> Figure:
-    """The best candidates, many of one object, and what NMS leaves of as many."""
+    """The best candidates, many of one object, beside as many proposals after NMS."""
     figure = Figure(figsize=(WIDTH * 1.3, WIDTH * 0.65 * _shape(steps) + 0.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     shown = min(100, len(steps.candidates))

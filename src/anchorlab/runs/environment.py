@@ -54,7 +54,7 @@ def machine() -> dict[str, Any]:
 def commit() -> tuple[str | None, bool | None]:
     """Commit of AnchorLab's own code and whether tracked files differ from it; None outside a checkout.
 
-    The tables of benchmarks do not count: the first one of a row of benchmarks would else taint all after it.
+    Changed tables of benchmarks do not count: else the first benchmark would mark the code of the next as changed.
     """
     here = Path(__file__).resolve()
     # An installed copy may lie inside somebody else's checkout, whose commit would say nothing.

@@ -54,7 +54,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 
 def read_archive(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file; several threads may read at a time, and inflate at the same time.
+    """The arrays of an .npz file; several threads may read and decompress at the same time.
 
     Raises:
         Exception: whatever zipfile and numpy raise for a file that is no such archive or holds objects.
@@ -91,7 +91,7 @@ class FolderLock:
     def acquire(self, shared: bool = False) -> bool:
         """Whether the folder is now ours; True where the system knows no such locks.
 
-        shared: with others who ask so, each for a part of its own, and with nobody who does not.
+        shared: several processes may hold it at a time, each for its own part; none while one holds it alone.
         """
         if fcntl is None or self._file is not None:
             return True
@@ -112,7 +112,7 @@ class FolderLock:
             self._file = None
 
     def held_elsewhere(self) -> bool:
-        """Whether another process holds it at this moment, or it is not ours to take."""
+        """Whether another process holds it now, or this one may not lock it."""
         if self._file is not None or not self.path.exists():
             return False
         try:

@@ -52,7 +52,7 @@ Status = Literal["running", "paused", "interrupted", "finished", "failed"]
 class RunRecord:
     """Writes a run's folder, piece by piece; every file is whole at any moment.
 
-    `claim` the folder, `start` once, `add` as often as there is news, then `finish`, `pause`, `interrupt` or `fail`.
+    `claim` the folder, `start` once, `add` after each validation, then `finish`, `pause`, `interrupt` or `fail`.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -66,10 +66,10 @@ class RunRecord:
         return self.content["id"]
 
     def claim(self) -> None:
-        """Make this the only process that writes the folder, until it ends.
+        """Lock the folder for this process until it ends.
 
         Raises:
-            ValueError: where another one is at it.
+            ValueError: another process holds it.
         """
         if not self._lock.acquire():
             raise ValueError(f"{self.folder} is being trained by another process: wait for its end, or stop it")
@@ -163,13 +163,13 @@ class RunRecord:
         final: Mapping[str, float] | None = None,
         best: Mapping[str, float] | None = None,
     ) -> None:
-        """Take in news and write run.json; a key given before is replaced, the others stay.
+        """Update run.json; a key given before is replaced, the others stay.
 
         Args:
             axes: single numbers and words a run can be sorted by: k, smallest_size, ratio_span, coverage...
             timings: seconds and rates.
-            final: figures of the last validation, by key as in `recall.py`.
-            best: figures of the validation that the best checkpoint holds.
+            final: metrics of the last validation, by key as in `recall.py`.
+            best: metrics of the validation that the best checkpoint holds.
         """
         figures = self.content["figures"]
         for place, news in (
@@ -187,12 +187,12 @@ class RunRecord:
         self._write()
 
     def finish(self) -> None:
-        """The run came to its end."""
+        """The run has finished."""
         self.content |= {"status": "finished", "reason": None}
         self._write()
 
     def pause(self, reason: str) -> None:
-        """The run stopped where it was told to, short of its end; one sentence where."""
+        """The run stopped before its end, as `callbacks.stop_after` asked; `reason`: one sentence where."""
         self.content |= {"status": "paused", "reason": reason}
         self._write()
 
@@ -318,7 +318,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         return {}
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except Exception as error:  # YAML has a family of its own
+    except Exception as error:  # YAML's errors are no ValueError
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read: {first_line}") from error
     if not isinstance(config, dict):

@@ -30,7 +30,7 @@ Config = Mapping[str, Any]
 class Facts:
     """Of one configuration.
 
-    key: the experiment's identity: configurations with the same anchors have the same, however they spell them.
+    key: the experiment's identity, equal for all ways to write the same anchors.
     k: anchors per location, the most of any level; anchors_per_image: on the first validation image.
     coverage: share of the training boxes that an anchor overlaps with at least assigner.foreground_iou.
     mean_best_iou: of the training boxes with their best anchor.
@@ -133,7 +133,7 @@ class Describer:
         from anchorlab.analysis.ground_truth import BackboneGrids, anchors_per_image, input_size
         from anchorlab.build import build, build_on
 
-        build(config["augment"], "augment")  # for what its arguments may be at odds about
+        build(config["augment"], "augment")  # raises where its arguments contradict each other
         backbone = self._backbone(config)
         network = build_on(backbone, config)
         anchors = network.anchors
@@ -150,7 +150,7 @@ class Describer:
         return facts, anchors
 
     def _coverage(self, grids: Mapping[int, "AnchorGrid"]) -> dict[int, dict[str, float]]:
-        """The metrics of each of `grids`; those of the same boxes and assigner are found together."""
+        """The coverage of each of `grids`; grids of the same boxes and assigner are computed together."""
         from anchorlab.analysis.coverage import cover_many
         from anchorlab.build import build
 

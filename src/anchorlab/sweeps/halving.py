@@ -91,5 +91,5 @@ class Halving(Strategy):
 
 
 def _expected(job: Job) -> tuple[float, float]:
-    """What its anchors promise, before any training."""
+    """The coverage of a job's anchors: its expected rank before any training."""
     return (job.facts.coverage, job.facts.mean_best_iou) if job.facts else (-1.0, -1.0)

@@ -103,7 +103,7 @@ class Outcome:
         return self.status in ("finished", "paused", "failed")
 
     def reached(self, epoch: int) -> bool:
-        """Whether it has come to the end of this epoch, and is in order."""
+        """Whether it has trained this many epochs and has not failed."""
         return self.status == "finished" or (self.status == "paused" and self.epochs >= epoch)
 
 
@@ -188,7 +188,7 @@ def _threads(config: DictConfig, launcher: Mapping[str, Any]) -> list[str]:
 def place_and_time_left(folder: Path) -> tuple[str, str]:
     """`3 of 12` and `about 20 min left for these`, of the jobs that were handed to the launcher with this one.
 
-    The time is the one the sweep's table gave them, put right by what finished jobs took of theirs; "" where nothing
+    The time is that of the sweep's table, scaled by how long finished jobs really took; "" where nothing
     is known.
     """
     order = os.environ.get(SWEEP_ORDER, "").split(",")
@@ -207,7 +207,7 @@ def place_and_time_left(folder: Path) -> tuple[str, str]:
 
 
 def _seconds(folder: Path) -> float | None:
-    """What a finished job's training took."""
+    """Seconds of a finished job's training."""
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -320,7 +320,7 @@ def _reason(code: int, last_line: str) -> str:
 
 
 def _note_failure(folder: Path, config: DictConfig, overrides: Sequence[str], reason: str) -> None:
-    """Say in run.json why the job ended, where it could not do so itself."""
+    """Write to run.json why the job ended, where the job could not."""
     record = RunRecord(folder)
     state = outcome(folder)
     if state.status == "failed" and state.reason:
@@ -350,7 +350,7 @@ def side_by_side(launcher: Mapping[str, Any]) -> int:
 
 
 def queues(launcher: Mapping[str, Any]) -> bool:
-    """Whether it takes any number of jobs and keeps them waiting; submitit's local one starts all it gets."""
+    """Whether the launcher queues jobs; submitit's local one starts all of them at once."""
     return is_serial(launcher) or "n_jobs" in launcher or "array_parallelism" in launcher
 
 

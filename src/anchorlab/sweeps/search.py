@@ -77,7 +77,7 @@ class Search(Strategy):
         return [f"study {study.study_name}: {trained(study)} of {self.trials} configurations trained; {_hidden(where)}"]
 
     def _open(self, sweep: Sweep) -> "optuna.Study":
-        """The study, with proposals that go on where an earlier process left off."""
+        """Open the study; its proposals continue those of an earlier process."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -139,7 +139,7 @@ class Search(Strategy):
                 study.tell(trial.number, metric)
 
     def _leave_out(self, study: "optuna.Study", sweep: Sweep, trial: "optuna.Trial", job: Job) -> None:
-        """Tell what is known of a job that does not run: its twin's metric, or that it is no good."""
+        """Tell Optuna the metric of a job that does not run: its twin's; without one, the trial is pruned."""
         from optuna.trial import TrialState
 
         console().print(f"left out: {' '.join(job.point)}: {job.left_out or job.impossible}", markup=False)
@@ -150,7 +150,7 @@ class Search(Strategy):
             study.tell(trial, metric)
 
     def _finish_broken(self, study: "optuna.Study", sweep: Sweep) -> None:
-        """Go on with the trials that a killed process of this sweep left."""
+        """Finish the trials that a killed process of this sweep left."""
         from optuna.trial import TrialState
 
         here = str(sweep.folder.path.absolute())
@@ -177,7 +177,7 @@ def trained(study: "optuna.Study") -> int:
 
 
 def _repeat(study: "optuna.Study", trial: "optuna.Trial", before: "optuna.trial.FrozenTrial") -> None:
-    """Tell again what is known of a point; nothing where it is still being trained."""
+    """Tell Optuna again the known metric of a point; nothing while it is still being trained."""
     from optuna.trial import TrialState
 
     if before.state == TrialState.COMPLETE:

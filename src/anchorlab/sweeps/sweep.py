@@ -154,7 +154,7 @@ class RunningSweep:
                         self._note_lost(job, reason)
                     continue
                 returns = self._launcher.launch(commands, initial_job_idx=batch[0].number or 0)
-            except Exception as error:  # whatever a launcher raises where a worker is lost
+            except Exception as error:  # a launcher whose worker is lost may raise anything
                 console().print(f"the launcher gave up: {error}", markup=False)
                 continue
             _show_worker_errors(returns)
@@ -176,7 +176,7 @@ class RunningSweep:
         return self._monitored(end) if end.status == "finished" else None
 
     def note_rung(self, job: Job, epoch: int) -> float | None:
-        """Keep the job's metric after so many epochs, which it has or never will; None for a job that failed."""
+        """Store the job's metric after so many epochs; None for a job that failed."""
         listed = self._listed(job)
         kept = listed.setdefault("rungs", {})
         end = self.outcome(job)

@@ -24,7 +24,7 @@ def plan_table(axes: Sequence[Axis], jobs: Sequence[Job], states: Mapping[int, s
     """A row for every combination, also those that will not run.
 
     Args:
-        states: number -> the job's status now; of jobs without a number, which may run, nothing is said.
+        states: number -> the job's status now; jobs without a number have none.
     """
     numbers = [Column("anchors\nper image", spare=2), Column("head\nparameters", spare=3)]
     table = _table(axes, jobs, sweep, *numbers, Column("coverage", spare=1), Column("time"), Column("", True, True))
@@ -134,7 +134,7 @@ def _table(axes: Sequence[Axis], jobs: Sequence[Job], sweep: Path, *more: Column
 
 
 def _start(job: Job) -> list[str]:
-    """The first columns: number, values, k."""
+    """The first cells of a row: number, values, k."""
     number = "-" if job.number is None else str(job.number)
     return [number, *(override.partition("=")[2] for override in job.point), _cell(job.facts and job.facts.k)]
 

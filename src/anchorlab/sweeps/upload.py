@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from anchorlab.errors import SettingError
-from anchorlab.training.loggers.wandb_service import UPLOAD, reachable
+from anchorlab.training.loggers.wandb_service import UPLOAD, disconnect, reachable
 
 
 def state(logger: Mapping[str, Any]) -> str | None:
@@ -25,7 +25,7 @@ def state(logger: Mapping[str, Any]) -> str | None:
     except ValueError as error:
         raise SettingError(str(error)) from error
     finally:
-        wandb.teardown()  # the jobs would inherit this process's service
+        disconnect()  # the jobs would inherit this process's service
     return f"W&B: {mode} ({why or address})"
 
 

@@ -90,7 +90,7 @@ def list_images(
 
 @dataclass(frozen=True)
 class Parcel:
-    """Some rows: those that could be read, as batches of images of one padded size, and why not of the others."""
+    """Some rows of the list: batches of the images that could be read, each of one padded size; errors of the rest."""
 
     rows: list[int]
     batches: list[Batch]
@@ -105,7 +105,7 @@ def parcels(
     batch_size: int,
     workers: int,
 ) -> Iterable[Parcel]:
-    """The groups of rows in order, read by `workers` processes: never more in memory than a few.
+    """The parcels in order, read by `workers` processes; only a few are in memory at a time.
 
     Only images that are padded to the same size share a batch of at most `batch_size`: padding that another image made
     necessary would change proposals by fractions of a pixel.
@@ -158,7 +158,7 @@ def _as_told_here(problem: Problem) -> Problem:
 
 
 def _files(place: Path, folder: str | None) -> list[tuple[Path, str]]:
-    """Paths with the names they go by."""
+    """The image files, each with its name."""
     if place.is_dir():
         found = (path for path in place.rglob("*") if _is_image(path))
         return [(path, path.relative_to(place).as_posix()) for path in sorted(found)]
@@ -173,7 +173,7 @@ def _files(place: Path, folder: str | None) -> list[tuple[Path, str]]:
 
 
 def _below(path: Path) -> list[tuple[Path, str]]:
-    """A file by its name; what lies in a folder by the folder's name and its own."""
+    """A file's name, with its folder's name in front where it was found in a folder."""
     if path.is_dir():
         return [(file, f"{path.name}/{name}") for file, name in _files(path, None)]
     return [(path, path.name)]

@@ -71,7 +71,7 @@ class Trained:
 
     @property
     def pad_to(self) -> int:
-        """The sides of the network's input are multiples of this, in training and ever after."""
+        """The sides of the network's input are multiples of this, in training and afterwards."""
         return self.config["data"].get("pad_to", 1)
 
     @property
@@ -191,7 +191,7 @@ def _fill(network: RegionProposalNetwork, state: Mapping[str, Tensor], file: Pat
 def _read_checkpoint(file: Path) -> dict[str, Any]:
     try:
         content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:  # an unpickler that is fed other bytes may raise anything
+    except Exception as error:  # unpickling arbitrary bytes may raise anything
         raise SettingError(f"run={file} is no checkpoint: give a .ckpt that train.py wrote") from error
     if not isinstance(content, dict) or not {"config", "state_dict", "loops"} <= set(content):
         raise SettingError(f"run={file} is no checkpoint of AnchorLab: it holds no config or no state_dict")
@@ -221,7 +221,7 @@ def _sources(place: Path) -> Iterator[Path]:
         inner.sort()
         if "run.json" in files or package.is_exported(Path(folder)):
             yield Path(folder)
-            inner.clear()  # what lies in a run's folder belongs to it
+            inner.clear()  # a run's folder is one source: no search inside it
 
 
 def targets(node: Any) -> Iterator[Any]:

@@ -26,7 +26,7 @@ def require_plain(
     """Raise SettingError where the network does more than scores and deltas -> top k -> NMS, which `target` knows.
 
     selectors: ways from scores and boxes to proposals that `target` knows, with box voting; empty: plain NMS alone,
-        without voting; None: any. instead: the end of the sentence about one that it does not know.
+        without voting; None: any. instead: what the error proposes for a selector that `target` does not know.
     """
     found = {"network": network} | {name: getattr(network, name) for name in PLAIN}
     known: dict[str, tuple[type, ...]] = {"network": (RegionProposalNetwork,), **PLAIN}

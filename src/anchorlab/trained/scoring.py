@@ -24,7 +24,7 @@ class Scoring(RPNModule):
     Args:
         seed: of the anchors that the losses sample, as in training.
         flip: also propose on the mirrored image; both sets go through one more NMS, and the best are kept.
-        sink: gets all proposals that are scored; None: nobody does.
+        sink: takes all proposals that are scored, or None.
     """
 
     def __init__(

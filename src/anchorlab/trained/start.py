@@ -87,7 +87,7 @@ def start_with(network: RegionProposalNetwork, source: str, allow: Sequence[str]
 
 
 def start_from(network: RegionProposalNetwork, donor: Donor) -> str:
-    """Copy what the donor has into `network`; one line says which kernel came from where.
+    """Copy the donor's weights into `network`; returns one line on the origin of each kernel.
 
     Raises:
         ValueError: another backbone, other 3x3 convolutions, or a cascade in one of the two.

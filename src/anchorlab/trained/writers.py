@@ -75,7 +75,7 @@ def write_detectron2(parts: Parts, path: Path) -> None:
     }
     with whole_file(path) as file:
         pickler = pickle.Pickler(file, protocol=4)
-        pickler.fast = True  # without the memory of everything it has written
+        pickler.fast = True  # else it keeps everything written, to find repeats
         pickler.dump(content)
 
 

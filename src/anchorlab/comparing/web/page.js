@@ -496,7 +496,7 @@ function drawPareto() {
   const metric = content.metric;
   const rows = state.rows.filter((row) => isNumber(read(row)));
   const front = [];
-  for (const row of rows.filter((one) => one.rank !== null).sort((x, y) => read(x) - read(y) || y.metrics[metric][0] - x.figures[metric][0])) {
+  for (const row of rows.filter((one) => one.rank !== null).sort((x, y) => read(x) - read(y) || y.metrics[metric][0] - x.metrics[metric][0])) {
     if (!front.length || row.metrics[metric][0] > front.at(-1).metrics[metric][0]) front.push(row);
   }
   const legend = legendFor(rows);

@@ -37,7 +37,7 @@ TIERS = ((20, 0.7), (70, 0.8), (100, 0.5), (800, 0.85), (1000, 0.5))
 
 @dataclass(frozen=True)
 class Example:
-    """One image as a trained network gets it, and what is known of it."""
+    """One image as the network's input, with its objects."""
 
     name: str
     run: str  # the run's name
@@ -65,7 +65,7 @@ def as_page(network: RegionProposalNetwork, example: Example) -> str:
 
 @torch.no_grad()
 def contents(network: RegionProposalNetwork, example: Example) -> dict[str, Any]:
-    """What the page knows, as JSON has it."""
+    """The data of the page, as JSON values."""
     maps = [feature.float() for feature in network.backbone(example.images)]
     whole = _convolution_fits(network, maps)
     if not whole:
@@ -164,7 +164,7 @@ def _levels(network: RegionProposalNetwork, maps: Sequence[Tensor], size: Sequen
 
 
 def _assigner(assigner: Any) -> dict[str, Any]:
-    """What the run was trained with, and of the other rule the defaults."""
+    """Thresholds of the run's assigner, and the defaults of the other one."""
     iou = assigner if isinstance(assigner, MaxIoUAssigner) else MaxIoUAssigner()
     atss = assigner if isinstance(assigner, ATSSAssigner) else ATSSAssigner()
     return {

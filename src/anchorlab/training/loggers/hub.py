@@ -195,11 +195,12 @@ class _Called:
         self._logger = logger
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._started, self._over = threading.Event(), threading.Event()
-        self._raised: Exception | None = None
+        self._raised: BaseException | None = None
         self.waits = False  # to be started
         self.refused = False  # a required one: its sentence ends the run
         self.title = logger.title or type(logger).__name__
         self.failure = ""
+        self._left = False  # abandoned: what it raises from then on comes of that
         # A daemon: one that hangs does not keep the process from ending.
         self._thread = threading.Thread(target=self._loop, name=self.title, daemon=True)
 
@@ -239,6 +240,7 @@ class _Called:
     def abandon(self, why: str) -> None:
         """Leave the logger to itself, unless it has ended."""
         if not self._over.is_set():
+            self._left = True
             advice = _answer(self._logger.abandoned)
             self.failure = self.failure or f"{why}; {advice}".rstrip("; ")
 
@@ -272,19 +274,22 @@ class _Called:
     def _make(self, call: Call) -> None:
         try:
             call(self._logger)
-        except Exception as error:  # a logger may raise whatever it likes, the training goes on
+        except (Exception, SystemExit) as error:  # a logger may raise whatever it likes, the training goes on
             self._raised = error
-            self.failure = self.failure or f"stopped logging ({_sentence(error)}); metrics.csv has every metric"
+            if not self._left:
+                self.failure = self.failure or f"stopped logging ({_sentence(error)}); metrics.csv has every metric"
 
 
 def _answer(question: Callable[[], str]) -> str:
     try:
         return question()
+    except SystemExit:
+        return ""
     except Exception as error:  # as above
         return _sentence(error)
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".")
 

@@ -6,7 +6,7 @@ and says how to upload. Step i of a W&B run is row i of metrics.csv, also after 
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from anchorlab.training.loggers.wandb_service import (
     UPLOAD,
     Mode,
     connect,
+    disconnect,
     end_service,
     first_line,
     reachable,
@@ -33,6 +34,7 @@ FINISH_SECONDS = 7
 """How long the end of a run waits for uploads."""
 
 SUMMARISED = re.compile(r"val/((?:recall|AR)_\w+)")
+STEP, EPOCH = "trainer/global_step", "epoch"
 HEADLINE = re.compile(r"(?:recall|AR)_\d+")
 PROPOSAL, OBJECT = 1, 2
 
@@ -84,6 +86,7 @@ class WandbLogger(RunLogger):
         self._notice = ""
         self._sent = 0  # rows that the server has from before a resume
         self._last = 0  # the row that tables and pictures belong to
+        self._defined: set[str] = set()  # names that W&B knows the axis of
         self._open = False  # whether W&B holds the last row back for what may be added to it
         self._scenes: list[tuple[str, Scene, int]] = []  # of the row that follows
         self._uploaded: dict[str, tuple[np.ndarray, Any]] = {}  # by key: pixels, and W&B's picture of them
@@ -124,8 +127,9 @@ class WandbLogger(RunLogger):
     def row(self, index: int, row: Row) -> None:
         self._last = index
         metrics = {name: value for name, value in row.items() if name != "step"}
-        metrics["trainer/global_step"] = row["step"]
+        metrics[STEP] = row["step"]
         if index >= self._sent:
+            self._define([*metrics, *(key for key, _, _ in self._scenes)])
             self._run.log(metrics, step=index)
             self._open = True
             if self._scenes:  # behind the metrics: W&B names a picture's file after the step that it has reached
@@ -163,8 +167,6 @@ class WandbLogger(RunLogger):
         return self._notice
 
     def finish(self, end: End) -> str:
-        import wandb
-
         if self._run is not None:
             if end == "finished" and self.checkpoint and self._takes_artifacts():
                 self._log_checkpoints()
@@ -174,7 +176,7 @@ class WandbLogger(RunLogger):
                 self._run.finish(exit_code=int(end != "finished"))
             except TimeoutError:
                 return self.abandoned()
-        wandb.teardown()  # else the interpreter waits for W&B's service at its exit, and without a limit
+        disconnect()  # else the interpreter waits for W&B's service at its exit, and without a limit
         return ""
 
     def abandoned(self) -> str:
@@ -211,6 +213,23 @@ class WandbLogger(RunLogger):
             }
             pictures[key] = self._picture(key, scene.image, f"epoch {row['epoch']:.0f}", layers)
         return pictures
+
+    def _define(self, names: Iterable[str]) -> None:
+        """Tell W&B the axis of each metric and whether its summary holds it.
+
+        Name by name: where several patterns match (`*` and `val/*`), W&B takes any of them.
+        """
+        for name in names:
+            if name in self._defined:
+                continue
+            self._defined.add(name)
+            if name in (STEP, EPOCH):
+                self._run.define_metric(name)
+                continue
+            # The summary has them under their plain names; W&B's sweeps look for the monitored one under this name.
+            twice = SUMMARISED.fullmatch(name) and name != f"val/{self._monitored}"
+            axis = EPOCH if name.startswith("val/") else STEP
+            self._run.define_metric(name, step_metric=axis, step_sync=True, summary="none" if twice else None)
 
     def _picture(self, key: str, pixels: np.ndarray, caption: str, boxes: dict[str, Any]) -> Any:
         """W&B's picture; it refers to the file of the last one where that has the same pixels."""
@@ -270,17 +289,9 @@ class WandbLogger(RunLogger):
         except Exception as error:  # W&B raises errors of several families
             if mode != "online":
                 raise
-            wandb.teardown()  # else W&B calls the id "in use"
+            disconnect()  # else W&B calls the id "in use"
             connect()
             return f"W&B did not begin the run ({first_line(error)})"
-        self._run.define_metric("trainer/global_step")
-        self._run.define_metric("epoch")
-        self._run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-        self._run.define_metric("val/*", step_metric="epoch", step_sync=True)
-        for family in ("recall", "AR"):  # in the summary under their plain names
-            self._run.define_metric(f"val/{family}_*", step_metric="epoch", step_sync=True, summary="none")
-        # W&B's sweeps look for it there.
-        self._run.define_metric(f"val/{run.monitored}", step_metric="epoch", step_sync=True, summary="last")
         return ""
 
     def _where_it_is(self, mode: Mode, why: str) -> str:

@@ -120,7 +120,17 @@ def end_service() -> None:
     process = getattr(getattr(wandb.setup().ensure_service(), "_proc", None), "_process", None)
     if process is not None:
         process.kill()
-    with contextlib.suppress(Exception):  # of a connection that has ended
+    disconnect()
+
+
+def disconnect() -> None:
+    """End W&B's client in this process, and the service that it started.
+
+    W&B calls sys.exit where its service ended with an error; a training has an exit code of its own.
+    """
+    import wandb
+
+    with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()
 
 
