@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint types bench docs site lock clean
+.PHONY: help install train test test-all lint types bench docs site lock clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 install: $(VENV)/dev  ## virtual environment with AnchorLab, its tests and its tools
 
@@ -17,6 +17,9 @@ train: $(VENV)/base  ## train on the built-in data (three minutes on two cores);
 
 test: $(VENV)/dev  ## run the tests; ARGS="-k recall" picks some
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-all: $(VENV)/dev  ## the tests, and those on a Slurm that they start (apt-get install slurm-wlm munge; as root)
+	$(BIN)/python -m pytest -n 2 -m "cluster or not cluster" $(ARGS)
 
 lint: $(VENV)/dev  ## ruff: style and formatting; deptry: imports and dependencies agree; links between the pages
 	$(BIN)/ruff check .

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 from tests.training.conftest import command
-from tests.training.processes import TIMEOUT
+from tests.training.processes import TIMEOUT, family
 
 LAUNCHER = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10", "sweep.probe=false")
 
 
 def queued(sweep: Path, job: int) -> str | None:
-    """The job's number in the queue: its process, which leads a session."""
+    """The job's number in the queue: that of its first process."""
     with contextlib.suppress(OSError, ValueError, LookupError):
         return json.loads((sweep / "sweep.json").read_text())["jobs"][job].get("queued")
     return None
@@ -31,7 +31,9 @@ def kill(sweep: Path, job: int, but: str | None = None) -> str:
         assert time.monotonic() < end
         time.sleep(0.1)  # leaves the processor to what is waited for
     assert number is not None
-    os.killpg(int(number), signal.SIGKILL)
+    for process in family(int(number)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
     return number
 
 

@@ -94,6 +94,12 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def family(process: int) -> list[int]:
+    """A process, and all that it and its children have started."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [process, *(member for child in children for member in family(int(child)))]
+
+
 @dataclass
 class Running:
     """One process of training: `out` and `err` are what it has printed so far."""

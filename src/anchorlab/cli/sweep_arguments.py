@@ -9,8 +9,8 @@ from anchorlab.errors import SettingError
 from anchorlab.installation import program
 
 # Hydra launcher -> the module that brings it, and the extra of ours that installs it. Our own files: conf/hydra.
-LAUNCHERS = {
-    "basic": ("hydra", ""),
+# Of others (ray), Hydra knows the choice where their package is installed.
+OURS = {
     "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
     "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
     "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
@@ -41,12 +41,27 @@ def check_sweep(config: Mapping[str, Any], overrides: Sequence[str], multirun: b
 
 
 def _check_launcher(name: str) -> None:
-    if name not in LAUNCHERS:
-        raise SettingError(unknown_choice("hydra/launcher", name, list(LAUNCHERS)))
-    module, extra = LAUNCHERS[name]
+    if name not in OURS:
+        found = _known_to_hydra()
+        if name not in found:
+            raise SettingError(
+                f"{unknown_choice('hydra/launcher', name, sorted({*found, *OURS}))}; another launcher's package "
+                f"has to be installed first: pip install hydra-ray-launcher, for example"
+            )
+        return
+    module, extra = OURS[name]
     try:
         found = find_spec(module) is not None
     except ModuleNotFoundError:
         found = False
     if not found:
         raise SettingError(f"hydra/launcher={name} needs a package: pip install 'anchorlab[{extra}]'")
+
+
+def _known_to_hydra() -> list[str]:
+    """The choices of the group that Hydra and its installed plugins have."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # its first use imports the plugins, which register their choices
+    return [file.removesuffix(".yaml") for file in ConfigStore.instance().list("hydra/launcher")]

@@ -105,7 +105,7 @@ class SlurmQueue(Queue):
         command = ["scontrol", "--oneliner", "show", "job", number]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         words = done.stdout.split() if done.returncode == 0 else []
-        return next((word.partition("=")[2] for word in words if word.startswith("JobState=")), "")
+        return next((f"Slurm: {word.partition('=')[2]}" for word in words if word.startswith("JobState=")), "")
 
     def offer_to_cancel(self, left: Mapping[str, Job]) -> None:
         """They go on; a second Ctrl-C cancels them."""
@@ -204,8 +204,8 @@ class _Array:
         lost, again = {}, []
         for number, job in self._silent(gone).items():
             state = self._queue.end_of(number)
-            reason = f"lost: {state.lower().replace('_', ' ')}" if state else "lost"
-            if job in self._lost_before or state.startswith("CANCELLED"):
+            reason = f"lost ({state})" if state else "lost"
+            if job in self._lost_before or "CANCELLED" in state:
                 lost[job] = reason
                 continue
             console().print(f"job {job.number} {reason}; tried once more", markup=False, soft_wrap=True)

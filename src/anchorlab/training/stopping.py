@@ -12,8 +12,9 @@ from typing import Any
 
 from anchorlab.training.processes import process_rank
 
-# SIGUSR1 is what Slurm is told to send before a job's time is up; Windows has neither it nor SIGHUP.
-NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+# Before a job's time is up, Slurm sends SIGUSR1 if told to, and SIGUSR2 in a sweep (submitit tells it). Windows has
+# neither them nor SIGHUP.
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
