@@ -93,8 +93,8 @@ def test_bad_files_are_reported_and_can_be_left_out(records, root):
 def test_what_was_not_used_for_longest_makes_room(records, root):
     limit = 2.5 * BYTES / GIB
     first, second = (_open(root, records, long, limit).folder for long in (LONG, LONG - 1))
-    os.utime(first / "problems.json", (0, 0))
-    os.utime(second / "problems.json", (1, 1))
+    os.utime(first / "index.json", (0, 0))
+    os.utime(second / "index.json", (1, 1))
     assert _open(root, records, LONG, limit).folder == first  # used again: now the second is the oldest
     third = _open(root, records, LONG - 2, limit).folder
     assert [folder.is_dir() for folder in (first, second, third)] == [True, False, True]
@@ -135,7 +135,7 @@ def test_a_draft_of_a_killed_process_is_swept_away(records, root):
     draft = root / ".draft-killed"
     draft.mkdir(parents=True)
     (draft / "pixels.bin").write_bytes(b"half")
-    (draft / "problems.json").write_text(json.dumps({}))
+    (draft / "index.json").write_text(json.dumps({}))
     _open(root, records)
     assert not draft.exists()
 
@@ -153,3 +153,49 @@ def _record(path: Path, image_id: int, size: tuple[int, int]) -> Record:
     Image.fromarray(pixels).save(path)
     boxes = np.array([[2.0, 3, 15, 18]])
     return Record(image_id, path, *size, boxes, np.array([195.0]), np.array([0]), np.array([False]))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "pixels.bin").write_bytes(b"x" * (BYTES // 2)),
+        lambda folder: (folder / "pixels.bin").write_bytes(b"x" * BYTES),
+        lambda folder: (folder / "index.json").write_text("[" * 100_000),
+        lambda folder: (folder / "index.json").write_text("{}"),
+        lambda folder: (folder / "index.json").write_bytes(b"\xff\xfe"),
+        lambda folder: _pipe(folder / "pixels.bin"),
+        lambda folder: _pipe(folder / "index.json"),
+    ],
+    ids=["half", "other pixels", "deep index", "empty index", "no text", "pixels a pipe", "index a pipe"],
+)
+def test_a_damaged_cache_gives_the_pixels_of_the_files(damage, records, root):
+    damage(_open(root, records).folder)
+    cache = _open(root, records)
+    for row, record in enumerate(records):
+        np.testing.assert_array_equal(cache[row], read_resized(record, None, LONG))
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="becoming another user needs root")
+def test_a_cache_of_another_user_is_read(records, root):
+    folder = _open(root, records).folder
+    reader, writer = os.pipe()
+    for place in [root, *root.parents]:
+        if place != Path("/") and place.stat().st_uid == 0 and str(place).startswith("/tmp/"):
+            place.chmod(0o755)
+    if (child := os.fork()) == 0:
+        try:
+            os.setuid(65534)
+            os.write(
+                writer, str(int(np.array_equal(_open(root, records)[0], read_resized(records[0], None, LONG)))).encode()
+            )
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    assert os.read(reader, 1) == b"1"
+    assert folder.is_dir()

@@ -238,7 +238,8 @@ def _check_group(name: str, group: Any, config_dir: Path) -> None:
     examples = ", ".join(path.stem for path in sorted((config_dir / name).glob("*.yaml")))
     if not isinstance(group, dict):
         raise SettingError(f"{name}={shown(group)} is not possible: choose one of {examples}")
-    if "_target_" not in group and any(re.search(r"^_target_:", text, re.MULTILINE) for text in texts):
+    several = all(isinstance(part, dict) and "_target_" in part for part in group.values())  # as loggers are
+    if "_target_" not in group and not several and any(re.search(r"^_target_:", text, re.MULTILINE) for text in texts):
         raise SettingError(f"{name} names no class (_target_): begin the file with `defaults: [<one of {examples}>]`")
 
 
