@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def on_device(values: list[Tensor]) -> list[Tensor]:
 
 
 def test_proposals_are_torchvision_s(network, images):
-    top_n = [{"training": n, "testing": n} for n in (300, 100)]
+    top_n: Any = [{"training": n, "testing": n} for n in (300, 100)]
     generator = AnchorGenerator(((32, 64, 128),), ((0.5, 1.0, 2.0),))
     theirs = TorchvisionRPN(generator, torchvision_head(network.head), 0.7, 0.3, 64, 0.5, *top_n, 0.7)
     theirs = theirs.to(DEVICE).eval()

@@ -83,8 +83,8 @@ def test_augmented_items_have_no_targets():
 
 def test_to_moves_what_the_network_reads_and_leaves_the_scoring(batch):
     moved = batch.to("meta")
-    assert {t.device.type for t in (moved.images, moved.sizes, *moved.boxes, *moved.ignore)} == {"meta"}
-    assert {t.device.type for t in (moved.scales, moved.index, *moved.targets[0])} == {"cpu"}
+    assert {t.device.type for t in (moved.images, *moved.boxes, *moved.ignore)} == {"meta"}
+    assert {t.device.type for t in (moved.sizes, moved.scales, moved.index, *moved.targets[0])} == {"cpu"}
 
 
 def test_a_batch_survives_the_way_from_a_worker(batch):

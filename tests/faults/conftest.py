@@ -1,6 +1,7 @@
 """Settings as a command line gives them, checked in this process as far as anything can be before data is read."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from anchorlab.errors import SettingError
 from anchorlab.installation import CONFIGS
 
 
-def checked(*words: str, command: str = "train", own: str | None = None, classes="built") -> dict:
+def checked(*words: str, command: str = "train", own: str | None = None, classes: Any = "built") -> dict:
     """The config that these overrides of a command make."""
     overrides = [quoted(word, CONFIGS) for word in as_meant(words, command, CONFIGS)]
     return check_overrides(command, CONFIGS, overrides, own, classes)

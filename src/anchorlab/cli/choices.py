@@ -28,9 +28,10 @@ def as_meant(arguments: Iterable[str], config_name: str, config_dir: Path) -> li
     defaults = group_defaults(config_name, config_dir)
     found = []
     for argument in arguments:
-        key, _, value = argument.partition("=")
+        key, sign, value = argument.partition("=")
         group = key.lstrip("+~")
-        if argument.startswith("-") or group not in defaults or not (config_dir / group).is_dir():
+        chooses = bool(sign) or key.startswith("~")  # else it is a word of an option's: -p data
+        if not chooses or group not in defaults or not (config_dir / group).is_dir():
             found.append(argument)
             continue
         values = ["null"] if key.startswith("~") else [value] if value in NOTHING else value.split(",")

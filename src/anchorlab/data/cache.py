@@ -75,7 +75,7 @@ class PixelCache:
     def __getitem__(self, row: int) -> np.ndarray:
         place = self.rows[row]
         pixels = np.array(self._pixels[self.starts[place] : self.starts[place + 1]])  # augmentation may write into it
-        if self.decode is not None and zlib.crc32(pixels) != self.checksums[place]:
+        if self.decode is not None and zlib.crc32(pixels.data) != self.checksums[place]:
             return self.decode(place)
         return pixels.reshape(*self.sizes[place], 3)
 
@@ -264,4 +264,4 @@ def _write(file: int, record: Record, start: int, *, short: int | None, long: in
         return error.problems[0].message
     if os.pwrite(file, image.data, start) != image.nbytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return zlib.crc32(image)
+    return zlib.crc32(image.data)

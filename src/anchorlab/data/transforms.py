@@ -44,7 +44,8 @@ class Transforms:
         self, seed: int, image: np.ndarray, points: np.ndarray, held: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         self._compose.set_random_seed(seed)
-        out = self._compose(image=image, keypoints=points, **({} if held is None else {"bboxes": held}))
+        given: dict[str, Any] = {} if held is None else {"bboxes": held}
+        out = self._compose(image=image, keypoints=points, **given)
         return out["image"], np.asarray(out["keypoints"])
 
     def _moves(self) -> Iterator[Any]:

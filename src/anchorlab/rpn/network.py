@@ -12,7 +12,7 @@ deltas mean.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -244,7 +244,7 @@ class RegionProposalNetwork(nn.Module):
         )
 
 
-def _on(device: torch.device, numbers: Sequence[float | Tensor], dtype: torch.dtype | None = None) -> Tensor:
+def _on(device: torch.device, numbers: Sequence[Any], dtype: torch.dtype | None = None) -> Tensor:
     """Numbers as a tensor there; with `torch.tensor(device=...)` a GPU would first have to finish what it is at."""
     return torch.tensor(numbers, dtype=dtype).to(device, non_blocking=True)
 
