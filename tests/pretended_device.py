@@ -11,13 +11,15 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
+
+M = TypeVar("M", bound=nn.Module)
 
 DEVICE = torch.device("meta")
 SRC = str(Path(__file__).parents[1] / "src")
@@ -168,7 +170,7 @@ def pretended_device() -> Iterator[PretendedDevice]:
         yield device
 
 
-def moved(module: nn.Module) -> nn.Module:
+def moved(module: M) -> M:
     """The module with its parameters and buffers on the pretended device; in place."""
     for part in module.modules():
         for name, parameter in part._parameters.items():

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -43,9 +42,9 @@ def on_device(values: list[Tensor]) -> list[Tensor]:
 
 
 def test_proposals_are_torchvision_s(network, images):
-    top_n: Any = [{"training": n, "testing": n} for n in (300, 100)]
+    before, after = ({"training": n, "testing": n} for n in (300, 100))
     generator = AnchorGenerator(((32, 64, 128),), ((0.5, 1.0, 2.0),))
-    theirs = TorchvisionRPN(generator, torchvision_head(network.head), 0.7, 0.3, 64, 0.5, *top_n, 0.7)
+    theirs = TorchvisionRPN(generator, torchvision_head(network.head), 0.7, 0.3, 64, 0.5, before, after, 0.7)
     theirs = theirs.to(DEVICE).eval()
     ours = network.to(DEVICE)
     with torch.no_grad():
