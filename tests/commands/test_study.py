@@ -169,7 +169,9 @@ def test_probe_ranks_anchors_and_says_which_to_take(small, tmp_path):
 
 
 def test_a_cascade_is_not_probed(small, tmp_path):
-    done = study(tmp_path, *small, "probe=true", "anchor.scale=2,4", "anchor.ratios=[1]", "cascade=two_stage")
+    done = study(
+        tmp_path, *small, "probe=true", "anchor.scale=2,4", "anchor.ratios=[1]", "cascade=two_stage", "assigner=max_iou"
+    )
     assert done.returncode == 2
     assert "leave it out" in done.stderr
     assert "Traceback" not in done.stderr
