@@ -221,17 +221,20 @@ def main() -> None:
 def _located(target: str, key: str) -> Any:
     """The class or function that `_target_` names, under the name that it has today."""
     current = with_current_names({"_target_": target})["_target_"]
+    place = f"{key}._target_" if key else "_target_"
     try:
-        return _locate(current)  # Hydra's public get_object logs an error besides raising it
+        found = _locate(current)  # Hydra's public get_object logs an error besides raising it
     except Exception as error:  # whatever the import of a module from outside raises
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         reason = str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__
-        place = f"{key}._target_" if key else "_target_"
         raise SettingError(
             f"{place}={target} cannot be imported ({reason}): give the dotted name of a class"
         ) from error
+    if not callable(found):
+        raise SettingError(f"{place}={target} is a {type(found).__name__}: give the dotted name of a class")
+    return found
 
 
 def _check_anchor_sizes(anchor: Mapping[str, Any], long: Any) -> None:

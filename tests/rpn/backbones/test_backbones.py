@@ -60,6 +60,7 @@ def test_maps_have_the_declared_channels_and_strides(maker: Callable[[], Backbon
 @pytest.mark.parametrize(("width", "same"), [(96, True), (87, False)])
 def test_cells_lie_over_the_same_pixels_where_sides_are_multiples_of_32(width: int, same: bool) -> None:
     """Why `data.pad_to` is 32: TensorFlow's "same" padding, which EfficientNet-Lite keeps, moves with odd sizes."""
+    torch.manual_seed(0)  # how much rounding comes to depends on the weights
     body = EfficientNetLite0FPN("none").eval().body
     wide = torch.randn(1, 3, 64, 160, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
