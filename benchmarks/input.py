@@ -134,7 +134,7 @@ def waiting(backbone: str, augment: str, overrides: Sequence[str], folder: Path)
     """One run of train.py: how fast it trained, and what share of that it waited for batches."""
     run = folder / f"{backbone}-{augment}"
     chosen = [f"backbone={backbone}", f"augment={augment}", *overrides, f"hydra.run.dir={run}"]
-    fixed = ["logger=none", "callbacks.pictures.images=0", "trainer.limit_val_batches=1", f"data.workers={WORKERS}"]
+    fixed = ["logger=none", "callbacks.pictures.images=0", "data.limit_val=2", f"data.workers={WORKERS}"]
     subprocess.run([sys.executable, ROOT / "train.py", *chosen, *fixed], check=True, stdout=subprocess.DEVNULL)
     timings = json.loads((run / "run.json").read_text())["timings"]
     return {

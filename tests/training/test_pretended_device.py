@@ -93,7 +93,7 @@ WAITS = {
     # What is sampled of which anchors depends on the boxes: their numbers are asked for, image by image.
     "rpn.anchor_iou": "as many pairs of anchor and box as touch",
     "rpn.assigners": "as many anchors as are labelled, and whether an image has ignored regions",
-    "rpn.network.RegionProposalNetwork.targets": "as many boxes as are not ignored",
+    "rpn.network.RegionProposalNetwork.sample": "as many boxes as are not ignored",
     "rpn.samplers": "as many positives and negatives as there are to draw from",
     "rpn.sampled_conv._Gather.forward": "which neighbours lie beyond the map: few rows to clear",
     "rpn.predictions.at_locations": "as many cells as the sampled anchors lie in",
@@ -111,7 +111,7 @@ def test_step_leaves_nothing_on_the_cpu_and_waits_where_it_must(way, sampled):
     unknown = {place for place, _ in device.waits if not place.startswith(tuple(WAITS))}
     assert not unknown
     assert not device.uploads
-    assert device.waits["rpn.network.RegionProposalNetwork.targets", "boolean mask"] == 2  # it has watched: two images
+    assert device.waits["rpn.network.RegionProposalNetwork.sample", "boolean mask"] == 2  # it has watched: two images
 
 
 def test_tensor_that_was_left_on_the_cpu_is_found():

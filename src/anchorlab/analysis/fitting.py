@@ -72,6 +72,10 @@ class Fitted:
         return AnchorGrid(**self.settings, strides=strides)
 
 
+ALWAYS_FITTED = 16
+"""Anchors per location that any number of boxes gives: moved and stretched copies join few."""
+
+
 @checked
 class AnchorFit:
     """Fits anchors to boxes; the choice `anchor=fit` of a training, which then runs with what was found.
@@ -114,7 +118,7 @@ class AnchorFit:
         """
         if len(truth) == 0:
             raise ValueError("anchor=fit finds no boxes in the training split: give anchor.sizes or anchor.shapes.")
-        if self.k > len(truth):
+        if self.k > max(len(truth), ALWAYS_FITTED):
             raise ValueError(f"anchor.k={self.k} anchors cannot be fitted to {len(truth)} boxes: give at most as many.")
         rng = np.random.default_rng(self.seed)
         truth = _as_many(truth, self.boxes, max(self.strides), rng)
