@@ -67,11 +67,11 @@ def test_loss_on_pooled_features_is_the_networks_own(root, objectness, monkeypat
         {"levels differ": ["anchor.scale=null", "anchor.shapes=[[[16,16]],[[32,32],[32,64]],[[64,64]]]"]},
         f"head={objectness}",
     )
-    (network,) = found.values()
+    ((name, network),) = found.items()
     work = probing._Probe(found, data, SMALL, False, lambda *_: None)
-    images = work._read(data.train_records[:3], "")
+    images = [work._image(batch) for batch in work._batches(data.train_records[:3], "")]
     pool = probing._Pool(work._levels, images, found, 0, lambda *_: None)
-    anchors, places, labels = pool._prepared(network)
+    anchors, places, labels = pool._prepared(name, network)
     for row, image in enumerate(images):
         assert (pool.places[row] >= 0).all()
         one = network.sample(labels[row], anchors[row], image.boxes, image.ignore, torch.Generator().manual_seed(1))

@@ -72,6 +72,7 @@ def test_arguments_are_unfolded(typed, composed):
     [
         (["-m", "fit=true", "anchor.k=3,6"], "without -m"),
         (["-m", "probe=true", "anchor.scale=2,4"], "without -m: .* probe=true"),
+        (["probe=true", "fit=true", "anchor.k=3,6"], "fit=true beside probe=true: leave it out"),
         (["probe=true", "anchor.scale=2"], "probe=true compares anchors: give a setting several values"),
         (["anchor.k=3,6"], "add fit=true"),
         (["fit=true", "anchor=fpn"], "leave out anchor=fpn"),
@@ -166,6 +167,9 @@ def test_probe_ranks_anchors_and_says_which_to_take(small, tmp_path):
     assert expected == sorted(expected, reverse=True)
     assert f"train.py {' '.join(small)}" in done.stdout.replace("'", "")
     assert Image.open(folder / "figures" / "probe.png").width > 600
+    again = study(tmp_path, *small, "probe=true", *candidates, "assigner=max_iou", "hydra.run.dir=again")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "again" / "study.json").read_text())["candidates"] == content["candidates"]
 
 
 def test_a_cascade_is_not_probed(small, tmp_path):

@@ -13,7 +13,7 @@ A: anchors of one image | L: its locations on all levels | S: sampled anchors of
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from anchorlab.data.batch import Target, collate
+from anchorlab.data.batch import Batch, collate
 from anchorlab.data.dataset import ImageDataset
 from anchorlab.data.module import DataModule, divide, first_by_hash
 from anchorlab.data.sample import DataError, Record
@@ -32,10 +32,10 @@ from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.assigners.max_iou import IGNORE, OBJECT, Assignment
 from anchorlab.rpn.backbones.backbones import Backbone
 from anchorlab.rpn.heads import HeadOutput, RPNHead
-from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.network import RegionProposalNetwork, as_pairs
 from anchorlab.rpn.predictions import Outputs, PendingPredictions
 from anchorlab.rpn.sampled_conv import PendingMap
-from anchorlab.rpn.samplers import Sampler
+from anchorlab.rpn.samplers import Sampler, seeded
 from anchorlab.rpn.targets import ImageTargets
 
 Progress = Callable[[str, int, int], None]
@@ -99,14 +99,11 @@ class Trunk(Backbone):
 class _Image:
     """One image with what the body of the backbone makes of it; boxes in pixels of the network's input."""
 
-    row: int
     stages: list[Tensor]  # of STAGES_DTYPE, or the image itself where the body is to be trained
     input_size: tuple[int, int]
     size: tuple[int, int]
-    scale: tuple[float, float]
     boxes: Tensor
     ignore: Tensor
-    target: Target
 
 
 def probe(
@@ -145,7 +142,7 @@ class _Probe:
     def run(self) -> dict[str, ProposalRecall]:
         torch.manual_seed(self.budget.seed)
         fit, held_out = _choose(self.data, self.budget)
-        images = self._read(fit, "reading images")
+        images = [self._image(batch) for batch in self._batches(fit, "reading images")]
         self._train_trunk(images)
         for parameter in self.trunk.parameters():
             parameter.requires_grad_(False)
@@ -153,37 +150,25 @@ class _Probe:
         pool = _Pool(self._levels, images, self.networks, self.budget.seed, self.progress)
         for number, (name, network) in enumerate(self.networks.items()):
             self.progress(f"anchors {name}", number, len(self.networks))
-            pool.train(network, self.budget)
+            pool.train(name, network, self.budget)
         del images, pool
         return self._score(held_out)
 
-    def _read(self, records: Sequence[Record], what: str) -> list[_Image]:
+    def _batches(self, records: Sequence[Record], what: str) -> Iterator[Batch]:
+        """Each image as a batch of its own, not augmented."""
         dataset = ImageDataset(records, self.data.short, self.data.long)
-        images = []
         for row in range(len(dataset)):
             self.progress(what, row, len(dataset))
-            images.append(self._image(dataset, row))
-        return images
+            yield collate([dataset[row]], self.data.pad_to)
 
     @torch.no_grad()
-    def _image(self, dataset: ImageDataset, row: int) -> _Image:
-        batch = collate([dataset[row]], self.data.pad_to)
-        (network, *_) = self.networks.values()
+    def _image(self, batch: Batch) -> _Image:
+        network = next(iter(self.networks.values()))
         pixels = network.prepare(batch.images, batch.sizes)
         height, width = pixels.shape[-2:]
         stages = [pixels] if self.train_body else [stage.to(STAGES_DTYPE) for stage in self.trunk.body_maps(pixels)]
-        size, scale = batch.sizes[0].tolist(), batch.scales[0].tolist()
-        assert batch.targets is not None
-        return _Image(
-            row,
-            stages,
-            (int(height), int(width)),
-            (size[0], size[1]),
-            (scale[0], scale[1]),
-            batch.boxes[0],
-            batch.ignore[0],
-            batch.targets[0],
-        )
+        (size,) = as_pairs(batch.sizes)
+        return _Image(stages, (int(height), int(width)), size, batch.boxes[0], batch.ignore[0])
 
     def _levels(self, image: _Image) -> list[PendingMap]:
         if self.train_body:
@@ -209,7 +194,7 @@ class _Probe:
                 image, levels = images[row], self._levels(images[row])
                 anchors = _anchors(network, levels, image.input_size)
                 predictions = PendingPredictions(levels, network.head, anchors)
-                generator = _generator(budget.seed, 2, step, row)
+                generator = seeded(budget.seed, 2, step, row)
                 loss = network.loss(predictions, [image.boxes], [image.ignore], [image.size], [generator])
                 (loss.total / budget.trunk_batch).backward()
             nn.utils.clip_grad_norm_([*shared, *own], 10.0)
@@ -219,18 +204,17 @@ class _Probe:
 
     @torch.no_grad()
     def _score(self, records: Sequence[Record]) -> dict[str, ProposalRecall]:
-        dataset = ImageDataset(records, self.data.short, self.data.long)
         recalls = {name: ProposalRecall() for name in self.networks}
-        for row in range(len(dataset)):
-            self.progress("scoring", row, len(dataset))
-            image = self._image(dataset, row)
+        for batch in self._batches(records, "scoring"):
+            assert batch.targets is not None
+            image = self._image(batch)
             levels = self._levels(image)
             maps = [level.whole() for level in levels]
             for name, network in self.networks.items():
                 predictions = network.predict(maps, _anchors(network, levels, image.input_size))
                 (found,) = network.propose(predictions, [image.size])
-                scale = torch.tensor([image.scale[1], image.scale[0]] * 2, dtype=torch.float64)
-                recalls[name].update(row, found.boxes.double() / scale, found.scores, *image.target)
+                boxes = batch.to_original(0, found.boxes)
+                recalls[name].update(int(batch.index[0]), boxes, found.scores, *batch.targets[0])
         return recalls
 
 
@@ -251,11 +235,11 @@ class _Pool:
         self.images = images
         self.grids: list[list[tuple[int, int]]] = []
         self.places: list[Tensor] = []  # (L,) int64: row of `features`, -1 where not pooled
-        self.labels: dict[int, list[Assignment]] = {id(network): [] for network in networks.values()}
+        self.labels: dict[str, list[Assignment]] = {name: [] for name in networks}
         features, count = [], 0
         for row, image in enumerate(images):
             progress("features", row, len(images))
-            generator = _generator(seed, 0, row)
+            generator = seeded(seed, 0, row)
             with torch.no_grad():
                 levels = levels_of(image)
                 self.grids.append([level.grid for level in levels])
@@ -278,10 +262,10 @@ class _Pool:
         """The pooled locations, ascending; labels the anchors of every configuration on the way."""
         total = sum(level.grid[0] * level.grid[1] for level in levels)
         taken = [torch.randperm(total, generator=generator)[:POOLED_OTHERS]]
-        for network in networks.values():
+        for name, network in networks.items():
             anchors = _anchors(network, levels, image.input_size)
             assignment = network.assigner(anchors, image.boxes, image.ignore, image.size)
-            self.labels[id(network)].append(assignment)
+            self.labels[name].append(assignment)
             positive = (assignment.label == OBJECT).nonzero().squeeze(1)
             drawn = positive[torch.randperm(len(positive), generator=generator)[:POOLED_POSITIVES]]
             taken.append(_locations(anchors, network.anchors.num_anchors)[drawn])
@@ -294,9 +278,9 @@ class _Pool:
         firsts = ends - counts
         return [chosen[(chosen >= first) & (chosen < end)] - first for first, end in zip(firsts, ends, strict=True)]
 
-    def train(self, network: RegionProposalNetwork, budget: Budget) -> None:
+    def train(self, name: str, network: RegionProposalNetwork, budget: Budget) -> None:
         """Train a configuration's 1x1 convolutions alone."""
-        anchors, places, labels = self._prepared(network)
+        anchors, places, labels = self._prepared(name, network)
         optimizer = AdamW(network.head.parameters(), lr=budget.lr)
         order = _Order(len(self.images), budget.seed)
         for step in range(budget.steps):
@@ -305,7 +289,7 @@ class _Pool:
             targets, asked, level_ks = [], [], []
             for row in rows:
                 image, label = self.images[row], labels[row]
-                generator = _generator(budget.seed, 1, step, row)
+                generator = seeded(budget.seed, 1, step, row)
                 target = network.sample(label, anchors[row], image.boxes, image.ignore, generator)
                 targets.append(target)
                 asked.append(places[row][0][target.rows])
@@ -318,7 +302,7 @@ class _Pool:
             _take_step(optimizer, budget.lr, step, budget.steps)
 
     def _prepared(
-        self, network: RegionProposalNetwork
+        self, name: str, network: RegionProposalNetwork
     ) -> tuple[list[Anchors], list[tuple[Tensor, Tensor]], list[Assignment]]:
         """Of every image its anchors; of every anchor its row of `features`, and (level, slot) as one number; labels,
         IGNORE where there is no such row."""
@@ -330,14 +314,17 @@ class _Pool:
             slots = torch.cat(
                 [torch.arange(count) % k[level] + level * max(k) for level, count in enumerate(grid.num_per_level)]
             )
-            assignment = self.labels[id(network)][row]
+            assignment = self.labels[name][row]
             anchors.append(grid)
             places.append((place, slots))
             labels.append(assignment._replace(label=assignment.label.where(place >= 0, IGNORE)))
         return anchors, places, labels
 
     def _outputs(self, head: RPNHead, rows: Tensor, level_slots: Tensor) -> Outputs:
-        """What the head says at rows (S,) of `features`, of the anchor with that (level, slot)."""
+        """What the head says at rows (S,) of `features`, of the anchor with that (level, slot).
+
+        As `predictions.at_locations`, but of images with unlike grids at once, and a place may be asked about twice.
+        """
         widest = max(head.num_anchors)
         level, slot = level_slots // widest, level_slots % widest
         parts: list[HeadOutput] = []
@@ -390,10 +377,6 @@ def _locations(anchors: Anchors, num_anchors: Sequence[int]) -> Tensor:
         parts.append(torch.arange(count) // k + first)
         first += count // k
     return torch.cat(parts)
-
-
-def _generator(*key: int) -> torch.Generator:
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1)
 
 
 def _smaller(sampler: Sampler) -> Sampler:

@@ -46,6 +46,8 @@ def unfold(arguments: Sequence[str]) -> list[str]:
 def _with_candidates(arguments: Sequence[str]) -> list[str]:
     """The arguments without those that give an anchor setting several values, and all combinations of these."""
     several: dict[str, list[str]] = {}
+    if any(argument.lower() == "fit=true" for argument in arguments):
+        raise SettingError("fit=true beside probe=true: leave it out; anchor=fit,default probes fitted anchors, too")
     for argument in arguments:
         override = _parsed(argument) if argument.startswith("anchor") else None
         if override is not None and override.is_choice_sweep():

@@ -21,7 +21,6 @@ from anchorlab.analysis.fitting import AnchorFit, Fitted
 from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
 from anchorlab.analysis.report import Scored
 from anchorlab.build import build, user_errors, without_weights
-from anchorlab.commands.study_probe import run_probe
 from anchorlab.config.composition import settings_of
 from anchorlab.console import Facts, bar, command, console, of_groups, typed
 from anchorlab.data.module import DataModule
@@ -65,11 +64,12 @@ def study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
     console().print()
     fits = config["fit"] or config["anchor"]["_target_"].endswith(AnchorFit.__name__)
     if config["probe"]:
-        found, files, best = run_probe(config["candidates"], overrides, _own_settings(config), folder)
-        rows = [
-            *_left(folder, files),
-            ("next", f"train on these anchors with: {_with(best.overrides, overrides, config)}"),
-        ]
+        from anchorlab.commands.study_probe import run_probe  # networks and statistics, which no other study needs
+
+        shared = of_groups(overrides, [path.name for path in CONFIGS.iterdir() if path.is_dir()])
+        found, files, best = run_probe(config["candidates"], shared, basis.data, folder)
+        training = command("train", [*shared, *best.overrides])
+        rows = [*_left(folder, files), ("next", f"train on these anchors with: {training}")]
     else:
         found, files = _fit(basis, config, folder) if fits else _cover(basis, config, folder)
         rows = _where(folder, files, overrides)
@@ -255,17 +255,6 @@ def _map_of(fitted: Fitted, basis: _Basis, folder: Path) -> Path:
     coverage = cover(basis.truth, fitted.grid(basis.strides), basis.assigner)
     title = f"Coverage of {basis.data.root.name}, {basis.split}, by the fitted k = {fitted.settings['k']}"
     return save(pictures.coverage_map(coverage, title), folder / "figures" / "coverage.png")
-
-
-def _own_settings(config: Mapping[str, Any]) -> list[str]:
-    """The settings that train.py does not have."""
-    return [key for key in config if not (CONFIGS / key).is_dir()]
-
-
-def _with(chosen: Sequence[str], overrides: Sequence[str], config: Mapping[str, Any]) -> str:
-    """The command that trains with what was chosen, all else as it was studied."""
-    own = _own_settings(config)
-    return command("train", [word for word in overrides if word.partition("=")[0] not in own] + list(chosen))
 
 
 def _left(folder: Path, files: Sequence[Path]) -> list[tuple[str, str]]:

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 
 from anchorlab.analysis.ground_truth import anchors_per_image, feature_grids, input_size
 from anchorlab.analysis.probe import Budget, Trunk, probe
-from anchorlab.build import build, build_data, build_on, user_errors
+from anchorlab.build import build, build_on
 from anchorlab.cli.overrides import check_overrides
 from anchorlab.comparing.statistics import Bootstrap, Difference, Group
+from anchorlab.config.composition import own_choices_of
 from anchorlab.console import Column, Facts, TextTable, bar, console
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError
 from anchorlab.installation import CONFIGS
-from anchorlab.metrics.from_ranks import Metric, Ranks
+from anchorlab.metrics.from_ranks import Metric
 from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.plots import probe as pictures
 from anchorlab.plots.boxes import save
@@ -57,28 +59,28 @@ class Candidate:
 
 
 def run_probe(
-    candidates: Sequence[Sequence[str]], overrides: Sequence[str], own: Sequence[str], folder: Path
+    candidates: Sequence[Sequence[str]], shared: Sequence[str], data: DataModule, folder: Path
 ) -> tuple[dict[str, Any], list[Path], Candidate]:
     """Probe the candidates and say which to take: values for study.json, files, and that one.
 
     Args:
-        overrides: what was typed for all of them, study.py's own settings (`own`) among it.
+        candidates: what makes each differ from the others, as overrides of train.py.
+        shared: what was typed for all of them, of settings that train.py has.
 
     Raises:
         SettingError: a candidate that train.py would refuse, or a network that cannot be probed.
         DataError: a data set that cannot be used as it is.
     """
-    shared = [word for word in overrides if word.lstrip("+").partition("=")[0] not in own]
-    configs = [check_overrides("train", CONFIGS, [*shared, *candidate], _more_configs()) for candidate in candidates]
-    data = build_data(configs[0])
-    with user_errors():
-        data.setup()
-    networks = _networks(configs, [" ".join(candidate) for candidate in candidates], data)
+    own = own_choices_of(HydraConfig.get())
+    configs = [check_overrides("train", CONFIGS, [*shared, *candidate], own) for candidate in candidates]
+    configs = [with_fitted_anchors(config, data) for config in configs]
     budget = Budget(seed=configs[0]["seed"])
+    torch.manual_seed(budget.seed)  # the networks start with random weights
+    networks = _networks(configs, [" ".join(candidate) for candidate in candidates], data)
     found = _probed(networks, data, budget, configs[0])
     rows = _judged(candidates, networks, data, found)
     chosen = choice(rows)
-    images = f"{len(next(iter(found.values())).ranks()['num_boxes'])} held-out training images"
+    images = f"{len(next(iter(found.values())).matches().index)} held-out training images"
     console().print(_table(rows, chosen, f"Expected of a training with each, by a probe scored on {images}"))
     console().print()
     console().print(Facts([("verdict", verdict(rows, chosen)), ("beware", BEWARE)]))
@@ -113,18 +115,12 @@ def verdict(rows: Sequence[Candidate], chosen: Candidate) -> str:
     return f"{spread}; {told}: take {' '.join(chosen.overrides)}, as {why}"
 
 
-def _more_configs() -> str | None:
-    """The folder of --config-dir, where there is one."""
-    sources = HydraConfig.get().runtime.config_sources
-    return next((str(source.path) for source in sources if source.provider == "command-line"), None)
-
-
 def _networks(
     configs: Sequence[Mapping[str, Any]], names: Sequence[str], data: DataModule
 ) -> dict[str, RegionProposalNetwork]:
     """A network for each candidate, all on one trunk, with heads of 1x1 convolutions."""
     backbone = build(configs[0]["backbone"], "backbone")
-    first = build_on(backbone, with_fitted_anchors(configs[0], data))
+    first = build_on(backbone, configs[0])
     if isinstance(first, CascadeRPN):
         raise SettingError(
             "cascade moves its anchors before the head sees them, which no probe foretells: leave it out"
@@ -133,7 +129,6 @@ def _networks(
     trunk = Trunk(backbone, tower, configs[0]["head"]["channels"] or backbone.channels)
     networks = {}
     for name, config in zip(names, configs, strict=True):
-        config = with_fitted_anchors(config, data)
         network = build_on(trunk, {**config, "head": {**config["head"], "convs": 0, "channels": None}})
         fit_coder(config, data, network)
         networks[name] = network
@@ -161,7 +156,7 @@ def _judged(
 ) -> list[Candidate]:
     """The candidates, the best first."""
     metrics = [recall.compute() for recall in found.values()]
-    per_image = [Metric.of(JUDGED_BY).per_image(_ranks(recall)) for recall in found.values()]
+    per_image = [Metric.of(JUDGED_BY).per_image(recall.matches()) for recall in found.values()]
     best = max(range(len(metrics)), key=lambda at: metrics[at][JUDGED_BY])
     groups = [Group((None,), boxes[None]) for boxes, _ in per_image]
     behind = Bootstrap().against(best, groups, per_image[0][1])
@@ -177,11 +172,6 @@ def _judged(
         for candidate, network, values, difference in zip(candidates, networks.values(), metrics, behind, strict=True)
     ]
     return sorted(rows, key=lambda row: -row.metrics[JUDGED_BY])
-
-
-def _ranks(recall: ProposalRecall) -> Ranks:
-    found = recall.ranks()
-    return Ranks(**{name: found[name] for name in Ranks._fields})
 
 
 def _table(rows: Sequence[Candidate], chosen: Candidate, title: str) -> TextTable:

@@ -81,6 +81,12 @@ def to_plain(
     return {str(key): value for key, value in plain.items()}
 
 
+def own_choices_of(hydra: Any) -> str | None:
+    """The folder of choices that --config-dir added to a command, from its `hydra` config."""
+    sources = hydra.runtime.config_sources
+    return next((str(source.path) for source in sources if source.provider == "command-line"), None)
+
+
 def settings_of(config: DictConfig) -> dict[str, Any]:
     """What a command works with: its composed config as plain containers, resolved, texts as texts.
 

@@ -65,6 +65,7 @@ COMMAND_SETTINGS: dict[str, Any] = {
     # study.py
     "split": Literal["train", "val", "test"],
     "ks": or_null(Counts),
+    "probe": bool,
     "worst": CountOrZero,
     # compare.py
     "runs": Texts,

@@ -126,6 +126,12 @@ class ProposalRecall(Metric):
         self._merged = merge(**{name: self._state(name) for name in self._STATES})
         return metrics_from_ranks(self._merged.rank, self._merged.counted, self.budgets)
 
+    def matches(self) -> Ranks:
+        """The matches of the images of all processes."""
+        self.compute()  # torchmetrics returns at once where nothing has changed since the last call
+        assert self._merged is not None
+        return self._merged
+
     def ranks(self) -> dict[str, np.ndarray]:
         """What `recall.npz` holds: `Ranks`, with `thresholds` (T,), `areas` (A,) and `budgets` (N,)."""
         axes = {
@@ -133,11 +139,11 @@ class ProposalRecall(Metric):
             "areas": np.array(list(AREA_RANGES)),
             "budgets": np.array(self.budgets),
         }
-        return self._merge()._asdict() | axes
+        return self.matches()._asdict() | axes
 
     def table(self) -> np.ndarray:
         """(N, T) recall of boxes of every size, one row a budget, one column an IoU threshold."""
-        merged = self._merge()
+        merged = self.matches()
         return recall_from_ranks(merged.rank, merged.counted, self.budgets)[:, :, 0]
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
@@ -160,11 +166,6 @@ class ProposalRecall(Metric):
         rows = getattr(self, name)
         empty = torch.zeros(0, dtype=self._STATES[name])
         return (dim_zero_cat(rows) if len(rows) else empty).cpu().numpy()
-
-    def _merge(self) -> Ranks:
-        self.compute()  # torchmetrics returns at once where nothing has changed since the last call
-        assert self._merged is not None
-        return self._merged
 
 
 def check_budgets(budgets: Sequence[int]) -> tuple[int, ...]:

@@ -6,12 +6,19 @@ A: anchors of one image, p, n: sampled positives and negatives.
 from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from annotated_types import MinLen
 from torch import Tensor
 
 from anchorlab.rpn.assigners.max_iou import BACKGROUND, OBJECT
 from anchorlab.signatures import Count, InnerShare, Share, checked
+
+
+def seeded(*key: int) -> torch.Generator:
+    """A generator on the CPU whose random numbers are a function of the key alone; near keys have nothing in common."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) >> 1)
 
 
 class Sampled(NamedTuple):

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from anchorlab.config.composition import own_choices_of, to_plain
 from anchorlab.console import SWEEP_JOB, duration
 from anchorlab.cores import available_cores
 from anchorlab.runs.record import RunRecord
@@ -134,11 +135,13 @@ def run_job(config: DictConfig, start: Sequence[str], module: str) -> None:
         before = outcome(folder)
         if before.status == "finished":
             return
-        command = [sys.executable, *start, *_more_choices(hydra), *_arguments(config, hydra, folder)]
+        own = own_choices_of(hydra)
+        options = [] if own is None else ["--config-dir", own]
+        command = [sys.executable, *start, *options, *_arguments(config, hydra, folder)]
         live = is_serial(hydra.launcher)
         place, left = place_and_time_left(folder)
         print(f"\n{', '.join(filter(None, [title, place, left]))}" if live else f"{title}: started", flush=True)
-        forked = ((module, *IN_ITS_COURSE), _plain(config)) if live and LINUX else None
+        forked = ((module, *IN_ITS_COURSE), to_plain(config)) if live and LINUX else None
         code, last_line = _run(command, Path(hydra.runtime.cwd), lock, None if live else folder / LOG, place, forked)
         if code != 0:
             _note_failure(folder, config, hydra.overrides.task, _reason(code, last_line))
@@ -146,21 +149,9 @@ def run_job(config: DictConfig, start: Sequence[str], module: str) -> None:
         print(f"{title}: {after}", flush=True)
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
 def _title(sweep: Path, folder: Path) -> str:
     points = {str(job["number"]): job["point"] for job in SweepFolder(sweep).jobs}
     return f"job {folder.name} ({' '.join(points.get(folder.name, [])) or 'as it is'})"
-
-
-def _more_choices(hydra: Any) -> list[str]:
-    """The option of the sweep's command line that adds a folder of choices."""
-    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    return ["--config-dir", folders[0]] if folders else []
 
 
 def _arguments(config: DictConfig, hydra: Any, folder: Path) -> list[str]:
@@ -326,7 +317,7 @@ def _note_failure(folder: Path, config: DictConfig, overrides: Sequence[str], re
     if state.status == "failed" and state.reason:
         return
     if state.status == "none":
-        record.start(_plain(config), config.seed, overrides=list(overrides))
+        record.start(to_plain(config), config.seed, overrides=list(overrides))
     else:
         record.content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     record.fail(reason)

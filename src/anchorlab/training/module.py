@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -21,6 +20,7 @@ from anchorlab.errors import RunError
 from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.rpn.network import Losses, PendingPredictions, Predictions, RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import Proposals
+from anchorlab.rpn.samplers import seeded
 from anchorlab.rpn.variants import CascadeRPN
 from anchorlab.training.trainer import TrainerSettings
 
@@ -162,9 +162,7 @@ class RPNModule(LightningModule):
     def _generators(self, stream: int, batch: Batch) -> list[torch.Generator]:
         """Random numbers for each image, a function of (seed, epoch, its row in the data set) alone."""
         epoch = self.current_epoch if stream == TRAIN else 0
-        keys = [(self.seed, stream, epoch, int(row)) for row in batch.index]
-        states = [np.random.SeedSequence(key).generate_state(1, np.uint64)[0] for key in keys]
-        return [torch.Generator().manual_seed(int(state) >> 1) for state in states]
+        return [seeded(self.seed, stream, epoch, int(row)) for row in batch.index]
 
     def _refuse_non_finite(self, metrics: dict[str, float], batch: Batch) -> None:
         if math.isfinite(metrics["loss"]):

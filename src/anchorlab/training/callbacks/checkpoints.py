@@ -11,7 +11,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
@@ -19,6 +18,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from anchorlab.errors import SettingError
+from anchorlab.rpn.samplers import seeded
 from anchorlab.runs.files import write_whole
 from anchorlab.training.loggers.hub import loggers_of
 from anchorlab.training.processes import this_machine
@@ -150,8 +150,8 @@ class SeedOfTheStep(Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        key = (self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+        generator = seeded(self.seed, trainer.fit_loop.total_batch_idx, trainer.global_rank)
+        torch.manual_seed(generator.initial_seed())
 
 
 def _check_same_start(resume: str | None) -> None:
