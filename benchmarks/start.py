@@ -27,13 +27,15 @@ SMALL = (
 RUN_SETTINGS = ("logger=none", "trainer.max_steps=1", "trainer.limit_val_batches=1")
 TO_FIRST_STEP = f"""
 import os, runpy, sys
+from anchorlab.deferred import defer
+defer()  # as the command does before it imports torch, which the hook needs
 from torch.optim.optimizer import register_optimizer_step_post_hook
 register_optimizer_step_post_hook(lambda *_: os._exit(0))
 sys.argv[0] = {str(ROOT / "train.py")!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
 sys.exit("no step was taken")
 """
-IMPORTS = "import anchorlab.commands.train"
+IMPORTS = "from anchorlab.deferred import defer; defer(); import anchorlab.commands.train"
 
 
 def run(arguments: list[str], folder: Path, expected: int = 0) -> str:
