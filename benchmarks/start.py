@@ -26,11 +26,15 @@ SMALL = (
 )
 RUN_SETTINGS = ("logger=none", "trainer.max_steps=1", "trainer.limit_val_batches=1")
 TO_FIRST_STEP = f"""
-import os, runpy, sys
+import multiprocessing, os, runpy, sys
 from anchorlab.deferred import defer
 defer()  # as the command does before it imports torch, which the hook needs
 from torch.optim.optimizer import register_optimizer_step_post_hook
-register_optimizer_step_post_hook(lambda *_: os._exit(0))
+def end(*_):
+    for process in multiprocessing.active_children():
+        process.kill()  # loading processes look every five seconds whether they are alone, and keep stderr open
+    os._exit(0)
+register_optimizer_step_post_hook(end)
 sys.argv[0] = {str(ROOT / "train.py")!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
 sys.exit("no step was taken")
