@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 
+from anchorlab.config.instantiation import instantiate
 from anchorlab.config.moved import with_current_names
 from anchorlab.config.settings import check_signatures
 from anchorlab.data.module import DataModule
@@ -123,7 +123,7 @@ def build(group: Config, key: str = "", /, **derived: Any) -> Any:
     current = with_current_names(group)
     check_signatures(current, key, before_building=True)
     with user_errors(key, _names(current)):
-        return instantiate(current, **derived, _convert_="all")
+        return instantiate(current, **derived)
 
 
 @contextmanager

@@ -69,6 +69,8 @@ def test_the_error_is_the_sentence_of_the_command_line(page):
 
 def test_objects_show_themselves(page):
     assert "<td>32</td><td>3</td>" in page["anchors"]._repr_html_()
+    assert repr(page["anchors"]).startswith("AnchorGrid(stride 8: 45 x 23, 32 x 32, 23 x 45; stride 16: ")
+    assert repr(page["coverage"]) == "Coverage(0.000 of 3 boxes have an anchor of IoU >= 0.7)"
     assert "<td>all</td><td>3</td>" in page["coverage"]._repr_html_()
     assert "N=100" in page["found"]._repr_html_()
 

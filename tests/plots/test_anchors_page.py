@@ -684,6 +684,16 @@ def test_no_step_is_wider_than_the_window(page, case, width):
     assert wide <= inner <= width
 
 
+def test_table_of_anchor_sets_shows_its_buttons_without_scrolling(page, case):
+    resize(page, 1200)
+    open_page(page, case.path)
+    act(page, "drawSets()")
+    table, shown = page.execute_script(
+        "const frame = byId('sets-table').parentElement; return [frame.scrollWidth, frame.clientWidth]"
+    )
+    assert table <= shown
+
+
 def test_themes_follow_the_system_and_the_button(page, case):
     ground = "return getComputedStyle(document.body).backgroundColor"
     page.execute_script("localStorage.clear()")

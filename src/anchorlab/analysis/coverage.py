@@ -46,7 +46,7 @@ class Group:
     positives: float  # expected positives per box
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Coverage:
     """What `cover` found for each box.
 
@@ -94,6 +94,12 @@ class Coverage:
             "positives_per_box": whole.positives,
             "positives_per_image": float(self.positives.sum()) / max(self.truth.num_images, 1),
         }
+
+    def __repr__(self) -> str:
+        share = self.metrics["coverage"]
+        return (
+            f"Coverage({share:.3f} of {len(self.best)} boxes have an anchor of IoU >= {self.assigner.foreground_iou:g})"
+        )
 
     def _repr_html_(self) -> str:
         threshold = f"IoU >= {self.assigner.foreground_iou:g}"

@@ -134,9 +134,10 @@ def _compose_once() -> None:
     """Leave out the composition by which Hydra reads `hydra.mode`, where no argument sets it: half a second."""
     by_composing = Hydra.get_mode
 
-    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+    # Hydra 1.4 passes one argument more, the parsed overrides.
+    def get_mode(self: Hydra, config_name: str | None, overrides: list[str], **parsed: Any) -> Any:
         asked = any(override.lstrip("+").startswith("hydra.mode=") for override in overrides)
-        return by_composing(self, config_name, overrides) if asked else None
+        return by_composing(self, config_name, overrides, **parsed) if asked else None
 
     Hydra.get_mode = get_mode
 

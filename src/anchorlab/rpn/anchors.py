@@ -140,12 +140,18 @@ class AnchorGrid:
         }
         return {"k": max(self.num_anchors)} | {name: float(f"{value:.6g}") for name, value in values.items()}
 
+    def __repr__(self) -> str:
+        return f"AnchorGrid({'; '.join(f'stride {stride}: {shapes}' for stride, _, shapes in self._rows())})"
+
     def _repr_html_(self) -> str:
-        rows = [
-            [stride, len(shape), ", ".join(f"{width:.0f} x {height:.0f}" for width, height in shape.tolist())]
-            for stride, shape in zip(self.strides, self.shapes, strict=True)
+        return notebook.table(["stride", "k", "width x height, px"], self._rows())
+
+    def _rows(self) -> list[tuple[int, int, str]]:
+        """Stride, k and shapes in pixels of each level, to be read."""
+        return [
+            (stride, len(shapes), ", ".join(f"{width:.0f} x {height:.0f}" for width, height in shapes.tolist()))
+            for stride, shapes in zip(self.strides, self.shapes, strict=True)
         ]
-        return notebook.table(["stride", "k", "width x height, px"], rows)
 
     def __call__(
         self,

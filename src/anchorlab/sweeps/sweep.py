@@ -15,10 +15,10 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import InstantiationException
 from hydra.plugins.launcher import Launcher
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from anchorlab.config.composition import Composer
+from anchorlab.config.instantiation import instantiate
 from anchorlab.console import console
 from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.runs import environment
@@ -292,7 +292,7 @@ class RunningSweep:
 def _strategy(config: DictConfig) -> Strategy:
     """The strategy of the group `sweep`. Not built by build.py, which imports torch: this process stays small."""
     try:
-        return instantiate(config.sweep, _convert_="all")
+        return instantiate(config.sweep)
     except InstantiationException as error:
         if isinstance(error.__cause__, ValueError):
             raise SettingError(str(error.__cause__)) from error
