@@ -1,4 +1,4 @@
-"""Probe: which of several anchor configurations would train to the best recall, found by training next to nothing.
+"""Probe: which of several anchor configurations would train to the best recall, found without training their networks.
 
     trunk = Trunk(backbone, tower, channels)                          # what all configurations share
     networks = {"scale 4": network_on(trunk), "scale 8": ...}         # heads of 1x1 convolutions alone

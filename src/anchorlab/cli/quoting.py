@@ -26,8 +26,8 @@ AS_IT_IS = ("", "null", "???")
 def quoted(argument: str, config_dir: Path) -> str:
     """An argument of the command line with its value quoted where that is a place or a text, `~` and `$HOME` expanded.
 
-    Which settings are is said by what they may hold: the commands' own by `COMMAND_SETTINGS`, those of a group by the
-    signatures of the classes that its choices in `config_dir` name.
+    What a setting may hold tells whether it is one: `COMMAND_SETTINGS` says so of the commands' own settings, the
+    signatures of the classes that the choices in `config_dir` name of those of a group.
 
     Of other settings a value that holds a further `=` is quoted. Options, choices of files and values that are quoted
     already come back as they are.

@@ -42,7 +42,7 @@ def with_values(config: DictConfig, overrides: Iterable[Override], known: Sequen
 
 @cache
 def composed(config_name: str, config_dir: Path, overrides: tuple[str, ...], known: tuple[str, ...] = ()) -> DictConfig:
-    """Hydra's, which takes it half a second: the values of a sweep share those of their group choices."""
+    """The composition by Hydra, kept as it takes half a second: jobs of a sweep with the same choices share one."""
     return _composed(config_name, config_dir, overrides, known)
 
 

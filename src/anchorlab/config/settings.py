@@ -1,8 +1,8 @@
 """The settings of a run: which keys exist, what they may hold, and one sentence for each that is wrong.
 
 The composed YAML is the list of keys and their defaults; what a group's settings may hold is said by the signature of
-its class. This module puts both to a config, and has the commands' own settings. It imports no torch by itself, so that
-a wrong key is answered at once.
+its class. This module checks a config against both, and declares the commands' own settings. It imports no torch by
+itself, so that a wrong key is answered at once.
 """
 
 import contextlib

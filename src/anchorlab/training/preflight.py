@@ -104,7 +104,7 @@ def look_ahead(config: Mapping[str, Any], data: DataModule, network: RegionPropo
 
 
 def _line(coverage: Coverage, assigned: bool) -> str:
-    """What the anchors cover; also what says "object" of them, where `assigned` by the IoU that coverage goes by."""
+    """The coverage in words, and where the assigner goes by the same IoU (`assigned`), the positives per box."""
     metrics, threshold = coverage.metrics, coverage.assigner.foreground_iou
     parts = [
         f"{metrics['coverage']:.3f} of {len(coverage.truth):,} training boxes have an anchor of IoU >= {threshold:g}",
