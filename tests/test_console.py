@@ -1,6 +1,7 @@
 """Tables, facts and bars at every width: nothing is cut, and a command stays on one line."""
 
 import io
+import subprocess
 import sys
 from pathlib import Path
 
@@ -78,6 +79,19 @@ def test_a_command_stays_on_one_line_of_its_own():
     shown = printed(Facts([("W&B", said), ("next", "x")]), 60)
     assert [text.strip() for text in shown if "wandb sync" in text] == [line]
     assert all(cell_len(text) <= 60 for text in shown if "wandb sync" not in text)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_sentence_is_broken_between_words_on_a_terminal_and_whole_in_a_file(tmp_path, width):
+    said = "12 validation images: anchors that found no box: 45 x 23 at stride 8, see more with: python explain.py run=a"
+    program = [sys.executable, "-c", f"from anchorlab.console import tell; tell({said!r})"]
+    code, written = on_terminal(program, width, tmp_path)
+    assert code == 0
+    *sentence, command, end = lines(written)
+    assert (command, end) == ("python explain.py run=a", "")
+    assert max(map(len, sentence)) <= width
+    assert " ".join([*sentence, command]) == said
+    assert subprocess.run(program, capture_output=True, text=True, check=True).stdout == f"{said}\n"
 
 
 def test_a_proposed_command_is_quoted_for_a_shell():

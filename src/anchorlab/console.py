@@ -42,6 +42,13 @@ def console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH, soft_wrap=True)
 
 
+def tell(sentence: str, style: str = "") -> None:
+    """Print a sentence for people: broken between words on a terminal, whole in a file."""
+    screen = console()
+    for line in _folded(sentence, screen.width) if screen.is_terminal else [sentence]:
+        screen.print(_line(line, style))
+
+
 def in_sweep() -> bool:
     """Whether this process is a job of a sweep."""
     return SWEEP_JOB in os.environ
@@ -290,10 +297,14 @@ class Facts:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         indent = max((cell_len(name) for name, _ in self.rows), default=0) + len(GAP)
         for name, text in self.rows:
-            said, sign, command = text.rpartition(COMMAND)
-            lines = _wrapped(said + COMMAND if sign else text, max(options.max_width - indent, 20))
-            for at, line in enumerate([*lines, command] if sign else lines):
+            for at, line in enumerate(_folded(text, max(options.max_width - indent, 20))):
                 yield _line(f"{name if at == 0 else '':<{indent}}", "bold").append(line, "not bold")
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """A sentence for people in lines; a command that ends it is one of them."""
+    said, sign, command = text.rpartition(COMMAND)
+    return [*_wrapped(said + COMMAND, width), command] if sign else _wrapped(text, width)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

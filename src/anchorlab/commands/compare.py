@@ -12,7 +12,7 @@ from anchorlab.comparing.report import answer, as_csv, as_markdown, on_screen
 from anchorlab.comparing.scores import read_runs
 from anchorlab.comparing.statistics import Bootstrap
 from anchorlab.config.composition import settings_of
-from anchorlab.console import console
+from anchorlab.console import console, tell
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.installation import CONFIGS
 from anchorlab.runs.files import make_folder, write_whole
@@ -28,7 +28,8 @@ def run_from_command_line(config: DictConfig) -> None:
             )
         comparison = compared(plain, choices_of(CONFIGS))
         console().print(on_screen(comparison, plain["rows"]))
-        console().print(f"\n{answer(comparison)}", style="bold", markup=False, soft_wrap=True)
+        console().print()
+        tell(answer(comparison), "bold")
         for path in write(comparison, output_folder(plain["runs"], plain["output"]), plain["gallery"]):
             console().print(f"  {path}", markup=False, soft_wrap=True)
         if plain["wandb"]["save"]:

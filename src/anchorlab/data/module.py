@@ -18,7 +18,7 @@ from annotated_types import Ge, Le
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DistributedSampler
 
-from anchorlab.console import console, in_sweep
+from anchorlab.console import in_sweep, tell
 from anchorlab.data.cache import PixelCache, open_cache
 from anchorlab.data.dataset import EpochSampler, ImageDataset
 from anchorlab.data.headers import Exif, ImageRules
@@ -215,7 +215,7 @@ class DataModule(lightning.LightningDataModule):
         lines = [line for line in lines if line not in self._said]
         self._said += lines
         for line in lines:
-            console().print(f"data: {line}", markup=False, soft_wrap=True)
+            tell(f"data: {line}")
 
     def _division(self) -> str:
         if self.holdout is not None:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from anchorlab.config.composition import Composer
 from anchorlab.config.instantiation import instantiate
-from anchorlab.console import console
+from anchorlab.console import console, tell
 from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.runs import environment
 from anchorlab.runs.files import write_whole
@@ -96,7 +96,7 @@ class RunningSweep:
             if earlier != commit:
                 console().print(f"its finished jobs were trained by commit {earlier}, this is {commit}")
         if line := upload.state(self._config.logger):
-            console().print(line, markup=False, soft_wrap=True)
+            tell(line)
         self.folder.start([*arguments, *self._config.hydra.overrides.hydra], commit)
         write_whole(path / "multirun.yaml", OmegaConf.to_yaml(self._config).encode())
         os.environ[SWEEP_PID] = str(os.getpid())
@@ -129,14 +129,14 @@ class RunningSweep:
             seen.add(job.key)
         console().print(tables.plan_table(self.space.axes, jobs, {}, self.folder.path))
         for line in (*notes, *tables.impossible_notes(jobs)):
-            console().print(line, markup=False, soft_wrap=True)
+            tell(line)
 
     def show(self, jobs: Sequence[Job], share: float = 1.0, *notes: str) -> None:
         """The table before the first job, and `notes` below it; `share` of the jobs' full length will be trained."""
         states = {job.number: self.outcome(job).status for job in jobs if job.number is not None}
         console().print(tables.plan_table(self.space.axes, jobs, states, self.folder.path))
         for line in (*notes, *tables.plan_notes(jobs, states, share, self.workers)):
-            console().print(line, markup=False, soft_wrap=True)
+            tell(line)
 
     def launch(self, jobs: Sequence[Job], *more: str) -> None:
         """Run those of `jobs` that run and are not finished, in order, with `more` overrides; wait for their end."""
@@ -202,7 +202,7 @@ class RunningSweep:
         console().print()
         console().print(tables.result_table(self.space.axes, jobs, outcomes, self.strategy.monitor, self.folder.path))
         for line in (*self.strategy.summary(self), *tables.result_notes(jobs, outcomes)):
-            console().print(line, markup=False, soft_wrap=True)
+            tell(line)
         if line := upload.command(self.folder.path):
             console().print(f"upload all to W&B: {line}", markup=False, soft_wrap=True)
         failed = [job for job, end in zip(jobs, outcomes, strict=True) if end.status not in ("finished", "paused")]

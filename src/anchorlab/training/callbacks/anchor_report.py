@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from anchorlab.analysis.attribution import AnchorReport, anchor_report
 from anchorlab.analysis.coverage import cover
 from anchorlab.analysis.ground_truth import BackboneGrids, truth_of
-from anchorlab.console import console
+from anchorlab.console import tell
 from anchorlab.data.batch import collate
 from anchorlab.data.module import DataModule
 from anchorlab.runs.files import write_whole
@@ -55,7 +55,7 @@ class AnchorOutcome(Callback):
             figure = coverage_map(coverage, f"What the anchors cover: {len(truth):,} training boxes")
             files.append(save(figure, folder / "figures" / "coverage.png"))
         for line in in_words(report):
-            console().print(f"{report.images} validation images: {line}", soft_wrap=True)
+            tell(f"{report.images} validation images: {line}")
         loggers = loggers_of(trainer)
         loggers.log_table("anchors", *table_rows(report))
         loggers.log_table("funnel", *_rows(report))

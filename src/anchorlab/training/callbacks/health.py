@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from anchorlab.console import console
+from anchorlab.console import tell
 from anchorlab.runs.record import RunRecord
 
 LEAST_GAIN = 0.5
@@ -32,7 +32,7 @@ class Health(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         warnings = warnings_of(metrics)
         for kind in [kind for kind in warnings if kind not in self.record.content["warnings"]]:
-            console().print(f"warning: {warnings[kind]}", markup=False, soft_wrap=True)
+            tell(f"warning: {warnings[kind]}")
         self.record.warn(warnings)
 
 
