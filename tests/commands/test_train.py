@@ -153,9 +153,11 @@ def test_look_writes_a_sheet_and_trains_nothing(small, train, tmp_path):
 
 
 def test_last_step_is_scored_wherever_it_falls(small, train, tmp_path):
-    done = train(*small, "trainer.max_steps=4", "hydra.run.dir=run")  # one step into the second epoch of three steps
+    # One step into the second epoch of three steps, of which none is a tenth one.
+    done = train(*small, "trainer.max_steps=4", "trainer.log_every=10", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     assert record(tmp_path / "run")["figures"]["final"]["step"] == 4
+    assert [float(row["step"]) for row in curves(tmp_path / "run") if row["train/loss"]] == [2, 3]  # counted from 0
 
 
 def test_network_overfits_eight_images(small, train, tmp_path):
