@@ -83,7 +83,7 @@ def test_a_command_stays_on_one_line_of_its_own():
 
 @pytest.mark.parametrize("width", [40, 80])
 def test_a_sentence_is_broken_between_words_on_a_terminal_and_whole_in_a_file(tmp_path, width):
-    said = "12 validation images: anchors that found no box: 45 x 23 at stride 8, see more with: python explain.py run=a"
+    said = "12 images: anchors that found no box: 45 x 23 at stride 8, see more with: python explain.py run=a"
     program = [sys.executable, "-c", f"from anchorlab.console import tell; tell({said!r})"]
     code, written = on_terminal(program, width, tmp_path)
     assert code == 0

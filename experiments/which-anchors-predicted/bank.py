@@ -98,8 +98,8 @@ class Trial:
 
 
 def trials(sets: Sequence[str]) -> Iterator[Trial]:
-    """In the order of their worth: one data set after the other, the first seed of each configuration first."""
-    for data, recipe, anchors in itertools.product(sets, RECIPES, ANCHORS):
+    """In the order of their worth: train.py's own recipe first, the first seed of each configuration first."""
+    for recipe, data, anchors in itertools.product(RECIPES, sets, ANCHORS):
         yield Trial(data, recipe, anchors, 0)
     for data, recipe, anchors, seed in itertools.product(sets, RECIPES, REPEATED, (1, 2)):
         yield Trial(data, recipe, anchors, seed)

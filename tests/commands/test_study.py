@@ -54,6 +54,10 @@ def study(folder: Path, *arguments: str, script: str = "study.py") -> subprocess
             ],
         ),
         (
+            ["probe=true", "candidates=[[anchor=fit],[anchor.k=1]]"],
+            ["probe=true", "candidates=[[anchor=fit],[anchor.k=1]]"],
+        ),
+        (
             ["anchor=fit,fpn", "anchor.k=1,3", "probe=true"],
             [
                 "probe=true",

@@ -29,6 +29,8 @@ def unfold(arguments: Sequence[str]) -> list[str]:
     if {"-m", "--multirun"} & set(arguments):
         example = EXAMPLE if probes else "fit=true anchor.k=3,6,9"
         raise SettingError(f"study takes several values without -m: {program('study')} {example}")
+    if probes and any(argument.startswith("candidates=") for argument in arguments):
+        return [*arguments]
     if probes:
         return _with_candidates(arguments)
     fits = "anchor=fit" in arguments or any(argument.lower() == "fit=true" for argument in arguments)

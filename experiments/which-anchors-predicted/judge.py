@@ -1,0 +1,140 @@
+"""How well each number known before training orders the trained networks of the bank: tables and spread.png.
+
+python experiments/which-anchors-predicted/judge.py
+
+Reads results.csv, features.csv and, where there is one, probe.csv beside this file. Rank correlations are with AR@100
+of the networks of seed 0, within a data set and a recipe. No number is fitted; the sign of a feature is chosen on the
+other data sets (leave one out).
+"""
+
+import csv
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import spearmanr
+
+HERE = Path(__file__).parent
+LEAST = 8
+"""Configurations of a data set from which on it is judged."""
+
+Place = tuple[str, str]
+Values = Mapping[str, float]
+
+
+def main() -> None:
+    trained, seeds = read_trained()
+    known = read_known()
+    places = [place for place, values in trained.items() if len(values) >= LEAST]
+    screen = Console(width=150)
+    screen.print(spread_table(places, trained, seeds))
+    for recipe in dict.fromkeys(recipe for _, recipe in places):
+        screen.print(correlations([place for place in places if place[1] == recipe], trained, known))
+    draw(places, trained, seeds)
+
+
+def read_trained() -> tuple[dict[Place, dict[str, float]], dict[Place, dict[str, list[float]]]]:
+    """AR@100 of seed 0 by configuration, and of all seeds."""
+    first: dict[Place, dict[str, float]] = defaultdict(dict)
+    every: dict[Place, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows_of("results.csv"):
+        place = (row["data"], row["recipe"])
+        every[place][row["anchors"]].append(float(row["AR_100"]))
+        if row["seed"] == "0":
+            first[place][row["anchors"]] = float(row["AR_100"])
+    return first, every
+
+
+def read_known() -> dict[str, dict[Place, dict[str, float]]]:
+    """By feature, place and configuration."""
+    known: dict[str, dict[Place, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    for name in ("features.csv", "probe.csv"):
+        for row in rows_of(name):
+            place, anchors = (row.pop("data"), row.pop("recipe")), row.pop("anchors")
+            for feature, value in row.items():
+                known[feature][place][anchors] = float(value)
+    return known
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    if not (HERE / name).exists():
+        return []
+    with (HERE / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def spread_table(places: list[Place], trained: Mapping[Place, Values], seeds: Mapping[Place, Mapping]) -> Table:
+    table = Table(
+        "data", "recipe", "n", "best", "AR@100", "4 square", "4 three", "8 three", "4 nine", "worst", "seed sd"
+    )
+    for place in places:
+        values = trained[place]
+        best, worst = max(values, key=lambda name: values[name]), min(values, key=lambda name: values[name])
+        spreads = [np.var(found, ddof=1) for found in seeds[place].values() if len(found) > 1]
+        shown = [
+            f"{values[name]:.3f}" if name in values else "" for name in ("4 square", "4 three", "8 three", "4 nine")
+        ]
+        noise = f"{np.sqrt(np.mean(spreads)):.3f}" if spreads else ""
+        worst = f"{worst} {values[worst]:.3f}"
+        table.add_row(*place, str(len(values)), best, f"{values[best]:.3f}", *shown, worst, noise)
+    return table
+
+
+def correlations(
+    places: list[Place], trained: Mapping[Place, Values], known: Mapping[str, Mapping[Place, Values]]
+) -> Table:
+    """Spearman with AR@100, and AR points that the configuration which a feature would take lies behind the best."""
+    table = Table(
+        "feature", *(f"{data}: rho, regret" for data, _ in places), "mean rho", "mean regret", title=places[0][1]
+    )
+    for feature, of_place in known.items():
+        rho = {place: rank_correlation(of_place[place], trained[place]) for place in places if place in of_place}
+        cells, signed, lost = [], [], []
+        for place in places:
+            others = [value for other, value in rho.items() if other != place and not np.isnan(value)]
+            if place not in rho or not others:
+                cells.append("")
+                continue
+            sign = 1 if np.mean(others) >= 0 else -1
+            values = trained[place]
+            chosen = max(values, key=lambda name: sign * of_place[place].get(name, -np.inf * sign))
+            signed.append(sign * rho[place])
+            lost.append(max(values.values()) - values[chosen])
+            cells.append(f"{signed[-1]:+.2f} {lost[-1]:.3f}")
+        table.add_row(
+            feature, *cells, f"{np.mean(signed):+.2f}" if signed else "", f"{np.mean(lost):.3f}" if lost else ""
+        )
+    return table
+
+
+def rank_correlation(known: Values, trained: Values) -> float:
+    names = [name for name in trained if name in known]
+    ours, theirs = [known[name] for name in names], [trained[name] for name in names]
+    return float("nan") if len(set(ours)) < 2 else float(spearmanr(ours, theirs)[0])
+
+
+def draw(places: list[Place], trained: Mapping[Place, Values], seeds: Mapping[Place, Mapping]) -> None:
+    figure, axes = plt.subplots(1, len(places), figsize=(1.5 + 2.1 * len(places), 4.2), sharey=True, squeeze=False)
+    names = list(dict.fromkeys(name for place in places for name in trained[place]))
+    for axis, place in zip(axes[0], places, strict=True):
+        for row, name in enumerate(names):
+            found = seeds[place].get(name, [])
+            axis.plot(found, [row] * len(found), "o", color="#0072B2", alpha=0.75, markersize=5)
+        axis.axvline(max(trained[place].values()), color="#999999", linewidth=0.8)
+        axis.set_title("{}\n{}".format(*place), fontsize=9)
+        axis.set_xlabel("AR@100", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axis.set_xlim(axis.get_xlim()[1] - 0.3, axis.get_xlim()[1])
+    axes[0][0].set_yticks(range(len(names)), names)
+    axes[0][0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(HERE / "spread.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
