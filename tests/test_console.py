@@ -102,8 +102,13 @@ def test_a_proposed_command_is_quoted_for_a_shell():
 
 
 def test_a_path_is_shown_without_the_quotes_that_the_command_line_put_around_it():
-    line = command("train", ["data.root='/data/cells'", "data.images='/my photos'", "logger.name='2007'"])
-    assert line.endswith("""train data.root=/data/cells 'data.images=/my photos' 'logger.name='"'"'2007'"'"''""")
+    line = command("train", ["data.root='/data/cells'", "data.images='/my photos'", "data.root='photos'"])
+    assert line.endswith("train data.root=/data/cells 'data.images=/my photos' data.root=photos")
+
+
+@pytest.mark.parametrize("text", ["2007", "null", "true", "a, b", "josé"])
+def test_quotes_that_make_a_text_of_a_value_stay(text):
+    assert command("train", [f"logger.name='{text}'"]).endswith(f"""'logger.name='"'"'{text}'"'"''""")
 
 
 @pytest.mark.parametrize(("seconds", "said"), SAID.items())

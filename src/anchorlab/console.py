@@ -72,8 +72,12 @@ def command(script: str, overrides: Iterable[str], *more: str) -> str:
 
 
 def _as_typed(override: str) -> str:
-    """Without the quotes that the command line puts around a path, and puts there again when it is typed."""
-    return re.sub(r"^([^='\"]+)='([\w./~ :@+-]*[/.][\w./~ :@+-]*)'$", r"\1=\2", override)
+    """Without the quotes that the command line puts around a path, and puts there again when it is typed.
+
+    A word that Hydra reads as itself needs none either; a number, true or null in quotes is meant as text.
+    """
+    path, word = r"[\w./~ :@+-]*[/.][\w./~ :@+-]*", r"(?!(?:true|false|null|nan|inf)')[a-zA-Z_][a-zA-Z0-9_-]*"
+    return re.sub(rf"^([^='\"]+)='({path}|{word})'$", r"\1=\2", override)
 
 
 def typed(folder: Path) -> str:
