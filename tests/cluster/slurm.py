@@ -78,7 +78,17 @@ class Slurm:
             (folder / f"spool-{node}").mkdir()
         ports = [free_port() for _ in range(3)]
         (folder / "slurm.conf").write_text(CONFIG.format(host=host, folder=folder, ports=ports))
-        (folder / "gres.conf").write_text("Name=gpu Count=4\n")
+        for gpu in range(4):
+            (folder / f"gpu{gpu}").symlink_to("/dev/null")  # Slurm wants a device file
+        (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-3]\n")
+        with ExitStack() as started:  # ended here where one does not start
+            self._daemons = started
+            self._start_all()
+            self._daemons = started.pop_all()
+        return self
+
+    def _start_all(self) -> None:
+        folder = self.folder
         files = (f"--{kind}-file={folder}/munge.{kind}" for kind in ("key", "pid", "seed", "log"))
         self._start("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files)
         _until(lambda: (folder / "munge.socket").exists(), "munged")
@@ -86,7 +96,6 @@ class Slurm:
         for node in ("n1", "n2"):
             self._start("slurmd", "-D", "-N", node)
         _until(lambda: self.run("sinfo", "--noheader", "--format=%t", check=False) == "idle", "idle nodes")
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.run("scancel", "--user=root", check=False)

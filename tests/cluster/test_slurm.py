@@ -109,7 +109,8 @@ def test_srun_in_an_interactive_job_trains_one_run(slurm: Slurm, folder, small):
 def test_sweep_outlives_a_lost_job_and_its_submitter(slurm: Slurm, folder, small):
     launcher = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1")
     axis = ("optimizer.lr=0.001,0.002", "hydra.sweep.dir=sweep", "sweep.probe=false")
-    command = ["python", "train.py", "-m", *small, *CPU, "trainer.epochs=60", *axis, *launcher]
+    length = ("trainer.epochs=100", "trainer.val_every=100")
+    command = ["python", "train.py", "-m", *small, *CPU, *length, *axis, *launcher]
     sweep = folder / "sweep"
 
     first = subprocess.Popen(command, cwd=folder, env=slurm.environment, stdout=subprocess.PIPE, text=True)

@@ -225,7 +225,7 @@ class _Array:
 
     def _said_how(self, job: Job) -> bool:
         end = outcome(self._folder.path / str(job.number))
-        return end.is_final and self._last_written(job) != self._written.get(job)
+        return end.has_ended and self._last_written(job) != self._written.get(job)
 
     def _last_written(self, job: Job) -> int:
         path = self._folder.path / str(job.number) / "run.json"

@@ -32,6 +32,7 @@ from anchorlab.sweeps.folder import SweepFolder, held_by_job
 from anchorlab.sweeps.forker import Forked, Forker, end_with_parent
 from anchorlab.sweeps.space import Point
 from anchorlab.training.resume import LAST
+from anchorlab.training.stopping import SIGNALS
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ class Outcome:
         return self.status + reached + (f": {self.reason}" if self.reason else "")
 
     @property
-    def is_final(self) -> bool:
-        """Whether the job said how it ended; one that was killed, or asked to stop, is still to go on."""
-        return self.status in ("finished", "paused", "failed")
+    def has_ended(self) -> bool:
+        """Whether the run said how it ended, if only that it was asked to stop; one that was killed says running."""
+        return self.status not in ("none", "running")
 
     def reached(self, epoch: int) -> bool:
         """Whether it has trained this many epochs and has not failed."""
@@ -144,7 +145,7 @@ def run_job(config: DictConfig, start: Sequence[str], module: str) -> None:
         forked = ((module, *IN_ITS_COURSE), to_plain(config)) if live and LINUX else None
         code, last_line = _run(command, Path(hydra.runtime.cwd), lock, None if live else folder / LOG, place, forked)
         if code != 0:
-            _note_failure(folder, config, hydra.overrides.task, _reason(code, last_line))
+            _note_failure(folder, config, hydra.overrides.task, code, last_line)
         after = outcome(folder)
         print(f"{title}: {after}", flush=True)
 
@@ -310,17 +311,17 @@ def _reason(code: int, last_line: str) -> str:
     return last_line.removeprefix("error: ") or f"ended with exit code {code}"
 
 
-def _note_failure(folder: Path, config: DictConfig, overrides: Sequence[str], reason: str) -> None:
+def _note_failure(folder: Path, config: DictConfig, overrides: Sequence[str], code: int, last_line: str) -> None:
     """Write to run.json why the job ended, where the job could not."""
     record = RunRecord(folder)
     state = outcome(folder)
-    if state.status == "failed" and state.reason:
+    if (state.status == "failed" and state.reason) or (state.status == "interrupted" and code - 128 in SIGNALS):
         return
     if state.status == "none":
         record.start(to_plain(config), config.seed, overrides=list(overrides))
     else:
         record.content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    record.fail(reason)
+    record.fail(_reason(code, last_line))
 
 
 def is_serial(launcher: Mapping[str, Any]) -> bool:
