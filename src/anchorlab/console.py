@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from anchorlab.installation import program
+from anchorlab.printable import printable
 
 T = TypeVar("T")
 
@@ -293,7 +294,7 @@ class Facts:
             said, sign, command = text.rpartition(COMMAND)
             lines = _wrapped(said + COMMAND if sign else text, max(options.max_width - indent, 20))
             for at, line in enumerate([*lines, command] if sign else lines):
-                yield _line(f"{name if at == 0 else '':<{indent}}", "bold").append(line, "not bold")
+                yield _line(f"{name if at == 0 else '':<{indent}}", "bold").append(printable(line), "not bold")
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -303,4 +304,4 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def _line(text: str, style: str = "") -> Text:
     """One line, neither cut nor folded."""
-    return Text(text, style, no_wrap=True, overflow="ignore")
+    return Text(printable(text), style, no_wrap=True, overflow="ignore")

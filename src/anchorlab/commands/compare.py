@@ -15,6 +15,7 @@ from anchorlab.config.composition import settings_of
 from anchorlab.console import console
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.installation import CONFIGS
+from anchorlab.printable import printable
 from anchorlab.runs.files import make_folder, write_whole
 
 
@@ -28,9 +29,9 @@ def run_from_command_line(config: DictConfig) -> None:
             )
         comparison = compared(plain, choices_of(CONFIGS))
         console().print(on_screen(comparison, plain["rows"]))
-        console().print(f"\n{answer(comparison)}", style="bold", markup=False, soft_wrap=True)
+        console().print(f"\n{printable(answer(comparison))}", style="bold", markup=False, soft_wrap=True)
         for path in write(comparison, output_folder(plain["runs"], plain["output"]), plain["gallery"]):
-            console().print(f"  {path}", markup=False, soft_wrap=True)
+            console().print(printable(f"  {path}"), markup=False, soft_wrap=True)
         if plain["wandb"]["save"]:
             console().print(f"  {save_workspace(comparison, plain['wandb'])}", markup=False, soft_wrap=True)
 
