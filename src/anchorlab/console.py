@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from anchorlab.installation import program
+from anchorlab.printable import printable
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ def console() -> Console:
 def tell(sentence: str, style: str = "") -> None:
     """Print a sentence for people: broken between words on a terminal, whole in a file."""
     screen = console()
-    for line in _folded(sentence, screen.width) if screen.is_terminal else [sentence]:
+    for line in _folded(sentence, screen.width) if screen.is_terminal else [printable(sentence)]:
         screen.print(_line(line, style))
 
 
@@ -306,8 +307,8 @@ class Facts:
 
 
 def _folded(text: str, width: int) -> list[str]:
-    """A sentence for people in lines; a command that ends it is one of them."""
-    said, sign, command = text.rpartition(COMMAND)
+    """A sentence for people in lines, whoever wrote it; a command that ends it is one of them."""
+    said, sign, command = printable(text).rpartition(COMMAND)
     return [*_wrapped(said + COMMAND, width), command] if sign else _wrapped(text, width)
 
 
@@ -318,4 +319,4 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def _line(text: str, style: str = "") -> Text:
     """One line, neither cut nor folded."""
-    return Text(text, style, no_wrap=True, overflow="ignore")
+    return Text(printable(text), style, no_wrap=True, overflow="ignore")

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from anchorlab.printable import printable
+
 USAGE_ERROR = 2
 FAILED = 1
 
@@ -33,6 +35,10 @@ class UserError(ValueError):
 
 class SettingError(UserError):
     """A setting that a person has to change: one sentence with the key, the value and the fix."""
+
+
+class DamagedFile(UserError):
+    """A file of a run's folder that holds something else than a run writes: one sentence that names it."""
 
 
 class RunError(RuntimeError):
@@ -75,7 +81,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def exit_with(error: Exception | str, code: int = USAGE_ERROR) -> NoReturn:
     """Print the sentence of an error and leave, by default with the code of a wrong command line."""
-    print(f"error: {error}", file=sys.stderr)
+    print(printable(f"error: {error}"), file=sys.stderr)
     if isinstance(error, UserError) and (appendix := error.appendix()):
-        print(appendix, file=sys.stderr)
+        print(printable(appendix), file=sys.stderr)
     raise SystemExit(code)

@@ -12,6 +12,13 @@ CONFIGS = next(folder for folder in (PACKAGE / "conf", PACKAGE.parents[1] / "con
 """The folder of the config groups."""
 
 
+def groups() -> list[str]:
+    """The config groups that become a part of a run's config."""
+    return sorted(
+        folder.name for folder in CONFIGS.iterdir() if folder.is_dir() and folder.name not in ("hydra", "experiment")
+    )
+
+
 def program(command: str) -> str:
     """A command as a person types it after this one: "python train.py", or "anchorlab train" where that was typed."""
     if not _by_root_script():

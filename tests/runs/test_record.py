@@ -138,7 +138,15 @@ def test_an_agent_of_a_wandb_sweep_names_the_run(tmp_path, monkeypatch):
 def test_recall_arrays_are_read_with_their_image_ids(tmp_path):
     record = RunRecord(tmp_path)
     record.start(CONFIG)
-    arrays = {"index": np.arange(2), "rank": np.zeros((3, 10, 4), np.int32), "areas": np.array(["all", "s"])}
+    arrays = {
+        "index": np.arange(2),
+        "num_boxes": np.array([1, 2]),
+        "rank": np.zeros((3, 10, 2), np.int32),
+        "counted": np.ones((3, 2), bool),
+        "budgets": np.array([10, 100]),
+        "thresholds": np.linspace(0.5, 0.95, 10),
+        "areas": np.array(["all", "s"]),
+    }
     record.write_recall(arrays, image_ids=[17, "000005"])
     saved = read_run(tmp_path).recall()
     assert saved is not None

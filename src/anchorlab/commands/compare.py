@@ -15,6 +15,7 @@ from anchorlab.config.composition import settings_of
 from anchorlab.console import console, tell
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.installation import CONFIGS
+from anchorlab.printable import printable
 from anchorlab.runs.files import make_folder, write_whole
 
 
@@ -31,7 +32,7 @@ def run_from_command_line(config: DictConfig) -> None:
         console().print()
         tell(answer(comparison), "bold")
         for path in write(comparison, output_folder(plain["runs"], plain["output"]), plain["gallery"]):
-            console().print(f"  {path}", markup=False, soft_wrap=True)
+            console().print(printable(f"  {path}"), markup=False, soft_wrap=True)
         if plain["wandb"]["save"]:
             console().print(f"  {save_workspace(comparison, plain['wandb'])}", markup=False, soft_wrap=True)
 

@@ -227,7 +227,8 @@ def _epoch_steps(metrics: Mapping[str, np.ndarray]) -> float:
     ends = ~np.isnan(metrics.get("val/loss", metrics.get("val/AR_100", np.full(len(metrics["step"]), np.nan))))
     at = np.flatnonzero(ends)[-1] if ends.any() else -1
     epoch = metrics["epoch"][at] if "epoch" in metrics else np.nan
-    return (metrics["step"][at] + 1) / (epoch + 1) if epoch >= 0 else np.nan
+    steps = metrics["step"][at] + 1
+    return steps / (epoch + 1) if epoch >= 0 and steps > 0 else np.nan
 
 
 def _varied(axes: Iterable[Mapping[str, Any]]) -> list[str]:

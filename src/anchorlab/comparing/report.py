@@ -17,6 +17,7 @@ from anchorlab.comparing.comparison import Comparison, Entry, Mean, Table
 from anchorlab.comparing.labels import shown
 from anchorlab.console import Column, Facts, TextTable
 from anchorlab.metrics.from_ranks import Metric
+from anchorlab.printable import for_markdown, for_spreadsheet
 
 HEADLINE = ("AR_100", "AR_1000", "recall_100")
 WRAPPED = ("run", "why")
@@ -56,17 +57,17 @@ def on_screen(comparison: Comparison, rows: int) -> Lines:
 
 def as_markdown(comparison: Comparison) -> str:
     """The same tables with all rows, for a README or an issue."""
-    lines = [f"# {_escaped(answer(comparison))}", ""]
+    lines = [f"# {for_markdown(answer(comparison))}", ""]
     for table in comparison.tables:
-        lines += [f"## {_escaped(_title(table))}", "", *_as_markdown(_ranking(comparison, table)), ""]
+        lines += [f"## {for_markdown(_title(table))}", "", *_as_markdown(_ranking(comparison, table)), ""]
         differences = _differences(comparison, table)
         if len(differences) > 1:
-            lines += [f"{_escaped(_against(comparison, table))}:", "", *_as_markdown(differences), ""]
+            lines += [f"{for_markdown(_against(comparison, table))}:", "", *_as_markdown(differences), ""]
         notes = [SPREAD, *table.notes] if any(len(entry.seeds) > 1 for entry in table.entries) else table.notes
-        lines += [f"- {_escaped(note)}" for note in notes] + [""] * bool(notes)
+        lines += [f"- {for_markdown(note)}" for note in notes] + [""] * bool(notes)
     if comparison.unscored:
         lines += ["## Without scores", "", *_as_markdown(_without_scores(comparison)), ""]
-    lines += [f"- {_escaped(note)}" for note in comparison.notes]
+    lines += [f"- {for_markdown(note)}" for note in comparison.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -74,9 +75,10 @@ def as_csv(comparison: Comparison) -> str:
     """One line an entry, with every setting that differs, every axis and every metric (mean, sd, n over seeds)."""
     rows = rows_of(comparison)
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.writer(text, lineterminator="\n")
+    for cells in (columns, *([row.get(key, "") for key in columns] for row in rows)):
+        writer.writerow([for_spreadsheet(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue()
 
 
@@ -271,7 +273,7 @@ def _as_markdown(cells: Cells) -> list[str]:
     heads = [head.lstrip("<") for head in cells[0]]
     rule = ["---" if head.startswith("<") else "---:" for head in cells[0]]
     rows = [heads, *cells[1:]]
-    lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in rows]
+    lines = ["| " + " | ".join(map(for_markdown, row)) + " |" for row in rows]
     return [lines[0], "| " + " | ".join(rule) + " |", *lines[1:]]
 
 
@@ -289,14 +291,6 @@ def _against(comparison: Comparison, table: Table) -> str:
     entry = table.entries[table.baseline]
     status = "" if entry.status == "finished" else f" ({entry.status})"
     return f"{Metric.of(comparison.question.metric)} against {which}, {entry.label}{status}"
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    plain = html.escape(" ".join(text.split()), quote=False)
-    for letter in "\\|`*[]":
-        plain = plain.replace(letter, f"\\{letter}")
-    return plain
 
 
 def with_sd(value: Mean) -> str:

@@ -3,9 +3,11 @@
 Training writes it after its last step (`analysis.attribution.AnchorReport.values`); runs without it are shown without.
 """
 
-import json
 from pathlib import Path
 from typing import Any
+
+from anchorlab.errors import DamagedFile
+from anchorlab.runs.reading import read_json
 
 NAME = "anchors.json"
 SCHEMA_VERSION = 1
@@ -21,13 +23,11 @@ def read_diagnosis(folder: str | Path) -> dict[str, Any] | None:
     """`images`, `budget`, `AR`, `funnel` (a list by stage) and `shapes` (a list) of a run; None where it kept none.
 
     Raises:
-        ValueError: for a file that holds anything else, or comes from a newer AnchorLab.
+        DamagedFile: for a file that holds anything else, or comes from a newer AnchorLab.
     """
     path = Path(folder) / NAME
-    if not path.exists():
-        return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["schema_version"] > SCHEMA_VERSION:
             raise ValueError(f"it has schema version {content['schema_version']}: update AnchorLab")
         return {
@@ -37,8 +37,10 @@ def read_diagnosis(folder: str | Path) -> dict[str, Any] | None:
             "funnel": [_checked(row, STAGE) for row in content["funnel"]],
             "shapes": [_checked(row, SHAPE) for row in content["shapes"]],
         }
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): delete it, the page does without") from error
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise DamagedFile(f"{path} cannot be read ({error}): delete it, the page does without") from error
 
 
 def _checked(row: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:

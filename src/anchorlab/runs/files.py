@@ -54,12 +54,23 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 
 def read_archive(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file; several threads may read and decompress at the same time.
+    """The arrays of an .npz file that this program wrote itself; `runs.reading.read_arrays` reads those of others."""
+    return unpack_archive(path.read_bytes())
+
+
+def unpack_archive(content: bytes, limit: int | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file's content; several threads may decompress at the same time.
+
+    Args:
+        limit: bytes that they may unpack to; None: any number.
 
     Raises:
-        Exception: whatever zipfile and numpy raise for a file that is no such archive or holds objects.
+        Exception: whatever zipfile and numpy raise for content that is no such archive or holds objects.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+        if limit is not None and size > limit:
+            raise ValueError(f"it unpacks to {size >> 20:,} MiB, at most {limit >> 20:,} are read")
         inflated = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
     with _reading_headers:
         return {name: np.lib.format.read_array(BytesIO(array), allow_pickle=False) for name, array in inflated.items()}

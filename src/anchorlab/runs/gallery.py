@@ -12,13 +12,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anchorlab.runs.files import read_archive, write_whole
+from anchorlab.errors import DamagedFile
+from anchorlab.printable import printable
+from anchorlab.runs.files import write_whole
+from anchorlab.runs.reading import check_array, read_arrays
 
 NAME = "proposals.npz"
 KEPT = 100
 """Proposals kept of each image, best first."""
 LONGEST, QUALITY = 480, 80
 """Long side of the kept pictures in pixels, and their JPEG quality."""
+COUNTED = {
+    "jpeg": "num_bytes",
+    "boxes": "num_boxes",
+    "rank": "num_boxes",
+    "proposals": "num_proposals",
+    "scores": "num_proposals",
+}
+"""The arrays of all images in one, and how much of each belongs to an image."""
+KINDS = {"jpeg": ("u", ()), "boxes": ("f", (4,)), "rank": ("iu", ()), "proposals": ("f", (4,)), "scores": ("f", ())}
 
 
 @dataclass(frozen=True)
@@ -70,29 +82,31 @@ def read_gallery(folder: str | Path) -> list[GalleryImage]:
     """The gallery of a run; none where it kept none.
 
     Raises:
-        ValueError: for a file that is no such archive.
+        DamagedFile: for a file that is no such archive.
     """
     path = Path(folder) / NAME
-    if not path.exists():
-        return []
     try:
-        kept = read_archive(path)
-        images, boxes, ranks, proposals, scores = (
-            np.split(kept[name], np.cumsum(kept[count])[:-1])
-            for name, count in (
-                ("jpeg", "num_bytes"),
-                ("boxes", "num_boxes"),
-                ("rank", "num_boxes"),
-                ("proposals", "num_proposals"),
-                ("scores", "num_proposals"),
-            )
-        )
-        sizes = [(int(height), int(width)) for height, width in kept["sizes"]]
-        names = kept["image_ids"].tolist()
-        jpegs = [image.tobytes() for image in images]
-        return [GalleryImage(*row) for row in zip(names, jpegs, sizes, boxes, ranks, proposals, scores, strict=True)]
-    except Exception as error:  # numpy raises whatever zip, pickle or struct raise
-        raise ValueError(f"{path} cannot be read ({error}): delete it, the page does without") from error
+        kept = read_arrays(path)
+        _check(path, kept)
+    except FileNotFoundError:
+        return []
+    except DamagedFile as error:
+        raise DamagedFile(f"{error}: delete it, the page does without") from error
+    images, *parts = (np.split(kept[name], np.cumsum(kept[count])[:-1]) for name, count in COUNTED.items())
+    sizes = [(int(height), int(width)) for height, width in kept["sizes"]]
+    names = [printable(name) for name in kept["image_ids"].tolist()]
+    jpegs = [image.tobytes() for image in images]
+    return [GalleryImage(*row) for row in zip(names, jpegs, sizes, *parts, strict=True)][: len(sizes)]
+
+
+def _check(path: Path, kept: dict[str, np.ndarray]) -> None:
+    images = len(check_array(path, kept, "image_ids", "U", (None,)))
+    check_array(path, kept, "sizes", "iu", (images, 2))
+    for name, (kinds, shape) in KINDS.items():
+        rows = check_array(path, kept, name, kinds, (None, *shape))
+        count = check_array(path, kept, COUNTED[name], "iu", (images,))
+        if (count < 0).any() or count.sum() != len(rows):
+            raise DamagedFile(f"{path} holds counts that do not fit: {len(rows)} {name}, {count.sum()} counted")
 
 
 def _stack(rows: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:

@@ -11,7 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from anchorlab.errors import DamagedFile
 from anchorlab.runs.files import write_whole
+from anchorlab.runs.reading import MIB, read_text
+
+LARGEST = 512 * MIB
 
 
 class MetricsCSV:
@@ -71,13 +75,10 @@ def read_metrics(path: str | Path) -> dict[str, np.ndarray]:
     A last line that a crash cut off is left out.
 
     Raises:
-        ValueError: for a file that is no table of numbers with a column `step`.
+        DamagedFile: for a file that is no table of numbers with a column `step`.
     """
     columns, rows = _read(Path(path))
-    try:
-        return {name: np.array([float(row[name] or "nan") for row in rows], dtype=np.float64) for name in columns}
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    return {name: np.array([float(row[name] or "nan") for row in rows], dtype=np.float64) for name in columns}
 
 
 def _stays(row: Mapping[str, str], step: int, scored_step: int) -> bool:
@@ -87,16 +88,21 @@ def _stays(row: Mapping[str, str], step: int, scored_step: int) -> bool:
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    text = read_text(path, LARGEST)
     whole = text[: text.rfind("\n") + 1]
     reader = csv.DictReader(io.StringIO(whole, newline=""), restval="")
-    columns = list(reader.fieldnames or [])
-    if "step" not in columns:
-        raise ValueError(f"{path} cannot be read: it has no column `step`")
-    return columns, [{name: row[name] for name in columns} for row in reader]
+    try:
+        columns = list(reader.fieldnames or [])
+        rows = [{name: row[name] for name in columns} for row in reader]
+        if "step" not in columns:
+            raise ValueError("it has no column `step`")
+        for row in rows:
+            int(row["step"])
+            for text in filter(None, row.values()):
+                float(text)
+    except (ValueError, csv.Error) as error:
+        raise DamagedFile(f"{path} cannot be read: {error}") from error
+    return columns, rows
 
 
 def _lines(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:

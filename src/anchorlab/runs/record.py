@@ -15,7 +15,6 @@ writes: whoever holds the `RunRecord`.
 
 import json
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
@@ -23,19 +22,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import yaml
 from omegaconf import OmegaConf
 
 from anchorlab.config.identity import anchor_hash, config_hash
 from anchorlab.config.moved import with_current_names
-from anchorlab.errors import SettingError
-from anchorlab.runs import environment
-from anchorlab.runs.files import FolderLock, read_archive, remove_leftovers, write_whole
+from anchorlab.errors import DamagedFile, SettingError
+from anchorlab.installation import groups
+from anchorlab.printable import printable
+from anchorlab.runs import environment, reading
+from anchorlab.runs.files import FolderLock, remove_leftovers, write_whole
 from anchorlab.runs.json import plain
 from anchorlab.runs.metrics import read_metrics
+from anchorlab.runs.reading import Status
 
 FILES = ("config.yaml", "run.json", "metrics.csv", "recall.npz", "proposals.npz", "anchors.json", "problems.txt")
 FOLDERS = ("checkpoints", "figures")
@@ -43,10 +44,6 @@ FOLDERS = ("checkpoints", "figures")
 
 SCHEMA_VERSION = 1
 """Of run.json. Raise it when a key changes its meaning; keys may be added without."""
-
-Status = Literal["running", "paused", "interrupted", "finished", "failed"]
-"""Running: what a killed run says, too. Paused: stopped on purpose before the end of its schedule, to be resumed
-(`callbacks.stop_after`). Interrupted: a signal asked it to stop, and it can be resumed."""
 
 
 class RunRecord:
@@ -92,7 +89,7 @@ class RunRecord:
             return None
         names = f"({', '.join(there)})"
         try:
-            status = _read_json(self.folder / "run.json").get("status")
+            status = read_content(self.folder).get("status")
         except ValueError:
             return f"files of something else {names}"
         if status == "finished":
@@ -128,19 +125,19 @@ class RunRecord:
             overrides: what was typed behind the command that started it.
             command: the hash of the config before anything was decided or filled in: the same for the same command.
         """
-        before = _read_json(self.folder / "run.json") if (self.folder / "run.json").exists() else {}
+        before = read_content(self.folder) if os.path.lexists(self.folder / "run.json") else {}
         commit, dirty = environment.commit()
         self.content = {
             "schema_version": SCHEMA_VERSION,
             "id": before.get("id") or _new_id(),
             "status": "running",
             "reason": None,
-            "warnings": before.get("warnings", {}),
+            "warnings": before.get("warnings") or {},
             "created": before.get("created") or _now(),
             "updated": _now(),
-            "resumed": before["resumed"] + 1 if "resumed" in before else 0,
+            "resumed": 0 if before.get("resumed") is None else before["resumed"] + 1,
             "overrides": before.get("overrides") or list(overrides),
-            "choices": before.get("choices", {}),
+            "choices": before.get("choices") or {},
             "config_hash": config_hash(dict(config)),
             "command_hash": before.get("command_hash") or command,
             "anchor_hash": None if shapes is None else anchor_hash(list(shapes)),
@@ -149,9 +146,9 @@ class RunRecord:
             "dirty": dirty,
             "versions": environment.versions(),
             "machine": environment.machine() | {"devices": list(devices)},
-            "axes": before.get("axes", {}),
-            "timings": before.get("timings", {}),
-            "figures": before.get("figures", {"final": {}, "best": {}}),
+            "axes": before.get("axes") or {},
+            "timings": before.get("timings") or {},
+            "figures": {name: (before.get("figures") or {}).get(name) or {} for name in ("final", "best")},
         }
         self.write_config(config)
         self._write()
@@ -252,7 +249,7 @@ class Run:
     def metrics(self) -> dict[str, np.ndarray]:
         """The curves by column (see `read_metrics`); empty before the first row."""
         path = self.folder / "metrics.csv"
-        return read_metrics(path) if path.exists() else {}
+        return read_metrics(path) if os.path.lexists(path) else {}
 
     def recall(self) -> dict[str, np.ndarray] | None:
         """The arrays of recall.npz; None before the first validation.
@@ -261,14 +258,14 @@ class Run:
             ValueError: for a file that is no such archive.
         """
         path = self.folder / "recall.npz"
-        if not path.exists():
-            return None
         try:
-            return read_archive(path)
-        except Exception as error:  # numpy raises whatever zip, pickle or struct raise
-            raise ValueError(
-                f"{path} cannot be read ({error}): score the network again, evaluate.py run={self.folder}"
-            ) from error
+            arrays = reading.read_arrays(path)
+            _check_recall(path, arrays)
+        except FileNotFoundError:
+            return None
+        except DamagedFile as error:
+            raise DamagedFile(f"{error}: score the network again, evaluate.py run={self.folder}") from error
+        return arrays
 
 
 def read_run(folder: str | Path) -> Run:
@@ -278,11 +275,11 @@ def read_run(folder: str | Path) -> Run:
         ValueError: where there is no readable run.json or config.yaml, or a newer AnchorLab wrote it.
     """
     folder = Path(folder)
-    content = _read_json(folder / "run.json")
+    content = read_content(folder)
     figures = content.get("figures") or {}
     return Run(
         folder=folder,
-        id=str(content.get("id", folder.name)),
+        id=content.get("id") or printable(folder.name),
         status=content.get("status", "running"),
         reason=content.get("reason"),
         warnings=content.get("warnings") or {},
@@ -298,49 +295,52 @@ def read_run(folder: str | Path) -> Run:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _check_recall(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Raise DamagedFile unless the arrays fit each other, as `ProposalRecall.ranks` and `write_recall` leave them."""
+    images = len(reading.check_array(path, arrays, "index", "iu", (None,)))
+    num_boxes = reading.check_array(path, arrays, "num_boxes", "iu", (images,))
+    thresholds = reading.check_array(path, arrays, "thresholds", "f", (None,))
+    areas = reading.check_array(path, arrays, "areas", "U", (None,))
+    boxes = len(reading.check_array(path, arrays, "rank", "iu", (None, len(thresholds), len(areas))))
+    reading.check_array(path, arrays, "counted", "b", (boxes, len(areas)))
+    budgets = reading.check_array(path, arrays, "budgets", "iu", (None,))
+    reading.check_array(path, arrays, "image_ids", "U", (None,))
+    if (num_boxes < 0).any() or num_boxes.sum() != boxes or not len(budgets) or budgets.min() < 1:
+        raise DamagedFile(f"{path} holds counts that do not fit: {boxes} boxes in num_boxes of {num_boxes.sum()}")
+
+
+def read_content(folder: Path) -> dict[str, Any]:
+    """run.json of a run's folder, checked; what an older run never wrote is missing.
+
+    Raises:
+        DamagedFile: there is none that a run wrote, or a newer AnchorLab wrote it.
+    """
+    path = folder / "run.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = reading.read_json(path)
     except FileNotFoundError as error:
-        raise ValueError(f"{path.parent} is not a run's folder: it holds no {path.name}") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise DamagedFile(f"{folder} is not a run's folder: it holds no {path.name}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} cannot be read: it holds a {type(content).__name__} instead of named values")
+        raise DamagedFile(f"{path} cannot be read: it holds a {type(content).__name__} instead of named values")
     version = content.get("schema_version", SCHEMA_VERSION)
     if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise ValueError(f"{path} has schema version {version}, this AnchorLab reads up to {SCHEMA_VERSION}: update it")
+        raise DamagedFile(
+            f"{path} has schema version {version}, this AnchorLab reads up to {SCHEMA_VERSION}: update it"
+        )
+    reading.check_run_json(path, content)
     return content
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except Exception as error:  # YAML's errors are no ValueError
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} cannot be read: {first_line}") from error
+        config = reading.read_yaml(path)
+    except FileNotFoundError:
+        return {}
     if not isinstance(config, dict):
-        raise ValueError(f"{path} cannot be read: it holds no named settings")
-    return with_current_names({str(key): value for key, value in config.items()})
-
-
-_FASTEST: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML may come without libyaml
-
-
-class _Loader(_FASTEST):
-    """OmegaConf's reading of numbers (1e-4 is one) and dates (they are text) without its interpolations, fifteen times
-    as fast: pages read hundreds of configs."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in _FASTEST.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*\.?[\d_]*[eE][-+]?\d+$"), list("-+0123456789.")
-)
+        raise DamagedFile(f"{path} cannot be read: it holds no named settings")
+    config = with_current_names({str(key): value for key, value in config.items()})
+    reading.check_groups(path, config, groups())
+    return config
 
 
 def _new_id() -> str:

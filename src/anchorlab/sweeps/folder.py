@@ -150,12 +150,28 @@ def _try_lock(file: IO[str]) -> bool:
 
 def _read(folder: Path) -> dict[str, Any] | None:
     """sweep.json; None where there is none that a sweep of this kind wrote."""
+    path = folder / "sweep.json"
+    if not path.is_file():
+        return None
+    from anchorlab.runs.reading import read_json  # pydantic and numpy: no other start needs them
+
     try:
-        content = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return None
     known = isinstance(content, dict) and content.get("schema_version") == SCHEMA_VERSION
-    return content if known and {"identity", "status", "jobs"} <= set(content) else None
+    if not known or not {"identity", "status", "jobs"} <= set(content) or not isinstance(content["jobs"], list):
+        return None
+    return content if all(map(_is_job, content["jobs"])) else None
+
+
+def _is_job(listed: Any) -> bool:
+    return (
+        isinstance(listed, dict)
+        and isinstance(listed.get("number"), int)
+        and isinstance(listed.get("point"), list)
+        and isinstance(listed.get("facts"), dict | None)
+    )
 
 
 def _now() -> str:

@@ -7,7 +7,6 @@ The launcher, whichever it is, calls `run_job` for each job; what became of it i
 """
 
 import atexit
-import json
 import os
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from omegaconf import DictConfig
 from anchorlab.config.composition import own_choices_of, to_plain
 from anchorlab.console import SWEEP_JOB, duration
 from anchorlab.cores import available_cores
-from anchorlab.runs.record import RunRecord
+from anchorlab.runs.record import RunRecord, read_content
 from anchorlab.sweeps.describe import Facts
 from anchorlab.sweeps.folder import SweepFolder, held_by_job
 from anchorlab.sweeps.forker import Forked, Forker, end_with_parent
@@ -112,7 +111,7 @@ class Outcome:
 def outcome(folder: Path) -> Outcome:
     """The state of a job's folder; an unreadable one counts as never started."""
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        record = read_content(folder)
     except (OSError, ValueError):
         return Outcome("none", None, {})
     metrics = (record.get("figures") or {}).get("final") or {}
@@ -201,10 +200,10 @@ def place_and_time_left(folder: Path) -> tuple[str, str]:
 def _seconds(folder: Path) -> float | None:
     """Seconds of a finished job's training."""
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        record = read_content(folder)
     except (OSError, ValueError):
         return None
-    return record.get("timings", {}).get("fit_s") if record.get("status") == "finished" else None
+    return (record.get("timings") or {}).get("fit_s") if record.get("status") == "finished" else None
 
 
 def _run(
@@ -320,7 +319,7 @@ def _note_failure(folder: Path, config: DictConfig, overrides: Sequence[str], co
     if state.status == "none":
         record.start(to_plain(config), config.seed, overrides=list(overrides))
     else:
-        record.content = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        record.content = read_content(folder)
     record.fail(_reason(code, last_line))
 
 

@@ -20,6 +20,7 @@ from anchorlab.config.moved import with_current_names
 from anchorlab.data.headers import ImageRules
 from anchorlab.errors import SettingError
 from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.runs.reading import check_checkpoint
 from anchorlab.runs.record import Run, read_run
 from anchorlab.trained import package
 
@@ -193,8 +194,7 @@ def _read_checkpoint(file: Path) -> dict[str, Any]:
         content = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # unpickling arbitrary bytes may raise anything
         raise SettingError(f"run={file} is no checkpoint: give a .ckpt that train.py wrote") from error
-    if not isinstance(content, dict) or not {"config", "state_dict", "loops"} <= set(content):
-        raise SettingError(f"run={file} is no checkpoint of AnchorLab: it holds no config or no state_dict")
+    check_checkpoint(file, content)
     return content
 
 

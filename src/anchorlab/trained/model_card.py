@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from anchorlab.printable import for_markdown
 from anchorlab.rpn.backbones.backbones import Backbone
 from anchorlab.trained.load import Trained
 from anchorlab.version import __version__
@@ -46,10 +47,10 @@ def facts(trained: Trained) -> dict[str, Any]:
             {"stride": stride, "shapes": [[round(side, 2) for side in shape] for shape in shapes.tolist()]}
             for stride, shapes in zip(network.anchors.strides, network.anchors.shapes, strict=True)
         ],
-        "coverage": {name: axes[name] for name in COVERAGE if name in axes},
-        "figures": trained.metrics,
+        "coverage": {name: axes[name] for name in COVERAGE if isinstance(axes.get(name), int | float)},
+        "figures": {name: value for name, value in trained.metrics.items() if value is not None},
         "commit": content.get("commit"),
-        "versions": content.get("versions", {}),
+        "versions": content.get("versions") or {},
         "licence": licence(trained.config, network.backbone),
     }
 
@@ -77,6 +78,7 @@ def as_page(
 
     usage: by file, the lines of Python that use it.
     """
+    about = _escaped(about)
     data, anchors = about.get("data", {}), about.get("anchors", [])
     sections = {
         "What it is": [
@@ -106,6 +108,15 @@ def as_page(
     return "\n\n".join(parts) + "\n"
 
 
+def _escaped(value: Any) -> Any:
+    """With every text as Markdown shows it letter by letter: a model may come from a stranger."""
+    if isinstance(value, Mapping):
+        return {name: _escaped(child) for name, child in value.items()}
+    if isinstance(value, list):
+        return [_escaped(child) for child in value]
+    return for_markdown(value) if isinstance(value, str) else value
+
+
 def _section(title: str, lines: Sequence[str]) -> str:
     if lines[0].startswith("|"):
         return f"## {title}\n\n" + "\n".join(lines)
@@ -129,7 +140,11 @@ def _level(level: Mapping[str, Any]) -> str:
 
 def _selector(settings: Mapping[str, Any]) -> str:
     name = settings["_target_"].rsplit(".", 1)[-1]
-    given = (f"{key}={value}" for key, value in settings.items() if key != "_target_" and value is not None)
+    given = (
+        f"{key}={for_markdown(str(value))}"
+        for key, value in settings.items()
+        if key != "_target_" and value is not None
+    )
     return ", ".join((name, *given))
 
 

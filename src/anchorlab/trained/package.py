@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anchorlab.errors import SettingError
 from anchorlab.runs.files import write_whole
+from anchorlab.runs.reading import check_model_json, read_json
 
 NAME = "model"
 SCHEMA_VERSION = 1
@@ -45,16 +46,17 @@ def read_settings(path: Path) -> tuple[Path, dict[str, Any]]:
     file = path / f"{NAME}.safetensors" if path.is_dir() else path
     beside = file.with_suffix(".json")
     try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
+        content = read_json(beside)
         version = content["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingError(
             f"{beside} cannot be read ({error}): an exported model is two files, {file.name} and {beside.name}"
         ) from error
-    if version > SCHEMA_VERSION:
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise SettingError(
             f"{beside} has schema version {version}, this AnchorLab reads up to {SCHEMA_VERSION}: update it"
         )
+    check_model_json(beside, content)
     return file, content
 
 

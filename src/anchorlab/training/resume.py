@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from anchorlab.config.identity import changes_result, config_hash
-from anchorlab.config.settings import leaf_keys
-from anchorlab.errors import SettingError
+from anchorlab.config.settings import check, check_signatures, leaf_keys
+from anchorlab.errors import DamagedFile, SettingError
 from anchorlab.runs.files import FolderLock
+from anchorlab.runs.reading import check_checkpoint
 from anchorlab.runs.record import Run, read_run
 from anchorlab.training.processes import process_rank
 
@@ -27,7 +28,7 @@ def latest_unfinished(folders: Iterable[Path], config: Mapping[str, Any]) -> Run
         config: as composed from the command line, nothing decided yet; with its seed it says which runs are meant.
     """
     found = [run for run in _of_command(folders, config) if run.status != "finished" and (run.folder / LAST).is_file()]
-    found.sort(key=lambda run: (run.content.get("created", ""), str(run.folder)), reverse=True)
+    found.sort(key=lambda run: (run.content.get("created") or "", str(run.folder)), reverse=True)
     free = (run for run in found if not FolderLock(run.folder).held_elsewhere())
     return next(free, None)
 
@@ -65,9 +66,14 @@ def resumed_config(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[
         return dict(config)
     folder = run_folder(config["resume"])
     run = _resumable(folder)
-    started_with = set(run.content.get("overrides", []))
+    started_with = set(run.content.get("overrides") or [])
     continued = _with_circumstances(run.config, config) if started_with <= set(overrides) else run.config
     continued = {**continued, "resume": str(folder)}
+    try:
+        check(continued)
+        check_signatures(continued)
+    except SettingError as error:
+        raise SettingError(f"{folder / 'config.yaml'} cannot be resumed: {error}") from error
     for override in overrides:
         key = override.partition("=")[0].lstrip("+")
         if key != "resume" and not key.startswith("hydra.") and override not in started_with:
@@ -104,8 +110,11 @@ def position(folder: Path) -> Position | None:
         return None
     try:
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        check_checkpoint(path, checkpoint, resumed=True)
         epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         return Position(checkpoint["global_step"], epoch + 1)
+    except DamagedFile as error:
+        raise SettingError(f"{error}: start the run anew, without resume") from error
     except Exception as error:  # torch raises whatever zip, pickle or struct raise
         raise SettingError(f"{path} cannot be read ({reason(error)}): start the run anew, without resume") from error
 
