@@ -18,11 +18,13 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 import anchorlab
+from anchorlab.build import build_validation_data
 from anchorlab.commands.evaluate import evaluate
 from anchorlab.commands.export import (
     Check,
-    FiguresCheck,
+    MetricsCheck,
     Propose,
+    _sizes,
     agreement,
     compare,
     export,
@@ -82,18 +84,16 @@ def test_every_file_gives_the_proposals_of_pytorch_at_three_sizes(exported):
 def test_every_file_used_as_the_card_says_has_the_ar_of_evaluation(exported, run, tmp_path):
     """In a fresh process each, from photographs: what is resized, padded and scaled back by the lines of the card."""
     _, checks = exported
-    figures = [check for check in checks if isinstance(check, FiguresCheck)]
-    assert [check.file for check in figures] == ["model.safetensors", "model.pt2", "model.onnx"]
+    scored = [check for check in checks if isinstance(check, MetricsCheck)]
+    assert [check.file for check in scored] == ["model.safetensors", "model.pt2", "model.onnx"]
     asked = ("pictures=0", "outcome=0", "precision=32", "eval.batch_size=1")
     (evaluated,) = evaluate(composed("evaluate", f"run={run}", *asked), tmp_path)
-    for check in figures:
+    for check in scored:
         assert check.passed, check
         assert check.images == 7
         assert check.evaluated == {name: pytest.approx(evaluated.metrics[name], abs=1e-9) for name in check.evaluated}
         assert 0 < check.evaluated["AR_10"] < check.evaluated["AR_1000"]
-    worse = dataclasses.replace(
-        figures[0], figures={**figures[0].figures, "AR_10": figures[0].figures["AR_10"] - 0.002}
-    )
+    worse = dataclasses.replace(scored[0], metrics={**scored[0].metrics, "AR_10": scored[0].metrics["AR_10"] - 0.002})
     assert not worse.passed
 
 
@@ -353,6 +353,20 @@ def test_images_to_check_on_have_to_be_there(exported, run, tmp_path):
         export(composed("export", f"run={run}", f"output={tmp_path}", "formats=[torch]", "sizes=[40]"))
     again, checks = export(composed("export", f"run={folder}", f"output={tmp_path}", "formats=[safetensors]"))
     assert (checks, again[0].read_bytes()) == ([], (folder / "model.safetensors").read_bytes())
+
+
+def test_sizes_to_check_at_follow_from_the_run(run):
+    """Those that a graph takes; where that is not so of the run's own size, the sentence speaks of data.long."""
+    trained = load_trained(run)
+    record = dataclasses.replace(build_validation_data(trained.config["data"]).val_records[0], height=72, width=96)
+
+    def sizes(long: int) -> list[int]:
+        data = {**trained.config["data"], "long": long}
+        return _sizes(dataclasses.replace(trained, config={**trained.config, "data": data}), record)
+
+    assert (sizes(96), sizes(160)) == ([96, 120, 144], [120, 160, 200])
+    with pytest.raises(SettingError, match=r"80 x 60 pixels \(data\.long=80\).* 64 to 8192: .*sizes=\[107,214\]"):
+        sizes(80)
 
 
 def _edit(folder: Path, **changes: Any) -> None:

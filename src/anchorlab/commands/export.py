@@ -5,6 +5,7 @@ card.
 import itertools
 import json
 import logging
+import math
 import statistics
 import sys
 import time
@@ -88,21 +89,21 @@ class Check:
 
 
 @dataclass(frozen=True)
-class FiguresCheck:
+class MetricsCheck:
     """One file, used by the lines of the model card in a fresh process: its AR beside evaluate.py's in float32."""
 
     file: str
     images: int
-    figures: dict[str, float]
+    metrics: dict[str, float]
     evaluated: dict[str, float]
 
     @property
     def passed(self) -> bool:
-        return all(abs(self.figures[name] - value) <= EQUAL_AR for name, value in self.evaluated.items())
+        return all(abs(self.metrics[name] - value) <= EQUAL_AR for name, value in self.evaluated.items())
 
     def __str__(self) -> str:
         pairs = (
-            f"{name.replace('_', '@')} {self.figures[name]:.4f} (evaluate.py {value:.4f})"
+            f"{name.replace('_', '@')} {self.metrics[name]:.4f} (evaluate.py {value:.4f})"
             for name, value in self.evaluated.items()
         )
         return f"{self.file}, used as the model card says, on {self.images} images: {', '.join(pairs)}"
@@ -120,7 +121,7 @@ def run_from_command_line(config: DictConfig) -> None:
         raise SystemExit(FAILED)
 
 
-def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check | FiguresCheck]]:
+def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check | MetricsCheck]]:
     """Write every format and the model card into `output`; what was written, and how it compared.
 
     Raises:
@@ -148,12 +149,12 @@ def export(config: Mapping[str, Any]) -> tuple[list[Path], list[Check | FiguresC
     for path, runner in graphs(trained, formats, folder, threads, config["batch"]):
         files.append(path)
         runners[path.name] = runner
-    checks: list[Check | FiguresCheck] = [
+    checks: list[Check | MetricsCheck] = [
         *compare(reference(trained.network, trained.pad_to), runners, images, config["repeats"], config["batch"])
     ]
     if formats != ["safetensors"]:
         records = _annotated(trained, config)
-        checks += compare_figures(trained, list(runners), folder, records, config["allow"], config["batch"])
+        checks += compare_metrics(trained, list(runners), folder, records, config["allow"], config["batch"])
     for check in checks:
         console().print(str(check), markup=False, soft_wrap=True)
     page = model_card.as_page(
@@ -289,44 +290,43 @@ def agreement(wanted: tuple[Tensor, Tensor], given: tuple[Tensor, Tensor], side:
     return len(index[same].unique()), float(nearest[same].max()) if same.any() else 0.0
 
 
-def compare_figures(
+def compare_metrics(
     trained: Trained,
     files: Sequence[str],
     folder: Path,
     records: Sequence[Record],
     allow: Sequence[str] = (),
     batch: int = 1,
-) -> list[FiguresCheck]:
+) -> list[MetricsCheck]:
     """AR of each file of `folder`, as the model card uses it, and of `evaluate.py precision=32 eval.batch_size=1`."""
     if not records or not files:
         return []
     proposer = Proposer(trained)
-    evaluated = _figures(records, [proposer(read_image(record)) for record in records])
+    evaluated = metrics_of(records, [proposer(read_image(record)) for record in records])
     checks = []
     for file in files:
         photos = [record.path for record in records]
         found = usage.run_program(_usage(trained, [file], allow, batch)[file], folder / file, photos)
-        checks.append(FiguresCheck(file, len(records), _figures(records, found), evaluated))
+        checks.append(MetricsCheck(file, len(records), metrics_of(records, found), evaluated))
     return checks
 
 
-def _figures(records: Sequence[Record], found: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+def metrics_of(records: Sequence[Record], found: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """AR, by `SCORED`, of each image's boxes and scores."""
     recall = ProposalRecall()
     for row, (record, (boxes, scores)) in enumerate(zip(records, found, strict=True)):
         recall.update(row, boxes, scores, *target_of(record))
-    figures = recall.compute()
-    return {name: figures[name] for name in SCORED}
+    metrics = recall.compute()
+    return {name: metrics[name] for name in SCORED}
 
 
 def _annotated(trained: Trained, config: Mapping[str, Any]) -> list[Record]:
     """The run's validation images that AR is compared on: those that a graph takes; none where the model knows none."""
     if not config["scored"] or config["photos"] is not None or "reader" not in trained.config["data"]:
         return []
-    least = smallest_side(trained.network)
-    sides = (
-        (record, target_size(record.height, record.width, *trained.resize)) for record in _records(trained, config)
-    )
-    return [record for record, size in sides if least <= min(size) and max(size) <= LARGEST][: config["scored"]]
+    records = _records(trained, config)
+    sides = [target_size(record.height, record.width, *trained.resize) for record in records]
+    return [record for record, size in zip(records, sides, strict=True) if _taken(trained, *size)][: config["scored"]]
 
 
 def _usage(trained: Trained, files: Sequence[str], allow: Sequence[str], batch: int) -> dict[str, str]:
@@ -336,23 +336,48 @@ def _usage(trained: Trained, files: Sequence[str], allow: Sequence[str], batch: 
 def _images(trained: Trained, config: Mapping[str, Any]) -> list[Tensor]:
     """Three images, each at one of three sizes, all (1, 3, H, W) uint8."""
     short, long = trained.resize
-    sizes: list[int] = config["sizes"] or [round(share * (short or long or 0)) for share in (0.75, 1, 1.25)]
-    if not sizes[0]:
+    records = _records(trained, config)
+    sizes: list[int] = config["sizes"] or _sizes(trained, records[0])
+    images = []
+    for size, record in zip(sizes, records[:3] * len(sizes), strict=False):
+        height, width = target_size(record.height, record.width, *resized(short, long, size))
+        if not _taken(trained, height, width):
+            raise SettingError(f"sizes={size} makes an image of {width} x {height} pixels: {_sides(trained)}")
+        pixels = read_resized(record, *resized(short, long, size))
+        images.append(torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous())
+    return images
+
+
+def _sizes(trained: Trained, record: Record) -> list[int]:
+    """Those to check at where none are asked for: around the size trained with.
+
+    Raises:
+        SettingError: a network without one, or one that no graph takes.
+    """
+    given = [(key, side) for key, side in zip(("short", "long"), trained.resize, strict=True) if side is not None]
+    if not given:
         raise SettingError(
             "sizes=null needs a network of one input size, and this one takes images as they are: sizes=[320,416,600]"
         )
-    records = _records(trained, config)
-    images = []
-    for size, record in zip(sizes, records[:3] * len(sizes), strict=False):
-        pixels = read_resized(record, *resized(short, long, size))
-        least = smallest_side(trained.network)
-        if not least <= min(pixels.shape[:2]) <= max(pixels.shape[:2]) <= LARGEST:
-            raise SettingError(
-                f"sizes={size} makes an image of {pixels.shape[1]} x {pixels.shape[0]} pixels: sides go from "
-                f"{least} to {LARGEST}"
-            )
-        images.append(torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous())
-    return images
+    key, side = given[0]
+    height, width = target_size(record.height, record.width, *trained.resize)
+    if not _taken(trained, height, width):
+        least = math.ceil(1.25 * side * smallest_side(trained.network) / min(height, width))
+        raise SettingError(
+            f"the run's images have {width} x {height} pixels (data.{key}={side}), and of model.pt2 and model.onnx "
+            f"{_sides(trained)}: formats=[safetensors], or sizes=[{least},{2 * least}] for use at other sizes"
+        )
+    smaller_too = _taken(trained, round(0.75 * height), round(0.75 * width))
+    return [round(share * side) for share in ((0.75, 1, 1.25) if smaller_too else (1, 1.25, 1.5))]
+
+
+def _taken(trained: Trained, height: int, width: int) -> bool:
+    """Whether a graph takes an image of these sides."""
+    return smallest_side(trained.network) <= min(height, width) <= max(height, width) <= LARGEST
+
+
+def _sides(trained: Trained) -> str:
+    return f"sides go from {smallest_side(trained.network)} to {LARGEST}"
 
 
 def _records(trained: Trained, config: Mapping[str, Any]) -> list[Record]:
