@@ -11,7 +11,7 @@ from anchorlab.runs.metrics import read_metrics
 from anchorlab.runs.record import read_run
 from anchorlab.training.loggers.upload import main as upload
 from tests.training.processes import Forker
-from tests.training.wandb_server import KeptRun, Request, WandbServer, hanging
+from tests.training.wandb_server import KeptRun, Request, WandbServer, answering, hanging
 
 ONLINE = ("logger=wandb", "callbacks.pictures.images=1", "hydra.run.dir=run")
 CLIENTS = ("_timestamp", "_runtime", "_step", "trainer/global_step")
@@ -129,6 +129,19 @@ def test_a_server_that_goes_away_costs_nothing_but_an_upload(
         upload([str(tmp_path)])
         assert_same_curves(server.run, tmp_path / "run")
     assert server.run.exit_code == 0
+
+
+def test_a_server_that_refuses_from_some_moment_on_is_said_to_lack_something(
+    server, account, small, forker: Forker, hold, tmp_path
+):
+    fifo, held = hold
+    running = forker.start(tmp_path, *small, *ONLINE, *held, environment=account)
+    running.wait_until(lambda: server.runs and server.run.history)
+    server.fault = answering(401)
+    fifo.write_text("go on")
+    assert running.wait() == 0, running.err
+    assert read_run(tmp_path / "run").status == "finished"
+    assert "python -m anchorlab.training.loggers.upload run" in " ".join(running.out.split())
 
 
 def test_online_alone_without_an_answer_is_one_sentence(server, account, small, forker: Forker, tmp_path):

@@ -156,7 +156,7 @@ class WandbLogger(RunLogger):
         import wandb
 
         table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
-        if not self._takes_artifacts():
+        if not self._still_answers():
             table.bind_to_run(self._run, key, self._last)  # a file of the run alone: its artifact would wait
         self._run.log({key: table}, step=self._last)
 
@@ -168,13 +168,15 @@ class WandbLogger(RunLogger):
 
     def finish(self, end: End) -> str:
         if self._run is not None:
-            if end == "finished" and self.checkpoint and self._takes_artifacts():
+            if end == "finished" and self.checkpoint and self._still_answers():
                 self._log_checkpoints()
             if end == "interrupted":
                 self._run.mark_preempting()
             try:
                 self._run.finish(exit_code=int(end != "finished"))
             except TimeoutError:
+                return self.abandoned()
+            if not self._still_answers():  # W&B gives up silently on a server that refuses (401, 403, 404)
                 return self.abandoned()
         disconnect()  # else the interpreter waits for W&B's service at its exit, and without a limit
         return ""
@@ -191,8 +193,8 @@ class WandbLogger(RunLogger):
             return ""
         return f"not everything was uploaded; send the curves that are missing with: {UPLOAD} {self._run_folder}"
 
-    def _takes_artifacts(self) -> bool:
-        """Whether the server answers. Without it, W&B would ask it once more for every artifact, and wait."""
+    def _still_answers(self) -> bool:
+        """Whether the server has answered until now. Else W&B would ask it once more for every artifact, and wait."""
         self._answers = self._answers and not (self._online and server_fault())
         return self._answers
 
