@@ -31,6 +31,9 @@ ANSWER_SECONDS = 10
 
 STEP_SECONDS = 0.2
 
+GLOO_SAYS = ("gloo", "Application timeout caused pair closure")
+"""In its errors: the names of its files, or the sentence of a process that went on after the others had given up."""
+
 
 class LostProcessError(RunError):
     """Another process of the run ended or does not answer: says which one, where, and what it said last.
@@ -200,4 +203,6 @@ def _listens(address: tuple[str, int]) -> bool:
 
 def _is_collective(error: BaseException) -> bool:
     """Whether torch raised it because another process was not there: gloo has no class of its own for that."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in GLOO_SAYS)

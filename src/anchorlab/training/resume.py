@@ -185,7 +185,14 @@ def _with_circumstances(saved: dict[str, Any], config: Mapping[str, Any]) -> dic
 
 
 def _with_value(config: dict[str, Any], path: Sequence[str], source: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with the value at `path` taken from `source`; a config group is taken whole."""
+    """`config` with the value at `path` taken from `source`. A config group is taken whole, but what changes the
+    result and is `auto` there stays as the run decided it: other devices might decide otherwise."""
     name, *rest = path
-    value = source[name] if not rest else _with_value(dict(config.get(name) or {}), rest, source[name])
+    before = config.get(name)
+    if rest:
+        return {**config, name: _with_value(dict(before or {}), rest, source[name])}
+    value = source[name]
+    if isinstance(value, Mapping) and isinstance(before, Mapping):
+        decided = {key for key in value if value[key] == "auto" and key in before and changes_result(f"{name}.{key}")}
+        value = {**value, **{key: before[key] for key in decided}}
     return {**config, name: value}
