@@ -29,6 +29,7 @@ from anchorlab.trained.start import start_with
 from anchorlab.training import summary
 from anchorlab.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
 from anchorlab.training.callbacks.data_wait import DataWatch
+from anchorlab.training.callbacks.early_stopping import stopped_early
 from anchorlab.training.callbacks.health import Health
 from anchorlab.training.callbacks.late_loggers import LateLoggers
 from anchorlab.training.callbacks.recorder import MONITORED, Recorder
@@ -196,7 +197,8 @@ def _train(
         if module.scored_step != trainer.global_step:  # the last step was not the last of an epoch
             trainer.validate(module, datamodule=data, verbose=False)
         rung = stopped_after(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
-        return _conclude(record, config, data, loggers, rung) or {}  # nothing on other processes than the first
+        early = stopped_early(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        return _conclude(record, config, data, loggers, rung, early) or {}  # nothing on other processes than the first
     finally:
         _close(loggers)
 
@@ -310,23 +312,35 @@ def _announce(
 
 @rank_zero_only
 def _conclude(
-    record: RunRecord, config: Mapping[str, Any], data: DataModule, loggers: Loggers, stop: int | None
+    record: RunRecord,
+    config: Mapping[str, Any],
+    data: DataModule,
+    loggers: Loggers,
+    stop: int | None,
+    early: str | None,
 ) -> dict[str, float]:
-    """The end screen, and the metrics of the last validation; `stop`: the epoch the run was told to stop after."""
+    """The end screen, and the metrics of the last validation.
+
+    Args:
+        stop: the epoch the run was told to stop after.
+        early: why it ended before its last epoch by itself.
+    """
     if stop is None:
-        record.finish()
+        record.finish(early)
     else:
         record.pause(f"stopped after epoch {stop}, as callbacks.stop_after.epochs asks")
     metrics = record.content["figures"]["final"]
     loggers.log_timings(record.content["timings"])
     loggers.finish("finished")
-    epoch = "last epoch" if stop is None else f"stopped after epoch {stop}"
+    done = stop or (metrics.get("epoch") if early else None)
+    epoch = "last epoch" if done is None else f"stopped after epoch {done}"
     title = f"{len(data.val_records):,} validation images, {epoch}"
     if not in_sweep():
         warnings = [("warning", sentence) for sentence in record.content["warnings"].values()]
         uncovered = record.content["axes"].get("coverage", 1.0) < config["preflight_least"]
         rows = [
             *warnings,
+            *([("end", early)] if early else []),
             *summary.left_out(data, record.folder),
             ("folder", str(record.folder)),
             ("pictures", f"{record.folder / 'figures'}: {', '.join(_pictures(record.folder))}"),

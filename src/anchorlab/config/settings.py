@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args
 from annotated_types import Ge, Le, MinLen, doc
 from hydra._internal.utils import _locate
 
+from anchorlab.config.elsewhere import here
 from anchorlab.config.moved import with_current_names
 from anchorlab.errors import SettingError
 from anchorlab.signatures import (
@@ -299,7 +300,9 @@ def check_kinds(config: Mapping[str, Any], reference: Mapping[str, Any]) -> None
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The sentence for a key that does not exist, with the nearest one that does."""
+    """The sentence for a key that does not exist: what it is here if another project has it, else the nearest one."""
+    if (elsewhere := here(key)) is not None:
+        return f"{key} is not a setting: here it is {elsewhere}"
     nearest = nearest_word(key, known)
     hint = f"did you mean {nearest}?" if nearest else "--cfg job shows all keys"
     return f"{key} is not a setting: {hint}"

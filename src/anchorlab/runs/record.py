@@ -183,9 +183,9 @@ class RunRecord:
         self.content["warnings"] = dict(warnings)
         self._write()
 
-    def finish(self) -> None:
-        """The run has finished."""
-        self.content |= {"status": "finished", "reason": None}
+    def finish(self, reason: str | None = None) -> None:
+        """The run has finished; `reason`: one sentence why before its last epoch, if so."""
+        self.content |= {"status": "finished", "reason": reason}
         self._write()
 
     def pause(self, reason: str) -> None:

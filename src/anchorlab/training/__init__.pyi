@@ -1,6 +1,7 @@
 from anchorlab.training.callbacks.anchor_report import AnchorOutcome as AnchorOutcome
 from anchorlab.training.callbacks.checkpoints import BestCheckpoint as BestCheckpoint
 from anchorlab.training.callbacks.checkpoints import LastCheckpoint as LastCheckpoint
+from anchorlab.training.callbacks.early_stopping import EarlyStopping as EarlyStopping
 from anchorlab.training.callbacks.ema import MovingAverage as MovingAverage
 from anchorlab.training.callbacks.health import Health as Health
 from anchorlab.training.callbacks.pictures import Pictures as Pictures
