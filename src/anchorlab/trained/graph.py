@@ -56,7 +56,9 @@ class Graph(nn.Module):
         super().__init__()
         require_expressible(network)
         self.pad_to, self.batch = pad_to, batch
-        self.backbone = _with_symbolic_padding(copy.deepcopy(network.backbone)).eval()
+        backbone = copy.deepcopy(network.backbone).eval()
+        backbone.settle()
+        self.backbone = _with_symbolic_padding(backbone)
         self.head = copy.deepcopy(network.head).eval()
         self.coder, self.selector = network.coder, network.selector
         self.selection = GraphSelection(network.selector)
@@ -65,6 +67,7 @@ class Graph(nn.Module):
         )
         self.register_buffer("mean", torch.tensor(network.backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(network.backbone.std).view(3, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         torch.ops.aten._assert_tensor_metadata(image, dtype=torch.uint8)  # 0..1 as float would look like black
@@ -96,7 +99,8 @@ class Graph(nn.Module):
 
     def _padded(self, image: Tensor) -> Tensor:
         height, width = ((side + self.pad_to - 1) // self.pad_to * self.pad_to for side in image.shape[-2:])
-        return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]))
+        padded = F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]))
+        return padded.contiguous(memory_format=torch.channels_last)
 
     def _candidates(
         self, selector: ProposalSelector, logits: Tensor, deltas: Tensor, anchors: Tensor, height: int, width: int
