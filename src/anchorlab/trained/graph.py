@@ -67,7 +67,6 @@ class Graph(nn.Module):
         )
         self.register_buffer("mean", torch.tensor(network.backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(network.backbone.std).view(3, 1, 1), persistent=False)
-        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         torch.ops.aten._assert_tensor_metadata(image, dtype=torch.uint8)  # 0..1 as float would look like black
@@ -99,8 +98,7 @@ class Graph(nn.Module):
 
     def _padded(self, image: Tensor) -> Tensor:
         height, width = ((side + self.pad_to - 1) // self.pad_to * self.pad_to for side in image.shape[-2:])
-        padded = F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]))
-        return padded.contiguous(memory_format=torch.channels_last)
+        return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]))
 
     def _candidates(
         self, selector: ProposalSelector, logits: Tensor, deltas: Tensor, anchors: Tensor, height: int, width: int
