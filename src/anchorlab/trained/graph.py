@@ -56,7 +56,9 @@ class Graph(nn.Module):
         super().__init__()
         require_expressible(network)
         self.pad_to, self.batch = pad_to, batch
-        self.backbone = _with_symbolic_padding(copy.deepcopy(network.backbone)).eval()
+        backbone = copy.deepcopy(network.backbone).eval()
+        backbone.settle()
+        self.backbone = _with_symbolic_padding(backbone)
         self.head = copy.deepcopy(network.head).eval()
         self.coder, self.selector = network.coder, network.selector
         self.selection = GraphSelection(network.selector)
