@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from omegaconf import OmegaConf
 
 from anchorlab.runs.metrics import read_metrics
+from anchorlab.runs.record import RunRecord
 from anchorlab.sweeps import jobs
 from tests.training.conftest import command
 
@@ -46,6 +48,25 @@ def test_reason_of_a_failure_is_the_error_and_not_hydra_s_advice(tmp_path):
         code, last_line = jobs._run(command, tmp_path, lock.fileno(), tmp_path / "log.txt", "1 of 1")
     assert jobs._reason(code, last_line) == "ValueError: no such thing"
     assert (tmp_path / "log.txt").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("code", "end"),
+    [
+        (128 + signal.SIGTERM, ("interrupted", "stopped by SIGTERM")),
+        (-signal.SIGTERM, ("failed", "ended by signal 15 (Terminated)")),  # when it went on, before its first step
+        (1, ("failed", "a full disk")),
+    ],
+)
+def test_job_that_was_asked_to_stop_has_not_failed(code, end, tmp_path):
+    record = RunRecord(tmp_path)
+    record.start({"seed": 0}, seed=0)
+    assert not jobs.outcome(tmp_path).has_ended
+    record.interrupt("stopped by SIGTERM")
+    jobs._note_failure(tmp_path, OmegaConf.create({"seed": 0}), [], code, "error: a full disk")
+    outcome = jobs.outcome(tmp_path)
+    assert (outcome.status, outcome.reason) == end
+    assert outcome.has_ended
 
 
 def test_same_command_finishes_a_killed_sweep(small, train, tmp_path):
