@@ -1,12 +1,15 @@
 """Folders that hold something: nothing is deleted or written over unless somebody said so."""
 
+import errno
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from anchorlab.errors import SettingError, user_sentences
-from anchorlab.runs.files import FolderLock, make_folder, remove_leftovers
+from anchorlab.runs.files import FolderLock, make_folder, remove_leftovers, remove_leftovers_of, whole_file
 from anchorlab.runs.record import FILES, FOLDERS, RunRecord
 from anchorlab.training.resume import run_folder
 
@@ -57,6 +60,23 @@ def test_leftovers_of_writing_go_and_files_of_people_stay(tmp_path):
     (tmp_path / ".my.notes.tmp").touch()
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".my.notes.tmp"]
+
+
+def test_leftovers_of_one_file_go_when_their_process_is_dead(tmp_path):
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    for name in (f".a.csv.{done.pid}.tmp", f".a.csv.{os.getpid()}.tmp", f".b.csv.{done.pid}.tmp", ".a.csv.x.tmp"):
+        (tmp_path / name).touch()
+    remove_leftovers_of(tmp_path / "a.csv")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f".a.csv.{os.getpid()}.tmp", f".b.csv.{done.pid}.tmp", ".a.csv.x.tmp"}
+
+
+def test_a_full_disk_names_the_file(tmp_path, capsys):
+    with pytest.raises(SystemExit), user_sentences(), whole_file(tmp_path / "a.csv"):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as write() has it, without a name
+    assert f"{tmp_path / 'a.csv'} cannot be written (No space left on device)" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_that_is_a_link_makes_no_file_outside(tmp_path):

@@ -226,6 +226,22 @@ def test_an_offline_run_holds_config_curves_pictures_and_tables(tmp_path, monkey
     assert table["data"] == [[10, 0.5]]
 
 
+def test_wandbs_own_variables_go_before_our_defaults_and_behind_what_was_typed(tmp_path, monkeypatch):
+    for name, value in (
+        ("PROJECT", "theirs"),
+        ("NAME", "run 5"),
+        ("TAGS", "a, b"),
+        ("DIR", str(tmp_path / "wandb here")),
+    ):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    started(tmp_path / "run", WandbLogger("offline")).finish("finished")
+    page = inspect(newest(tmp_path / "wandb here"), "--summary")[0]
+    assert (page["project"], page["name"], page["tags"]) == ("theirs", "run 5", ["a", "b"])
+    started(tmp_path / "run", WandbLogger("offline", "ours", name="mine", tags=["c"])).finish("finished")
+    page = inspect(newest(tmp_path / "wandb here"), "--summary")[0]
+    assert (page["project"], page["name"], page["tags"]) == ("ours", "mine", ["c"])
+
+
 def test_the_newest_folder_of_a_resumed_offline_run_has_the_whole_curves(tmp_path):
     first = started(tmp_path, WandbLogger("offline"))
     log_epoch(first, 0, 0.75)

@@ -16,7 +16,7 @@ from anchorlab.console import console, tell
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.installation import CONFIGS
 from anchorlab.printable import printable
-from anchorlab.runs.files import make_folder, write_whole
+from anchorlab.runs.files import make_folder, remove_leftovers_of, write_whole
 
 
 def run_from_command_line(config: DictConfig) -> None:
@@ -59,6 +59,7 @@ def write(comparison: Comparison, folder: Path, gallery: int) -> list[Path]:
     contents = {"csv": as_csv(comparison), "md": as_markdown(comparison), "html": as_page(comparison, gallery, folder)}
     paths = [make_folder(folder, "output") / f"comparison.{kind}" for kind in contents]
     for path, content in zip(paths, contents.values(), strict=True):
+        remove_leftovers_of(path)
         write_whole(path, content.encode())
     return paths
 

@@ -41,7 +41,7 @@ from anchorlab.training.module import build_module
 from anchorlab.training.peers import LostProcessError, Peers, peers
 from anchorlab.training.preflight import fit_coder, look_ahead, with_fitted_anchors
 from anchorlab.training.processes import check_launch, check_slurm
-from anchorlab.training.resume import checkpoint_to_resume, position, reason, resumed_config
+from anchorlab.training.resume import CONTINUED, checkpoint_to_resume, position, reason, resumed_config
 from anchorlab.training.stopping import Stopped, StopRequest
 from anchorlab.training.trainer import TrainerSettings
 
@@ -293,6 +293,10 @@ def _announce(
     notices = [*notices, ("folder", str(record.folder))]
     if config["resume"] is not None:
         notices.append(("resumed", f"goes on from {position(record.folder)}"))
+        if epochs := config.get(CONTINUED):
+            now = config["trainer"]["epochs"]
+            words = f"had {epochs[-1]} epochs: from here on its learning rate is that of a schedule of {now}, and jumps"
+            notices.append(("", f"{words}; a new run of {now} epochs is another experiment"))
     loggers.start(
         RunFacts(
             record.folder,

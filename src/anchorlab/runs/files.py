@@ -4,6 +4,7 @@ It also lets only one process at a time write to a folder.
 """
 
 import errno
+import glob
 import os
 import re
 import threading
@@ -43,6 +44,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a full disk, where only writing fails, not opening
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -79,6 +84,23 @@ def unpack_archive(content: bytes, limit: int | None = None) -> dict[str, np.nda
 _reading_headers = threading.Lock()
 """numpy reads headers by ast.literal_eval, which fails in two threads at a time before Python 3.11.8 and 3.12.2
 ("AST constructor recursion depth mismatch", github.com/python/cpython/issues/106905)."""
+
+
+def remove_leftovers_of(path: Path) -> None:
+    """Delete the temporary files that killed processes of this machine left of one file, which nobody has locked."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if LEFTOVER.fullmatch(leftover.name) and not _lives(int(leftover.name.split(".")[-2])):
+            leftover.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # not ours to signal
+        return True
+    return True
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -124,6 +124,12 @@ class RPNModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         self._step_ended = time.perf_counter()
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The schedule is that of the run as it is now: it may have more steps than when the checkpoint was written."""
+        for schedule in checkpoint.get("lr_schedulers", []):
+            for length in ("total_steps", "_schedule_phases"):  # torch's OneCycleLR would bring its own back
+                schedule.pop(length, None)
+
     def configure_optimizers(self) -> Any:
         optimizer = self._make_optimizer([p for p in self.network.parameters() if p.requires_grad])
         if self._make_schedule is None:

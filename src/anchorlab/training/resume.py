@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anchorlab.config.identity import changes_result, config_hash
+from anchorlab.config.identity import FOLDER_KEYS, all_settings, changes_result, config_hash, settings_that_count
 from anchorlab.config.settings import check, check_signatures, leaf_keys
 from anchorlab.errors import DamagedFile, SettingError
 from anchorlab.runs.files import FolderLock
 from anchorlab.runs.reading import check_checkpoint
 from anchorlab.runs.record import Run, read_run
+from anchorlab.signatures import shown
 from anchorlab.training.processes import process_rank
 
 LAST = Path("checkpoints", "last.ckpt")
+CONTINUED = "continued_from"
+"""In the config of a run that was trained on for longer: the numbers of epochs that it had before."""
 
 
 def latest_unfinished(folders: Iterable[Path], config: Mapping[str, Any]) -> Run | None:
@@ -56,11 +59,12 @@ def finished_by_this_job(folders: Iterable[Path], config: Mapping[str, Any]) -> 
 def resumed_config(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The config to run with: `config`, or where it resumes a run, that run's own with the `overrides` on top.
 
-    Only what does not change the experiment may be overridden: devices, workers, logging. Where the run's whole
+    Only what does not change the experiment may be overridden: devices, workers, logging; and `trainer.epochs`, to
+    train on for longer. Where the run's whole
     command was typed again, these come from it altogether: a scheduler may have given it other devices.
 
     Raises:
-        SettingError: no such run, one that is finished or has no checkpoint, or another experiment.
+        SettingError: no such run, one that has no checkpoint or no epoch left, or another experiment.
     """
     if config["resume"] is None:
         return dict(config)
@@ -78,12 +82,43 @@ def resumed_config(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[
         key = override.partition("=")[0].lstrip("+")
         if key != "resume" and not key.startswith("hydra.") and override not in started_with:
             continued = _with_value(continued, key.split("."), config)
-    if config_hash(continued) != config_hash(run.config):
+    before, after = _epochs(run.config), _epochs(continued)
+    more = before is not None and after is not None and after > before
+    if run.status == "finished" and not more:
         raise SettingError(
-            f"resume={folder} goes on with the settings it was started with, and {' '.join(overrides)} would make "
-            f"it another experiment: leave out what changes its result, or start a new run without resume"
+            f"resume={folder} is finished: trainer.epochs=<more than {before}> beside it trains on, "
+            f"or start a new run, without resume"
         )
-    return continued
+    differing = _differing(run.config, continued)
+    if more:
+        differing.remove("trainer.epochs")
+    if differing:
+        raise SettingError(_another_experiment(folder, differing[0], run.config, continued))
+    # Two lengths of schedule make another experiment than one: it counts in the config hash.
+    return {**continued, CONTINUED: [*run.config.get(CONTINUED, []), before]} if more else continued
+
+
+def _epochs(config: Mapping[str, Any]) -> Any:
+    return (config.get("trainer") or {}).get("epochs")
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """The keys in which two configs are different experiments."""
+    if config_hash(one) == config_hash(other):
+        return []
+    before, after = settings_that_count(one), settings_that_count(other)
+    return [key for key in dict.fromkeys((*before, *after)) if before.get(key) != after.get(key)]
+
+
+def _another_experiment(folder: Path, key: str, before: dict[str, Any], after: dict[str, Any]) -> str:
+    was, now = (shown(all_settings(config).get(key)) for config in (before, after))
+    sentence = (
+        f"resume={folder} goes on with the settings it was started with, and {key}={now} would make it another "
+        f"experiment (it has {key}={was}): "
+    )
+    if key in FOLDER_KEYS:
+        return f"{sentence}a folder of another name counts as other data; if it was renamed, link it, ln -s {now} {was}"
+    return f"{sentence}leave it out, or start a new run without resume"
 
 
 @dataclass(frozen=True)
@@ -169,8 +204,6 @@ def _resumable(folder: Path) -> Run:
     except ValueError as error:
         shared = "; process 0 resumes it: start in a folder that all machines share" if process_rank() > 0 else ""
         raise SettingError(f"resume={folder}: {error}{shared}") from error
-    if run.status == "finished":
-        raise SettingError(f"resume={folder} is finished: start a new run, without resume, to train for longer")
     if not (folder / LAST).is_file():
         raise SettingError(f"resume={folder} broke off before its first checkpoint: start it anew, without resume")
     return run

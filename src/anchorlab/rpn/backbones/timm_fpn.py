@@ -40,7 +40,7 @@ class TimmFPN(Backbone):
             each (so 1 is the stem of a ResNet, but the stem and the first stage of a ConvNeXt).
         batch_norm: see Backbone.
         fpn_channels: channels of the pyramid.
-        out_indices: which of timm's feature maps to use; None: all of stride 4 and more.
+        out_indices: which of the feature maps that the model returns to use; None: all of stride 4 and more.
 
     Some models (DLA, HaloNet, TResNet, ...) take only images whose sides are multiples of their strides.
 
@@ -64,12 +64,14 @@ class TimmFPN(Backbone):
         self.channels = fpn_channels
         self.body = self._imagenet_body(name) if weights == "imagenet" else _timm_body(name, weights)
         info: Any = self.body.feature_info
-        self.out_indices = _pyramid(name, info.reduction(), out_indices)
-        strides = [info.reduction(i) for i in self.out_indices]
+        # Of the maps that the model returns; asked with an index, timm answers of all that it could return.
+        reductions, channels = info.reduction(), info.channels()
+        self.out_indices = _pyramid(name, reductions, out_indices)
+        strides = [reductions[index] for index in self.out_indices]
         self.strides = (*strides, 2 * strides[-1])
         self.channels_come_last = getattr(self.body, "output_fmt", None) == Format.NHWC
         self.fpn = FeaturePyramidNetwork(
-            [info.channels(i) for i in self.out_indices], fpn_channels, extra_blocks=LastLevelMaxPool()
+            [channels[index] for index in self.out_indices], fpn_channels, extra_blocks=LastLevelMaxPool()
         )
         config = timm.get_pretrained_cfg(name)
         if config is not None:

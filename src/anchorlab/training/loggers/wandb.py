@@ -5,6 +5,7 @@ and says how to upload. Step i of a W&B run is row i of metrics.csv, also after 
 """
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from anchorlab.console import typed
+from anchorlab.console import in_sweep, typed
 from anchorlab.plots.scene import Scene
 from anchorlab.signatures import Text, checked
 from anchorlab.training.loggers.protocol import End, Row, RunFacts, RunLogger
@@ -26,6 +27,8 @@ from anchorlab.training.loggers.wandb_service import (
     reachable,
     server_fault,
 )
+
+PROJECT = "anchorlab"
 
 INIT_SECONDS = 7
 """How long the server may take to begin the run."""
@@ -49,7 +52,9 @@ class WandbLogger(RunLogger):
     Args:
         mode: `online`, `offline`, or `auto`: online where there are credentials and the server answers in time, else
             offline; `WANDB_MODE=offline|disabled` goes before.
-        project, entity, group, tags: as in `wandb.init`.
+        project, entity, group, tags: as in `wandb.init`. Where they, and `name`, are at their defaults, WANDB_PROJECT,
+            WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_TAGS and WANDB_NAME go before them, and WANDB_DIR before the run's
+            folder; the jobs of a sweep keep their own names.
         job_type: null takes `train` or `eval`.
         name: null takes the last two parts of the run's folder.
         media: whether pictures leave the run's folder.
@@ -62,7 +67,7 @@ class WandbLogger(RunLogger):
     def __init__(
         self,
         mode: Literal["auto", "online", "offline"] = "auto",
-        project: Text = "anchorlab",
+        project: Text = PROJECT,
         entity: Text | None = None,
         group: Text | None = None,
         job_type: Text | None = None,
@@ -75,8 +80,11 @@ class WandbLogger(RunLogger):
         self.required = "logger.mode=online" if mode == "online" else ""
         self.media = media
         self.checkpoint = checkpoint
-        self._name = name
+        self._name = name or (None if in_sweep() else os.environ.get("WANDB_NAME"))
         self._job_type = job_type
+        if project == PROJECT:
+            project = os.environ.get("WANDB_PROJECT") or PROJECT
+        tags = tags or [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag.strip()]
         self._where = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
         self._run: Any = None
         self._online = False
@@ -102,10 +110,11 @@ class WandbLogger(RunLogger):
         """
         self._monitored, self._checkpoints = run.monitored, run.folder / "checkpoints"
         self._run_folder = typed(run.folder.resolve())
-        self._segments = [*run.folder.glob("wandb/*run-*")] if run.resumed else []
+        place = _place(run)
+        self._segments = [*place.glob(f"wandb/*run-*-{run.id}")] if run.resumed else []
         connect()
         # W&B writes to a temporary folder where it finds none.
-        run.folder.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
         mode, why = reachable(self.mode)
         if mode == "online" and (why := self._begin(run, "online")):
             if self.mode == "online":
@@ -281,7 +290,7 @@ class WandbLogger(RunLogger):
                 job_type=self._job_type or run.job,
                 id=run.id,
                 name=self._name or "/".join(run.folder.resolve().parts[-2:]),
-                dir=run.folder,
+                dir=_place(run),
                 config={**run.config, **run.axes, **run.identity},
                 mode=mode,
                 resume="allow" if mode == "online" and run.resumed else None,
@@ -309,6 +318,11 @@ class WandbLogger(RunLogger):
         if any(not path.name.startswith("offline-") or [*path.glob("*.synced")] for path in segments):
             return f"{UPLOAD} {self._run_folder}"
         return f"wandb sync {typed(Path(self._run.settings.sync_dir).resolve())}"
+
+
+def _place(run: RunFacts) -> Path:
+    """Where W&B keeps its own files."""
+    return Path(os.environ.get("WANDB_DIR") or run.folder)
 
 
 def _same_file(uploaded: Any, caption: str, boxes: dict[str, Any]) -> Any:
