@@ -95,8 +95,11 @@ def free_port() -> int:
 
 
 def family(process: int) -> list[int]:
-    """A process, and all that it and its children have started."""
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    """A process, and all that it and its children have started; one that ends meanwhile has no more children."""
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        children = []
     return [process, *(member for child in children for member in family(int(child)))]
 
 
