@@ -46,6 +46,7 @@ from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from anchorlab.trained.graph import Graph, _with_symbolic_padding
+from anchorlab.trained.graph_selection import DROPPED, GraphSelection
 from anchorlab.trained.load import Trained, load_trained
 from anchorlab.trained.plain import require_plain
 from anchorlab.trained.proposer import Proposer
@@ -224,6 +225,23 @@ def test_graph_computes_what_the_network_does(anchors, selector, head):
                 torch.testing.assert_close(ours[0], boxes, rtol=1e-5, atol=1e-4)
             assert not together[0][row, num:].any()
             assert not together[1][row, num:].any()
+
+
+@pytest.mark.filterwarnings("ignore:`create_unbacked_symint`:FutureWarning")  # torchvision's, about itself
+def test_exported_selection_where_a_level_has_no_candidate_left():
+    """torch.export takes for granted that NMS keeps two boxes, and asserts it when the file is used."""
+    torch.manual_seed(0)
+    boxes = [torch.rand(6, 4).sort(dim=1).values * 100 for _ in range(2)]
+    few = torch.tensor([0.9, *[DROPPED] * 5])
+    for selector in (ProposalSelector(6, 8), TieredNMSSelector([(1, 0.7), (8, 0.9)], 6, 8)):
+        selection = GraphSelection(selector).eval()
+        inputs = (boxes, [torch.rand(6), torch.rand(6)], 100, 100)
+        module = torch.export.export(selection, inputs, strict=False).module()
+        for scores in (inputs[1], [torch.rand(6), few], [few, torch.full((6,), DROPPED)]):
+            wanted, found = selection(boxes, scores, 100, 100), module(boxes, scores, 100, 100)
+            for ours, theirs in zip(wanted, found, strict=True):
+                assert torch.equal(ours, theirs)
+            assert (wanted[1] > DROPPED).any()
 
 
 def test_graph_of_a_backbone_with_batch_norm_and_padding_by_size():
