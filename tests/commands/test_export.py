@@ -245,7 +245,7 @@ def test_exported_selection_where_a_level_has_no_candidate_left():
 
 
 def test_graph_of_a_backbone_with_batch_norm_and_padding_by_size():
-    """The norm moves into the convolutions of the graph alone, which keep timm's padding."""
+    """timm's convolutions, in the graph's terms."""
     anchors = AnchorGrid([8, 16, 32, 64, 128], strides=(4, 8, 16, 32, 64))
     network = network_of(anchors, ProposalSelector(300, 100), EfficientNetLite0FPN(fpn_channels=32))
     image = torch.randint(0, 255, (1, 3, 133, 171), dtype=torch.uint8)
