@@ -36,7 +36,8 @@ from anchorlab.commands.export import (
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
-from anchorlab.rpn.backbones.backbones import Tiny
+from anchorlab.rpn.backbones.backbones import Backbone, Tiny
+from anchorlab.rpn.backbones.timm_fpn import EfficientNetLite0FPN
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.losses.box import SmoothL1Loss
@@ -45,6 +46,7 @@ from anchorlab.rpn.proposals.nms import ProposalSelector
 from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from anchorlab.trained.graph import Graph, _with_symbolic_padding
+from anchorlab.trained.graph_selection import DROPPED, GraphSelection
 from anchorlab.trained.load import Trained, load_trained
 from anchorlab.trained.plain import require_plain
 from anchorlab.trained.proposer import Proposer
@@ -167,7 +169,7 @@ def test_importing_the_package_imports_no_torch():
 
 
 def network_of(
-    anchors: AnchorGrid, selector: ProposalSelector, backbone: Tiny | None = None, **more: Any
+    anchors: AnchorGrid, selector: ProposalSelector, backbone: Backbone | None = None, **more: Any
 ) -> RegionProposalNetwork:
     torch.manual_seed(0)
     backbone = backbone or Tiny(32)
@@ -225,26 +227,55 @@ def test_graph_computes_what_the_network_does(anchors, selector, head):
             assert not together[1][row, num:].any()
 
 
+@pytest.mark.filterwarnings("ignore:`create_unbacked_symint`:FutureWarning")  # torchvision's, about itself
+def test_exported_selection_where_a_level_has_no_candidate_left():
+    """torch.export takes for granted that NMS keeps two boxes, and asserts it when the file is used."""
+    torch.manual_seed(0)
+    boxes = [torch.rand(6, 4).sort(dim=1).values * 100 for _ in range(2)]
+    few = torch.tensor([0.9, *[DROPPED] * 5])
+    for selector in (ProposalSelector(6, 8), TieredNMSSelector([(1, 0.7), (8, 0.9)], 6, 8)):
+        selection = GraphSelection(selector).eval()
+        inputs = (boxes, [torch.rand(6), torch.rand(6)], 100, 100)
+        module = torch.export.export(selection, inputs, strict=False).module()
+        for scores in (inputs[1], [torch.rand(6), few], [few, torch.full((6,), DROPPED)]):
+            wanted, found = selection(boxes, scores, 100, 100), module(boxes, scores, 100, 100)
+            for ours, theirs in zip(wanted, found, strict=True):
+                assert torch.equal(ours, theirs)
+            assert (wanted[1] > DROPPED).any()
+
+
+def test_graph_of_a_backbone_with_batch_norm_and_padding_by_size():
+    """timm's convolutions, in the graph's terms."""
+    anchors = AnchorGrid([8, 16, 32, 64, 128], strides=(4, 8, 16, 32, 64))
+    network = network_of(anchors, ProposalSelector(300, 100), EfficientNetLite0FPN(fpn_channels=32))
+    image = torch.randint(0, 255, (1, 3, 133, 171), dtype=torch.uint8)
+    wanted = reference(network, 32)(image)
+    with torch.no_grad():
+        found = Graph(network, 32).eval()(image)
+    assert agreement(wanted, found, 171)[0] == len(wanted[1]) == len(found[1]) == 100
+    assert torch.equal(reference(network, 32)(image)[0], wanted[0])
+
+
 class OneLevel(Tiny):
     """Its graph is a third as long to export."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
-        self.strides = STRIDES[:1]
+        self.strides = STRIDES[-1:]
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return super().forward(images)[:1]
+        return super().forward(images)[-1:]
 
 
 def test_files_of_several_images_at_a_time(tmp_path, monkeypatch):
     """By the lines of the card too: both kinds of file, each image at another place among the others."""
-    anchors = AnchorGrid([[16, 32, 64]], strides=STRIDES[:1])
+    anchors = AnchorGrid([[16, 24, 32, 40, 48, 64, 80, 96]], strides=STRIDES[-1:])
     network = network_of(anchors, ProposalSelector(300, 100), OneLevel(32))
     trained = Trained(
-        network, {"data": {"short": None, "long": 96, "pad_to": 32}}, tmp_path / "x", None, None, None, {}
+        network, {"data": {"short": None, "long": 192, "pad_to": 32}}, tmp_path / "x", None, None, None, {}
     )
     runners = {path.name: run for path, run in graphs(trained, ["torch", "onnx"], tmp_path, 1, batch=2)}
-    pixels = np.random.default_rng(0).integers(0, 255, (2, 72, 96, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 144, 192, 3), dtype=np.uint8)
     images = [torch.from_numpy(image).permute(2, 0, 1)[None].contiguous() for image in pixels]
     checks = compare(reference(network, 32), runners, images, 1, 2)
     assert [check.file for check in checks] == ["model.pt2", "model.onnx"] * 2
@@ -258,7 +289,7 @@ def test_files_of_several_images_at_a_time(tmp_path, monkeypatch):
         exec(program(name, *trained.resize, batch=2).removesuffix(EXAMPLE), lines)
         boxes, scores = lines["propose"](pixels[0])
         ours, theirs = ((torch.from_numpy(b), torch.from_numpy(s)) for b, s in ((boxes, scores), wanted))
-        assert agreement(ours, theirs, 96)[0] == len(theirs[1]) == len(ours[1])
+        assert agreement(ours, theirs, 192)[0] == len(theirs[1]) == len(ours[1])
 
 
 def test_padding_that_depends_on_the_side_is_the_same_in_a_graph():

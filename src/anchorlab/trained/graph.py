@@ -56,9 +56,8 @@ class Graph(nn.Module):
         super().__init__()
         require_expressible(network)
         self.pad_to, self.batch = pad_to, batch
-        backbone = copy.deepcopy(network.backbone).eval()
-        backbone.settle()
-        self.backbone = _with_symbolic_padding(backbone)
+        # Batch norm stays as trained: folded it moves last bits, and so proposals at a threshold of NMS.
+        self.backbone = _with_symbolic_padding(copy.deepcopy(network.backbone)).eval()
         self.head = copy.deepcopy(network.head).eval()
         self.coder, self.selector = network.coder, network.selector
         self.selection = GraphSelection(network.selector)

@@ -21,9 +21,10 @@ from anchorlab.rpn.proposals.voting import weighted_means
 DROPPED = -1.0
 """The score of what would not be a proposal."""
 
-OUTSIDE = (-2.0, -2.0, -1.0, -1.0)
-"""Where NMS is told that dropped candidates lie: they overlap no other one, and the first of them drops the rest, which
-would else be compared with each other."""
+OUTSIDE = ((-2.0, -2.0, -1.0, -1.0), (-4.0, -4.0, -3.0, -3.0))
+"""Where NMS is told that dropped candidates lie, the first: they overlap no other one, and the first of them drops the
+rest, which would else be compared with each other. One box more lies at each: torch.export takes for granted that NMS
+keeps two boxes."""
 
 EXPRESSIBLE = (ProposalSelector, TieredNMSSelector)
 """The selectors that a graph can hold; neither is a subclass of another kind."""
@@ -97,8 +98,11 @@ class GraphSelection(nn.Module):
     def _kept(self, boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
         """(n,) bool, what NMS keeps of one level's candidates that are not dropped."""
         there = scores > DROPPED
-        kept = nms(boxes.where(there[:, None], self.outside), scores, iou)
-        return there & torch.zeros_like(there).scatter(0, kept, torch.ones_like(kept, dtype=torch.bool))
+        placed = torch.cat((boxes.where(there[:, None], self.outside[0]), self.outside))
+        ranked = torch.cat((scores, torch.full((2,), DROPPED)))
+        kept = nms(placed, ranked, iou)
+        chosen = torch.zeros_like(ranked, dtype=torch.bool).scatter(0, kept, torch.ones_like(kept, dtype=torch.bool))
+        return there & chosen[: len(scores)]
 
     def _strictly_descending(self, scores: Tensor) -> Tensor:
         """As `tiered_nms.strictly_descending`; ONNX sees no bits of a float, float64 holds them as exact numbers."""
