@@ -7,7 +7,7 @@ By the rules of the run's own assigner on its own training images, all of them: 
 
 import csv
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,14 @@ def main(root: Path, sets: list[str]) -> None:
 
 
 def of_set(name: str, root: Path) -> Iterator[dict[str, Any]]:
-    data: DataModule | None = None
-    for recipe, anchors in track([(recipe, anchors) for recipe in RECIPES for anchors in ANCHORS], name):
-        config = check_overrides("train", CONFIGS, Trial(name, recipe, anchors, 0).overrides(root))
-        if data is None:
-            data = build(config["data"], "data", augment=None, seed=0)
-            data.setup()
+    configs = {
+        (recipe, anchors): check_overrides("train", CONFIGS, Trial(name, recipe, anchors, 0).overrides(root))
+        for recipe in RECIPES
+        for anchors in ANCHORS
+    }
+    data: DataModule = build(next(iter(configs.values()))["data"], "data", augment=None, seed=0)
+    data.setup()
+    for (recipe, anchors), config in track(configs.items(), name, total=len(configs)):
         network = build_network(with_fitted_anchors(config, data))
         truth = truth_of(data, "train", BackboneGrids(network.backbone))
         values = {"k": max(network.anchors.num_anchors)} | covered(network, truth) | assigned(network, truth)
@@ -59,7 +61,7 @@ def covered(network: RegionProposalNetwork, truth: GroundTruth) -> dict[str, flo
     return {name: metrics[name] for name in COVERAGE}
 
 
-def assigned(network: RegionProposalNetwork, truth: GroundTruth) -> Mapping[str, float]:
+def assigned(network: RegionProposalNetwork, truth: GroundTruth) -> dict[str, float]:
     ious, deltas, positives = [], [], []
     for image in truth.image.unique().tolist():
         height, width = truth.padded[image].tolist()

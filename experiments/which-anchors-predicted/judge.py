@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 HERE = Path(__file__).parent
 LEAST = 8
@@ -114,7 +114,7 @@ def correlations(
 def rank_correlation(known: Values, trained: Values) -> float:
     names = [name for name in trained if name in known]
     ours, theirs = [known[name] for name in names], [trained[name] for name in names]
-    return float("nan") if len(set(ours)) < 2 else float(spearmanr(ours, theirs)[0])
+    return float("nan") if len(set(ours)) < 2 else float(np.corrcoef(rankdata(ours), rankdata(theirs))[0, 1])
 
 
 def draw(places: list[Place], trained: Mapping[Place, Values], seeds: Mapping[Place, Mapping]) -> None:

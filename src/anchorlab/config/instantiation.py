@@ -9,11 +9,8 @@ from typing import Any
 
 from hydra import utils
 
-ANY_CLASS: dict[str, Any] = (
-    {"_execution_whitelist_": utils.UNSAFE_DISABLE_EXECUTION_CHECKS}
-    if hasattr(utils, "UNSAFE_DISABLE_EXECUTION_CHECKS")
-    else {}
-)
+ANY_CLASS_ALLOWED = getattr(utils, "UNSAFE_DISABLE_EXECUTION_CHECKS", None)
+"""None before Hydra 1.4."""
 
 
 def instantiate(config: Mapping[str, Any], **arguments: Any) -> Any:
@@ -22,4 +19,5 @@ def instantiate(config: Mapping[str, Any], **arguments: Any) -> Any:
     Raises:
         hydra.errors.InstantiationException: what its constructor, or the import of its module, raised.
     """
-    return utils.instantiate(config, **arguments, **ANY_CLASS, _convert_="all")
+    allowed = {} if ANY_CLASS_ALLOWED is None else {"_execution_whitelist_": ANY_CLASS_ALLOWED}
+    return utils.instantiate(config, **arguments, **allowed, _convert_="all")
