@@ -1,4 +1,4 @@
-"""How well each number known before training orders the trained networks of the bank: tables and spread.png.
+"""How well each number known before training orders the trained networks of the bank: tables and a picture a recipe.
 
 python experiments/which-anchors-predicted/judge.py
 
@@ -18,7 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
+from anchorlab.plots.palette import LEVELS
+
 HERE = Path(__file__).parent
+METRICS = ("AR_10", "AR_100", "AR_1000")
 LEAST = 8
 """Configurations of a data set from which on it is judged."""
 
@@ -34,7 +37,7 @@ def main() -> None:
     screen.print(spread_table(places, trained, seeds))
     for recipe in dict.fromkeys(recipe for _, recipe in places):
         screen.print(correlations([place for place in places if place[1] == recipe], trained, known))
-    draw(places, trained, seeds)
+        draw(recipe, [data for data, of in places if of == recipe])
 
 
 def read_trained() -> tuple[dict[Place, dict[str, float]], dict[Place, dict[str, list[float]]]]:
@@ -117,23 +120,24 @@ def rank_correlation(known: Values, trained: Values) -> float:
     return float("nan") if len(set(ours)) < 2 else float(np.corrcoef(rankdata(ours), rankdata(theirs))[0, 1])
 
 
-def draw(places: list[Place], trained: Mapping[Place, Values], seeds: Mapping[Place, Mapping]) -> None:
-    figure, axes = plt.subplots(1, len(places), figsize=(1.5 + 2.1 * len(places), 4.2), sharey=True, squeeze=False)
-    names = list(dict.fromkeys(name for place in places for name in trained[place]))
-    for axis, place in zip(axes[0], places, strict=True):
-        for row, name in enumerate(names):
-            found = seeds[place].get(name, [])
-            axis.plot(found, [row] * len(found), "o", color="#0072B2", alpha=0.75, markersize=5)
-        axis.axvline(max(trained[place].values()), color="#999999", linewidth=0.8)
-        axis.set_title("{}\n{}".format(*place), fontsize=9)
-        axis.set_xlabel("AR@100", fontsize=8)
-        axis.tick_params(labelsize=8)
+def draw(recipe: str, sets: list[str]) -> None:
+    """How far each configuration of seed 0 lies behind the best of its data set, for three budgets."""
+    rows = [row for row in rows_of("results.csv") if row["recipe"] == recipe and row["seed"] == "0"]
+    names = list(dict.fromkeys(row["anchors"] for row in rows))
+    figure, axes = plt.subplots(1, len(METRICS), figsize=(12, 4.8), sharey=True, sharex=True, layout="constrained")
+    for axis, metric in zip(axes, METRICS, strict=True):
+        for colour, name in zip(LEVELS, sets, strict=False):
+            values = {row["anchors"]: float(row[metric]) for row in rows if row["data"] == name}
+            behind = [max(values.values()) - values[anchors] for anchors in names]
+            axis.plot(behind, range(len(names)), "o", color=colour, alpha=0.85, markersize=6, label=name)
+        axis.set_title(metric.replace("_", "@"), fontsize=11)
+        axis.set_xlabel("behind the best of the data set")
         axis.grid(axis="y", color="#dddddd", linewidth=0.6)
-        axis.set_xlim(axis.get_xlim()[1] - 0.3, axis.get_xlim()[1])
-    axes[0][0].set_yticks(range(len(names)), names)
-    axes[0][0].invert_yaxis()
-    figure.tight_layout()
-    figure.savefig(HERE / "spread.png", dpi=110)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    axes[0].invert_xaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(sets), frameon=False)
+    figure.savefig(HERE / f"{recipe}.png", dpi=110)
 
 
 if __name__ == "__main__":
