@@ -1,6 +1,7 @@
 """A run's folder: written whole, read back as it was, and its hashes change with what changes the result."""
 
 import copy
+import errno
 import json
 import os
 from pathlib import Path
@@ -202,8 +203,8 @@ def test_a_broken_archive_and_a_folder_without_a_run_are_named(tmp_path):
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
     files.write_whole(path, b"old")
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "disk full")))
+    with pytest.raises(OSError, match=r"disk full: .*run\.json"):
         files.write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
