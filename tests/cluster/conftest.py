@@ -19,7 +19,7 @@ def slurm(tmp_path_factory) -> Iterator[Slurm]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "WANDB_"))}
     own = {
         "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT / "src"),
+        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",  # ROOT: for callbacks of the tests
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",  # the nodes' names are known to Slurm alone
     }

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -93,6 +94,11 @@ def task(job: str, program: str, rank: int = 0) -> int:
     raise AssertionError(f"task {rank} of job {job} runs no {program}")
 
 
+def _release(fifo: Path, until: subprocess.Popen) -> None:
+    while until.poll() is None:
+        fifo.write_text("go on")
+
+
 def test_forgotten_srun_is_one_sentence(slurm: Slurm, folder, small):
     forgotten = script().replace("srun --wait=600 python", "python")
     job = slurm.submit(folder, forgotten, *small, *CPU, options=TWO_NODES)
@@ -109,8 +115,10 @@ def test_srun_in_an_interactive_job_trains_one_run(slurm: Slurm, folder, small):
 def test_sweep_outlives_a_lost_job_and_its_submitter(slurm: Slurm, folder, small):
     launcher = ("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1")
     axis = ("optimizer.lr=0.001,0.002", "hydra.sweep.dir=sweep", "sweep.probe=false")
-    length = ("trainer.epochs=100", "trainer.val_every=100")
-    command = ["python", "train.py", "-m", *small, *CPU, *length, *axis, *launcher]
+    hold = folder / "hold"
+    os.mkfifo(hold)
+    held = ("+callbacks.breaking._target_=tests.training.breaking.Hold", f"+callbacks.breaking.fifo={hold}")
+    command = ["python", "train.py", "-m", *small, *CPU, "trainer.epochs=2", *held, *axis, *launcher]
     sweep = folder / "sweep"
 
     first = subprocess.Popen(command, cwd=folder, env=slurm.environment, stdout=subprocess.PIPE, text=True)
@@ -123,8 +131,13 @@ def test_sweep_outlives_a_lost_job_and_its_submitter(slurm: Slurm, folder, small
     number = json.loads((sweep / "sweep.json").read_text())["jobs"][1]["queued"]
     for process in family(task(slurm.job(number)["JobId"], "submitit")):
         os.kill(process, signal.SIGKILL)
-    out = slurm.run(*command, cwd=folder)
-    assert "job 0: still in the queue" in out or "jobs 0, 1: still in the queue" in out
+    second = subprocess.Popen(command, cwd=folder, env=slurm.environment, stdout=subprocess.PIPE, text=True)
+    assert second.stdout is not None
+    assert any("still in the queue" in line for line in second.stdout)
+    # Each opening meets a job that waits in its second epoch: job 0, and job 1 when it has come that far again.
+    threading.Thread(target=_release, args=(hold, second), daemon=True).start()
+    out, _ = second.communicate(timeout=TIMEOUT)
+    assert second.returncode == 0
     assert "2 finished" in out
     statuses = [json.loads((sweep / str(job) / "run.json").read_text())["status"] for job in (0, 1)]
     assert statuses == ["finished", "finished"]
