@@ -46,7 +46,7 @@ def console() -> Console:
 def tell(sentence: str, style: str = "") -> None:
     """Print a sentence for people: broken between words on a terminal, whole in a file."""
     screen = console()
-    for line in _folded(sentence, screen.width) if screen.is_terminal else [printable(sentence)]:
+    for line in _folded(sentence, screen.width) if screen.is_terminal else [sentence]:
         screen.print(_line(line, style))
 
 
