@@ -2,8 +2,8 @@
 
 python experiments/which-anchors-predicted/bank.py <folder of the data sets> <folder for the runs> [set ...]
 
-One run a core at a time, each on one thread; finished runs are skipped, so that it can be stopped and started again at
-any moment. Each time it ends or is stopped, results.csv beside this file has every finished run.
+One run a core at a time, each on one thread. results.csv beside this file has every finished run; those in it are
+skipped, so that it can be stopped at any moment and started again, on another machine too.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from anchorlab.cli.overrides import check_overrides
 from anchorlab.commands.train import train
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results.csv"
 CONFIGS = HERE.parents[1] / "conf"
 SETS = {
     "chess": "chess",
@@ -99,47 +100,52 @@ class Trial:
 
 def trials(sets: Sequence[str]) -> Iterator[Trial]:
     """In the order of their worth: train.py's own recipe first, the first seed of each configuration first."""
-    for recipe, data, anchors in itertools.product(RECIPES, sets, ANCHORS):
-        yield Trial(data, recipe, anchors, 0)
-    for data, recipe, anchors, seed in itertools.product(sets, RECIPES, REPEATED, (1, 2)):
-        yield Trial(data, recipe, anchors, seed)
+    for recipe in RECIPES:
+        yield from (Trial(data, recipe, anchors, 0) for data, anchors in itertools.product(sets, ANCHORS))
+        for seed, data, anchors in itertools.product((1, 2), sets, REPEATED):
+            yield Trial(data, recipe, anchors, seed)
 
 
 def main(root: Path, runs: Path, sets: Sequence[str]) -> None:
     cores = len(os.sched_getaffinity(0))
-    left = [trial for trial in trials(sets) if not record_of(trial.folder(runs))]
-    try:
-        with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
-            started = [pool.submit(run, trial, root, runs) for trial in left]
-            for job in track(as_completed(started), "training", total=len(left)):
-                job.result()
-    finally:
-        write_results(runs)
+    known = read_results()
+    left = [trial for trial in trials(sets) if trial not in known]
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+        started = {pool.submit(run, trial, root, runs): trial for trial in left}
+        for job in track(as_completed(started), "training", total=len(left)):
+            known[started[job]] = job.result()
+            write_results(known)
 
 
-def run(trial: Trial, root: Path, runs: Path) -> None:
-    arguments = trial.overrides(root)
-    with contextlib.redirect_stdout(io.StringIO()):
-        train(check_overrides("train", CONFIGS, arguments), trial.folder(runs), arguments)
+def run(trial: Trial, root: Path, runs: Path) -> dict[str, Any]:
+    """Its row of results.csv."""
+    folder = trial.folder(runs)
+    if not finished(folder):
+        arguments = trial.overrides(root)
+        with contextlib.redirect_stdout(io.StringIO()):
+            train(check_overrides("train", CONFIGS, arguments), folder, arguments)
+    record = json.loads((folder / "run.json").read_text())
+    figures = {name: round(record["figures"]["final"][name], 4) for name in FIGURES}
+    seconds = round(record["timings"]["fit_s"])
+    return {**vars(trial), **figures, "seconds": seconds, "commit": record["commit"][:7]}
 
 
-def record_of(folder: Path) -> dict[str, Any] | None:
-    """What run.json says, where the run has finished."""
+def finished(folder: Path) -> bool:
     file = folder / "run.json"
-    content = json.loads(file.read_text()) if file.exists() else {}
-    return content if content.get("status") == "finished" else None
+    return file.exists() and json.loads(file.read_text())["status"] == "finished"
 
 
-def write_results(runs: Path) -> None:
-    rows = []
-    for trial in trials(tuple(SETS)):
-        record = record_of(trial.folder(runs))
-        if record:
-            final = record["figures"]["final"]
-            figures = {name: round(final[name], 4) for name in FIGURES}
-            seconds = round(record["timings"]["fit_s"])
-            rows.append({**vars(trial), **figures, "seconds": seconds, "commit": record["commit"][:7]})
-    with (HERE / "results.csv").open("w", newline="") as file:
+def read_results() -> dict[Trial, dict[str, Any]]:
+    if not RESULTS.exists():
+        return {}
+    with RESULTS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {Trial(row["data"], row["recipe"], row["anchors"], int(row["seed"])): row for row in rows}
+
+
+def write_results(known: dict[Trial, dict[str, Any]]) -> None:
+    rows = [known[trial] for trial in trials(tuple(SETS)) if trial in known]
+    with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
