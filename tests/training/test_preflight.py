@@ -9,6 +9,7 @@ import yaml
 from anchorlab.build import build_data, build_network
 from anchorlab.cli.overrides import check_overrides
 from anchorlab.config.identity import config_hash
+from anchorlab.errors import SettingError
 from anchorlab.training.preflight import fit_coder, look_ahead, with_fitted_anchors
 from tests.commands.test_study import small, study
 
@@ -52,7 +53,7 @@ def test_anchors_and_coder_are_fitted_kept_and_not_fitted_again_on_resume(small,
 
 
 def test_too_little_coverage_warns_with_an_override_that_helps_or_refuses(small, tmp_path):
-    hopeless = ("anchor.scale=0.5", "debug=one_step", "debug.look=0")
+    hopeless = ("anchor.scale=0.5", "debug=one_step", "debug.look=0", "assigner=max_iou")
     refused = study(tmp_path, *small, *QUICK, *hopeless, "preflight=refuse", script="train.py")
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr
@@ -81,7 +82,19 @@ def test_nothing_is_computed_where_preflight_is_none(config):
     assert found.warning is None
 
 
-def test_threshold_itself_is_enough(config):
+def test_an_assigner_that_does_not_go_by_iou_is_not_warned_of_coverage(config):
+    data, network = build_data(config), build_network(config)
+    config = {**config, "preflight_least": 1.0}
+    found = look_ahead(config, data, network)
+    assert found is not None
+    assert found.warning is None
+    assert "ATSSAssigner does not go by it" in found.line
+    with pytest.raises(SettingError, match="preflight=refuse: only 0"):
+        look_ahead({**config, "preflight": "refuse"}, data, network)
+
+
+def test_threshold_itself_is_enough(small):
+    config = check_overrides("train", CONFIGS, [*small, "assigner=max_iou"])
     data, network = build_data(config), build_network(config)
     found = look_ahead({**config, "preflight_least": 0.0}, data, network)
     assert found is not None

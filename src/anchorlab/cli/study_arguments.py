@@ -16,14 +16,21 @@ from anchorlab.installation import program
 
 SEVERAL_KS = re.compile(r"anchor\.k=(\d+(?:,\d+)+)")
 EXAMPLE = "probe=true anchor.scale=2,4,8 'anchor.ratios=[1],[0.5,1,2]'"
+USUAL = (
+    ("anchor=default",),
+    ("anchor=default", "anchor.ratios=[1]"),
+    ("anchor=fit", "anchor.k=1"),
+    ("anchor=fit", "anchor.k=3"),
+)
+"""What a probe compares where nobody says what."""
 
 
 def unfold(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra takes it: `fit=true` chooses anchor=fit, `anchor.k=3,6,9` becomes `ks=[3,6,9]`; with
-    `probe=true` all combinations of several values become `candidates=[[...],...]`.
+    `probe=true` all combinations of several values become `candidates=[[...],...]`, and without any the anchors that
+    are given are one candidate beside the `USUAL` ones.
 
-    Raises SettingError for a sweep (-m), for several k that are not fitted, for a fit of other anchors, and for a probe
-    of fewer than two configurations.
+    Raises SettingError for a sweep (-m), for several k that are not fitted, and for a fit of other anchors.
     """
     probes = any(argument.lower() == "probe=true" for argument in arguments)
     if {"-m", "--multirun"} & set(arguments):
@@ -46,24 +53,26 @@ def unfold(arguments: Sequence[str]) -> list[str]:
 
 
 def _with_candidates(arguments: Sequence[str]) -> list[str]:
-    """The arguments without those that give an anchor setting several values, and all combinations of these."""
-    several: dict[str, list[str]] = {}
+    """The arguments without the anchors that are compared, and these as a list."""
     if any(argument.lower() == "fit=true" for argument in arguments):
         raise SettingError("fit=true beside probe=true: leave it out; anchor=fit,default probes fitted anchors, too")
-    for argument in arguments:
-        override = _parsed(argument) if argument.startswith("anchor") else None
-        if override is not None and override.is_choice_sweep():
-            key = override.get_key_element()
-            several[argument] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-    combinations = list(itertools.product(*several.values()))
-    if len(combinations) < 2:
-        raise SettingError(f"probe=true compares anchors: give a setting several values, {program('study')} {EXAMPLE}")
-    written = ",".join(f"[{','.join(map(in_quotes, combination))}]" for combination in combinations)
-    return [*(argument for argument in arguments if argument not in several), f"candidates=[{written}]"]
+    of_anchors = {argument: override for argument in arguments if (override := _of_anchors(argument))}
+    several = {
+        argument: [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        for argument, override in of_anchors.items()
+        if override.is_choice_sweep()
+    }
+    compared = several or of_anchors
+    candidates = list(itertools.product(*several.values())) if several else [tuple(of_anchors) or USUAL[0], *USUAL]
+    listed = [f"[{','.join(map(in_quotes, candidate))}]" for candidate in dict.fromkeys(candidates)]
+    kept = [argument for argument in arguments if argument not in compared]
+    return [*kept, f"candidates=[{','.join(listed)}]"]
 
 
-def _parsed(argument: str) -> Override | None:
-    """None for what is no override: the check of the whole command line says so."""
+def _of_anchors(argument: str) -> Override | None:
+    """An override of the group `anchor`; None for what is none: the check of the whole command line says so."""
+    if argument.partition("=")[0].partition(".")[0] != "anchor":
+        return None
     try:
         return OverridesParser.create().parse_override(argument)
     except HydraException:

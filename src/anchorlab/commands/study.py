@@ -29,7 +29,8 @@ from anchorlab.installation import CONFIGS
 from anchorlab.plots import coverage as pictures
 from anchorlab.plots.boxes import save
 from anchorlab.rpn.anchors import AnchorGrid
-from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner, yardstick
+from anchorlab.rpn.assigners.atss import ATSSAssigner
+from anchorlab.rpn.assigners.max_iou import Assigner, MaxIoUAssigner, yardstick
 from anchorlab.runs.files import write_whole
 from anchorlab.runs.json import plain
 from anchorlab.runs.record import RunRecord
@@ -72,7 +73,7 @@ def study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
         rows = [*_left(folder, files), ("next", f"train on these anchors with: {training}")]
     else:
         found, files = _fit(basis, config, folder) if fits else _cover(basis, config, folder)
-        rows = _where(folder, files, overrides)
+        rows = _where(folder, files, overrides, basis)
     console().print()
     console().print(Facts(rows))
     content = {"data": str(basis.data.root), "split": config["split"], "seconds_to_load": basis.seconds} | found
@@ -89,10 +90,14 @@ class _Basis:
     split: str
     strides: tuple[int, ...]
     assigner: MaxIoUAssigner  # by whose IoUs coverage goes
-    trains_by: str  # what assigns in training, where it is another rule
+    trained: Assigner  # what assigns in training
     truth: GroundTruth
     grids: BackboneGrids
     seconds: float
+
+    @property
+    def is_trained_otherwise(self) -> bool:
+        return self.trained is not self.assigner
 
     def held_out(self) -> GroundTruth | None:
         """The boxes that are scored, where they are others than those studied."""
@@ -114,8 +119,7 @@ def _basis(config: Mapping[str, Any]) -> _Basis:
     trained = build(config["assigner"], "assigner")
     assigner = yardstick(trained)
     seconds = round(time.perf_counter() - started, 2)
-    trains_by = "" if assigner is trained else type(trained).__name__
-    return _Basis(data, config["split"], grids.strides, assigner, trains_by, truth, grids, seconds)
+    return _Basis(data, config["split"], grids.strides, assigner, trained, truth, grids, seconds)
 
 
 def _head(basis: _Basis) -> list[tuple[str, str]]:
@@ -134,8 +138,8 @@ def _head(basis: _Basis) -> list[tuple[str, str]]:
         ("network", f"input {size} (height x width); strides {', '.join(map(str, basis.strides))}"),
         ("coverage", rule + _border(basis.assigner)),
         *(
-            [("", f"training goes by another rule, {basis.trains_by}'s: probe=true looks at that")]
-            if basis.trains_by
+            [("", f"training goes by another rule, {type(basis.trained).__name__}'s")]
+            if basis.is_trained_otherwise
             else []
         ),
     ]
@@ -263,13 +267,20 @@ def _left(folder: Path, files: Sequence[Path]) -> list[tuple[str, str]]:
     return [("folder", str(folder)), ("files", ", ".join(["study.json", *shown]))]
 
 
-def _where(folder: Path, files: Sequence[Path], overrides: Sequence[str]) -> list[tuple[str, str]]:
-    """What was written, and the command that goes on with the same data: a training with fitted anchors, else a fit."""
+def _where(folder: Path, files: Sequence[Path], overrides: Sequence[str], basis: _Basis) -> list[tuple[str, str]]:
+    """What was written, and the command that goes on with the same data: a training with fitted anchors, else a fit; a
+    probe where coverage is not what the assigner goes by."""
     rows = _left(folder, files)
     of_data = of_groups(overrides, STUDIED)
     fitted = [path for path in files if path.suffix == ".yaml"]
-    if not fitted:
-        fit = command("study", of_data, "fit=true anchor.k=3,6,9")
-        return [*rows, ("next", f"find the anchors that fit best with: {fit}")]
-    chosen = [f"--config-dir={typed(folder / 'conf')}", f"anchor={fitted[0].stem}"]
-    return [*rows, ("next", f"train with the best of them with: {command('train', of_data, *chosen)}")]
+    if fitted:
+        chosen = [f"--config-dir={typed(folder / 'conf')}", f"anchor={fitted[0].stem}"]
+        return [*rows, ("next", f"train with the best of them with: {command('train', of_data, *chosen)}")]
+    if basis.is_trained_otherwise:
+        verdict = [("verdict", report.ADVICE_FOR_ATSS)] if isinstance(basis.trained, ATSSAssigner) else []
+        probe = command("study", of_data, "probe=true")
+        return [*verdict, *rows, ("next", f"see which anchors should train best on these images with: {probe}")]
+    return [
+        *rows,
+        ("next", f"find the anchors that fit best with: {command('study', of_data, 'fit=true anchor.k=3,6,9')}"),
+    ]

@@ -14,7 +14,7 @@ from anchorlab.analysis.ground_truth import BackboneGrids, GroundTruth, truth_of
 from anchorlab.build import build, user_errors, without_weights
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError
-from anchorlab.rpn.assigners.max_iou import yardstick
+from anchorlab.rpn.assigners.max_iou import Assigner, yardstick
 from anchorlab.rpn.coders import FittedDeltaCoder
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.variants import CascadeRPN
@@ -90,8 +90,9 @@ def look_ahead(config: Mapping[str, Any], data: DataModule, network: RegionPropo
         return Preflight({}, "no boxes in the training split")
     coverage = cover(truth, network.anchors, network.assigner)
     axes = {name: coverage.metrics[name] for name in ("coverage", "possible_recall_50", "positives_per_image")}
-    line = _line(coverage, network.assigner is coverage.assigner)
-    if axes["coverage"] >= config["preflight_least"]:
+    goes_by_it = network.assigner is coverage.assigner
+    line = _line(coverage, network.assigner)
+    if axes["coverage"] >= config["preflight_least"] or not (goes_by_it or config["preflight"] == "refuse"):
         return Preflight(axes, line)
     share, threshold, least = axes["coverage"], coverage.assigner.foreground_iou, config["preflight_least"]
     warning = (
@@ -103,15 +104,17 @@ def look_ahead(config: Mapping[str, Any], data: DataModule, network: RegionPropo
     return Preflight(axes, line, warning)
 
 
-def _line(coverage: Coverage, assigned: bool) -> str:
-    """The coverage in words, and where the assigner goes by the same IoU (`assigned`), the positives per box."""
+def _line(coverage: Coverage, assigner: Assigner) -> str:
+    """The coverage in words, and the positives per box; or that the assigner does not go by these IoUs."""
     metrics, threshold = coverage.metrics, coverage.assigner.foreground_iou
     parts = [
         f"{metrics['coverage']:.3f} of {len(coverage.truth):,} training boxes have an anchor of IoU >= {threshold:g}",
         f"{metrics['possible_recall_50']:.3f} of IoU >= 0.5",
     ]
-    if assigned:
+    if assigner is coverage.assigner:
         parts.append(f"{metrics['positives_per_box']:.1f} positive anchors per box")
+    else:
+        parts.append(f"{type(assigner).__name__} does not go by it")
     if metrics["untouched"] > 0:
         parts.append(f"{metrics['untouched']:.3f} touched by none")
     return "; ".join(parts)

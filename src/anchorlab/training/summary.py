@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from anchorlab.analysis.ground_truth import feature_grids, input_size
+from anchorlab.build import build
 from anchorlab.console import Column, Facts, TextTable, command, console, of_groups, typed
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import Record
 from anchorlab.metrics.from_ranks import BUDGETS, KINDS, in_table
+from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import read_run
 from anchorlab.training.resume import position
@@ -77,9 +79,7 @@ def next_steps(
     """
     steps = []
     if uncovered:
-        steps.append(
-            f"see which anchors fit these boxes with: {command('study', of_groups(overrides, STUDIED), 'fit=true')}"
-        )
+        steps.append(_study(config, overrides))
     if len(list(folder.parent.glob("*/run.json"))) > 1:
         steps.append(f"compare the runs of this folder with: {command('compare', [], f'runs={typed(folder.parent)}')}")
     steps += [
@@ -89,6 +89,14 @@ def next_steps(
     if not any(word.startswith("data") for word in overrides):
         steps.append(f"train on your data with: {command('train', overrides, 'data.root=<folder>')}")
     return [("next" if at == 0 else "", step) for at, step in enumerate(steps)]
+
+
+def _study(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """A study of other anchors, by what counts for the run's assigner."""
+    of_data = of_groups(overrides, STUDIED)
+    if isinstance(build(config["assigner"], "assigner"), MaxIoUAssigner):
+        return f"see which anchors fit these boxes with: {command('study', of_data, 'fit=true')}"
+    return f"see which anchors should train best with: {command('study', of_data, 'probe=true')}"
 
 
 def _other_anchors(config: Mapping[str, Any], overrides: Sequence[str]) -> tuple[list[str], str, str]:
