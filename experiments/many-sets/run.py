@@ -77,6 +77,9 @@ RECIPES = {
     "torchvision lr 0.001": Recipe(("optimizer.lr=0.001",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "plain": Recipe(("experiment=recipe",), scored=(TIERS,)),
     "recommended": Recipe(("experiment=recommended",), scored=(("nms 0.7", "proposals=default"),)),
+    "recommended, square": Recipe(("experiment=recommended", "anchor=default", "anchor.ratios=[1]")),
+    "recommended, three": Recipe(("experiment=recommended", "anchor=default")),
+    "recommended, fitted": Recipe(("experiment=recommended", "anchor=fit", "anchor.k=3")),
     "cascade": Recipe(
         ("experiment=recipe-cascade",),
         scored=(TIERS, ("nms 0.8", "proposals=default proposals.nms_iou=0.8 proposals.pre_nms_top_n=2000")),
@@ -94,7 +97,12 @@ class Trial:
     split: str  # "held out" or "published"
 
     def folder(self, runs: Path) -> Path:
-        return runs / self.split.replace(" ", "-") / self.data / f"{self.recipe.replace(' ', '-')}-{self.seed}"
+        return (
+            runs
+            / self.split.replace(" ", "-")
+            / self.data
+            / f"{self.recipe.replace(',', '').replace(' ', '-')}-{self.seed}"
+        )
 
     def command(self, root: Path, runs: Path) -> list[str]:
         data, recipe = SETS[self.data], RECIPES[self.recipe]
