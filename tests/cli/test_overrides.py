@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from anchorlab.cli.overrides import check_overrides
+from anchorlab.errors import SettingError
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -35,6 +38,10 @@ def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         ),
         (["anchor.rounded=3"], "anchor.rounded=3 is not possible: it must be true or false"),
         (["~anchor.k"], "set it to null instead"),
+        (
+            ["experiment=recommended", "data.root=x", "backbone=tiny"],
+            "experiment=recommended sets it, and '~backbone.batch_norm' takes it out",
+        ),
         (["data=voc"], "data.root has no value"),
         (["-m", "anchor.k=3,a"], "anchor.k=a is not possible"),
         (
@@ -59,6 +66,22 @@ def test_wrong_command_line_is_one_sentence(arguments, sentence, tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_recipe_sets_of_a_part_that_was_replaced_can_be_taken_out():
+    """And nothing else: a setting of the part itself has a value."""
+    recipe, other = ("experiment=recommended", "data.root=x"), ("experiment=torchvision-fpn", "data.root=x")
+    replaced = check_overrides("train", ROOT / "conf", [*recipe, "backbone=tiny", "~backbone.batch_norm"])
+    assert replaced["backbone"] == {"_target_": "anchorlab.rpn.Tiny", "channels": 64}
+    assert (
+        "milestones"
+        not in check_overrides("train", ROOT / "conf", [*other, "scheduler=one_cycle", "~scheduler.milestones"])[
+            "scheduler"
+        ]
+    )
+    for kept in ([*recipe, "~backbone.batch_norm"], [*recipe, "backbone=tiny", "~backbone.channels"]):
+        with pytest.raises(SettingError, match="takes a setting away: set it to null instead"):
+            check_overrides("train", ROOT / "conf", kept)
 
 
 def test_help_shows_every_group_its_choices_and_the_settings_beside_them(tmp_path):

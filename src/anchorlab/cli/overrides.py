@@ -22,7 +22,7 @@ from hydra.errors import (
 
 from anchorlab.cli.choices import as_meant
 from anchorlab.cli.help import usage
-from anchorlab.cli.own_files import OwnFile, check_own_files, naming, read_own_files, sets_others
+from anchorlab.cli.own_files import OwnFile, check_own_files, naming, naming_recipe, read_own_files, sets_others
 from anchorlab.cli.quoting import in_quotes, quoted
 from anchorlab.cli.sweep_arguments import check_sweep
 from anchorlab.config.composition import chosen, composed, to_plain, with_values
@@ -165,8 +165,9 @@ def check_overrides(
     jobs = [[options[0] for options in values]]
     for at, options in enumerate(values):
         jobs += [[option if i == at else others[0] for i, others in enumerate(values)] for option in options[1:]]
-    files = _own_files([option for options in values for option in options], more_configs)
-    with naming(files, [override.key_or_group for override in parsed]):
+    every = [option for options in values for option in options]
+    files, typed = _own_files(every, more_configs), [override.key_or_group for override in parsed]
+    with naming(files, typed), naming_recipe([*files, *_files(every, config_dir)], typed):
         configs = [_check_composed(config_name, config_dir, job, more_configs, complete) for job in jobs]
         if classes == "apart":
             check_signatures_apart(configs)
@@ -193,14 +194,21 @@ def _check_composed(
     reference = to_plain(base, complete=False)
     known = leaf_keys(reference)
     groups = [folder.name for folder in config_dir.iterdir() if folder.is_dir()]
-    apart = [file for file in files if sets_others(file, config_dir)]
-    if apart:
-        own = {file.group for file in apart}
+
+    def without(left_out: Iterable[OwnFile]) -> dict[str, Any]:
+        """The config of the same choices but for the groups of these files."""
+        apart = {file.group for file in left_out}
         final = chosen(config_name, config_dir, (*path, *map(_text, choices)))
-        others = [f"{group}={choice}" for group, choice in final.items() if group in groups and group not in own]
-        reference = to_plain(composed(config_name, config_dir, (*path, *others)), complete=False)
-        check_own_files(apart, reference)
+        others = [f"{group}={choice}" for group, choice in final.items() if group in groups and group not in apart]
+        return to_plain(composed(config_name, config_dir, (*path, *others)), complete=False)
+
     values = [override for override in ours if override not in choices]
+    if any(override.type == OverrideType.DEL for override in values):
+        recipes = [file for file in [*files, *_files(choices, config_dir)] if file.is_global]
+        _check_taken_away(values, known, leaf_keys(without(recipes)))
+    if apart := [file for file in files if sets_others(file, config_dir)]:
+        reference = without(apart)
+        check_own_files(apart, reference)
     keys = [override.key_or_group for override in values]
     named = [key.removesuffix("._target_") for key in keys if key.endswith("._target_")]
     for override in values:
@@ -225,11 +233,13 @@ def _check_composed(
 
 def _own_files(overrides: Iterable[Override], folder: str | None) -> list[OwnFile]:
     """The files in a person's own `folder` of choices that are chosen, and those that these choose."""
-    if folder is None:
-        return []
+    return [] if folder is None else _files(overrides, Path(folder).absolute())
+
+
+def _files(overrides: Iterable[Override], folder: Path) -> list[OwnFile]:
     values = [(override.key_or_group, override.value()) for override in overrides]
     names = [(group, name) for group, value in values for name in (value if isinstance(value, list) else [value])]
-    return read_own_files(Path(folder).absolute(), [(group, name) for group, name in names if isinstance(name, str)])
+    return read_own_files(folder, [(group, name) for group, name in names if isinstance(name, str)])
 
 
 def _check_group(name: str, group: Any, config_dir: Path) -> None:
@@ -309,10 +319,17 @@ def _refuse_several_values(overrides: Sequence[str]) -> None:
             raise SettingError(f"{line} has several values: add -m to train one run for each, or write a list, [1,2]")
 
 
+def _check_taken_away(overrides: Iterable[Override], known: Iterable[str], without_recipes: Iterable[str]) -> None:
+    """Refuse `~key`, but for what a recipe alone brings in: a setting of a part that the command replaces."""
+    brought_in = set(known) - set(without_recipes)
+    for override in overrides:
+        if override.type == OverrideType.DEL and override.key_or_group in set(known) - brought_in:
+            line = override.input_line
+            raise SettingError(f"{line} takes a setting away: set it to null instead, where it may be null")
+
+
 def _check_key(override: Override, known: list[str], groups: list[str]) -> None:
     key = override.key_or_group
-    if override.type == OverrideType.DEL and key in known:
-        raise SettingError(f"{override.input_line} takes a setting away: set it to null instead, where it may be null")
     if key not in known and not any(k.startswith(key + ".") or key.startswith(k + ".") for k in known):
         raise SettingError(unknown_key(key, known if "." in key else [*groups, *known]))
 

@@ -101,6 +101,25 @@ def naming(files: Sequence[OwnFile], typed: Iterable[str] = ()) -> Iterator[None
         raise SettingError(f"{guilty}: {error}") from error
 
 
+@contextmanager
+def naming_recipe(files: Sequence[OwnFile], typed: Iterable[str] = ()) -> Iterator[None]:
+    """Say which recipe sets what a part does not take that the command chose in place of the recipe's own.
+
+    Args:
+        files: the chosen ones; recipes are those that set what other groups have.
+        typed: as `naming`'s.
+    """
+    try:
+        yield
+    except SettingError as error:
+        found = re.match(r"([\w.]+) is not possible: \w+ takes", str(error))
+        recipes = [file for file in files if file.is_global and found and _holds(file.settings, found[1])]
+        if found is None or not recipes or found[1] in typed:
+            raise
+        recipe = f"{recipes[0].group}={recipes[0].path.stem}"
+        raise SettingError(f"{error}; {recipe} sets it, and '~{found[1]}' takes it out") from error
+
+
 def _holds(settings: Mapping[str, Any], key: str) -> bool:
     return any(leaf == key or leaf.startswith(f"{key}.") for leaf in leaf_keys(settings))
 
