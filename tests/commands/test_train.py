@@ -211,3 +211,15 @@ def test_an_epoch_without_validation_repeats_no_figures(small, train, tmp_path):
     done = train(*small, "trainer.epochs=3", "trainer.val_every=2", "hydra.run.dir=run")
     lines = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("epoch ")}
     assert ["recall@100" in lines[f"{epoch}/3"] for epoch in (1, 2)] == [False, True], done.stdout
+
+
+def test_a_run_that_is_validated_only_after_its_last_step_logs_that_validation(small, train, tmp_path):
+    arguments = ("trainer.epochs=1", "trainer.val_every=3", "logger=wandb", "hydra.run.dir=run")
+    done = train(*small, *arguments, WANDB_MODE="offline")
+    assert done.returncode == 0, done.stderr
+    assert "before the" not in done.stderr  # torchmetrics, of a metric that has seen nothing
+    (table,) = (tmp_path / "run" / "wandb").rglob("recall_table*.table.json")
+    found = {row[0]: row[1] for row in json.loads(table.read_text())["data"]}
+    final = record(tmp_path / "run")["figures"]["final"]
+    assert found == {n: pytest.approx(final[f"recall_{n}"]) for n in found}
+    assert found[1000] > 0

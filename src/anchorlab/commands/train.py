@@ -32,7 +32,7 @@ from anchorlab.training.callbacks.data_wait import DataWatch
 from anchorlab.training.callbacks.early_stopping import stopped_early
 from anchorlab.training.callbacks.health import Health
 from anchorlab.training.callbacks.late_loggers import LateLoggers
-from anchorlab.training.callbacks.recorder import MONITORED, Recorder
+from anchorlab.training.callbacks.recorder import MONITORED, Recorder, log_recall_table
 from anchorlab.training.callbacks.stop_after import stopped_after
 from anchorlab.training.hardware import decide, flush_denormals
 from anchorlab.training.loggers.hub import Loggers, build_loggers
@@ -196,6 +196,7 @@ def _train(
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint_to_resume(config), weights_only=True)
         if module.scored_step != trainer.global_step:  # the last step was not the last of an epoch
             trainer.validate(module, datamodule=data, verbose=False)
+        log_recall_table(loggers, module.recall)
         rung = stopped_after(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
         early = stopped_early(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
         return _conclude(record, config, data, loggers, rung, early) or {}  # nothing on other processes than the first

@@ -13,7 +13,7 @@ from anchorlab.data.sample import Record
 from anchorlab.metrics.from_ranks import AT_50, AT_70, THRESHOLDS, recall_from_ranks
 from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.runs.record import RunRecord
-from anchorlab.training.loggers.hub import loggers_of
+from anchorlab.training.loggers.hub import Loggers, loggers_of
 from anchorlab.training.module import RPNModule
 from anchorlab.training.resume import reason
 from anchorlab.training.stopping import Stopped
@@ -73,13 +73,6 @@ class Recorder(Callback):
         title = f"{len(images)} validation images, epoch {trainer.current_epoch + 1}"
         keep_ranks(self.record, pl_module.recall, images, title)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, RPNModule)
-        recall = pl_module.recall
-        columns = ["N", *(f"IoU {threshold:.2f}" for threshold in THRESHOLDS.tolist())]
-        rows = [[int(n), *map(float, row)] for n, row in zip(recall.budgets, recall.table(), strict=True)]
-        loggers_of(trainer).log_table("recall_table", columns, rows)
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         assert isinstance(pl_module, RPNModule)
         checkpoint["config"] = self.config  # plain containers: the file loads with weights_only=True
@@ -106,6 +99,15 @@ class Recorder(Callback):
 
     def _fit_seconds(self) -> float:
         return self._before + time.perf_counter() - self._started
+
+
+def log_recall_table(loggers: Loggers, recall: ProposalRecall) -> None:
+    """Recall by N and IoU threshold of the last validation; nothing where this process has not validated."""
+    if not recall.update_called:
+        return
+    columns = ["N", *(f"IoU {threshold:.2f}" for threshold in THRESHOLDS.tolist())]
+    rows = [[int(n), *map(float, row)] for n, row in zip(recall.budgets, recall.table(), strict=True)]
+    loggers.log_table("recall_table", columns, rows)
 
 
 def keep_ranks(record: RunRecord, recall: ProposalRecall, images: Sequence[Record], title: str) -> None:
