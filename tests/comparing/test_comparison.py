@@ -2,9 +2,12 @@
 
 import csv
 import io
+import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,6 +225,38 @@ def test_a_choice_is_named_and_asked_for_as_it_was_typed(tmp_path):
     assert "quality=iou" in labels["quality=iou"]
     assert "quality=mine.Quality" in labels["own"]
     assert [entry.runs[0].folder.name for entry in table.entries if entry.verdict == "baseline"] == ["assigner=max_iou"]
+
+
+def fitted(folder: Path, choice: str, anchor: Mapping[str, Any], *typed: str) -> None:
+    """A run whose `anchor` group is what it worked out, as a training leaves it; `choice` is what it was asked for."""
+    write_run(folder, config(anchor={"_target_": "anchorlab.rpn.AnchorGrid", "offset": 0} | dict(anchor)))
+    content = json.loads((folder / "run.json").read_text())
+    content |= {"choices": {"anchor": choice}, "overrides": [f"anchor={choice}", *typed]}
+    (folder / "run.json").write_text(json.dumps(content))
+
+
+def test_fitted_anchors_are_named_by_the_words_that_asked_for_them(tmp_path):
+    """The config of a run holds what the fit found: widths and heights, which nobody typed."""
+    for k in (1, 3):
+        found = {"k": k, "scale": None, "shapes": [[[10.5 * k, 20.25]] * k]}
+        fitted(tmp_path / f"fit {k}", "fit", found, *(["anchor.k=1"] if k == 1 else []))
+    fitted(tmp_path / "grid", "fit", {"k": 3, "sizes": [[31.5]], "ratios": [0.4, 1, 2.5]}, "anchor.form=grid")
+    fitted(tmp_path / "fpn", "fpn", {"k": 3, "scale": 8, "shapes": None})
+    (table,) = compared(tmp_path, baseline="anchor=fit,k=1", choices=choices_of(ROOT / "conf")).tables
+    assert {entry.runs[0].folder.name: entry.label for entry in table.entries} == {
+        "fit 1": "anchor=fit, k=1, form=free",
+        "fit 3": "anchor=fit, k=3, form=free",
+        "grid": "anchor=fit, k=3, form=grid",
+        "fpn": "anchor=fpn, k=3, form=null",
+    }
+    assert [entry.runs[0].folder.name for entry in table.entries if entry.verdict == "baseline"] == ["fit 1"]
+
+
+def test_fits_that_the_same_words_asked_for_are_told_apart_by_what_they_found(tmp_path):
+    for at in (1, 2):
+        fitted(tmp_path / str(at), "fit", {"k": 1, "shapes": [[[10 * at, 20]]]}, "anchor.k=1")
+    (table,) = compared(tmp_path, choices=choices_of(ROOT / "conf")).tables
+    assert {entry.label for entry in table.entries} == {"shapes=[[[10,20]]]", "shapes=[[[20,20]]]"}
 
 
 def test_every_choice_that_stands_for_a_class_brings_it_in():

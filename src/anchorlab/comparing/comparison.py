@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from anchorlab.comparing.labels import TARGET, Choices, as_typed, shown
+from anchorlab.comparing.labels import TARGET, Choices, as_asked_for, as_typed, shown
 from anchorlab.comparing.scores import ImageKeys, Scores, Unreadable, common_images, read_scores
 from anchorlab.comparing.statistics import Bootstrap, Difference, Group, all_pairs, holm
 from anchorlab.config import declared
@@ -46,7 +46,8 @@ class Entry:
     Attributes:
         runs: by seed; all of one status.
         names: of the runs, told apart from all others.
-        settings: what counts in its config and is not the same in the whole table, by dotted key.
+        settings: what counts in its config and is not the same in the whole table, by dotted key; of what it worked
+            out itself, the words that asked it to.
         telling: keys of those that tell it from the other rows, for its label (`telling_keys`).
         swept: those of them that people made the rows differ in (`swept_keys`).
         scores: of each run; empty where none was validated.
@@ -216,10 +217,11 @@ def _entries(members: Sequence[Member], choices: Choices) -> list[list[Entry]]:
 
 
 def _entries_of(members: Sequence[Member], choices: Choices) -> list[Entry]:
-    settings = [settings_that_count(run.config) for run, *_ in members]
+    runs = [run for run, *_ in members]
+    settings = as_asked_for([settings_that_count(run.config) for run in runs], [run.content for run in runs], choices)
     keys = dict.fromkeys(key for of_run in settings for key in of_run)
     differing = [key for key in keys if len({shown(of_run.get(key)) for of_run in settings if of_run}) > 1]
-    typed = {_key_of(override) for run, *_ in members for override in run.content.get("overrides") or ()}
+    typed = {_key_of(override) for run in runs for override in run.content.get("overrides") or ()}
     telling = tuple(telling_keys(settings, differing, typed))
     swept = tuple(swept_keys(settings, telling, typed))
     groups: dict[Any, list[int]] = {}
@@ -364,7 +366,7 @@ def _is_asked(entry: Entry, asked: str) -> bool:
     if any(Path(asked).resolve() == run.folder.resolve() for run in entry.runs):
         return True
     terms = [term.partition("=") for term in split_terms(asked)]
-    settings = settings_that_count(entry.runs[0].config)
+    settings = settings_that_count(entry.runs[0].config) | entry.settings
     groups = {
         key.removesuffix(TARGET): as_typed(key, value, entry.choices)
         for key, value in settings.items()

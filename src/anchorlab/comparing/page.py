@@ -84,7 +84,8 @@ def _table(comparison: Comparison, table: Table, details: "_Details") -> dict[st
     metric = comparison.question.metric
     entries = table.entries
     metrics = list(dict.fromkeys([metric, *entries[0].metrics]))
-    settings = _differing([all_settings(run.config) for entry in entries for run in entry.runs])
+    differing = _differing([all_settings(run.config) for entry in entries for run in entry.runs])
+    settings = list(dict.fromkeys([*differing, *entries[0].settings]))
     details.begin_table()
     return {
         "data": table.data,
@@ -113,7 +114,7 @@ def _row(
     entry: Entry, metrics: Sequence[str], settings: Sequence[str], details: "_Details", detailed: bool
 ) -> dict[str, Any]:
     first = entry.runs[0]
-    counting = settings_that_count(first.config)
+    counting = settings_that_count(first.config) | entry.settings
     return {
         "label": entry.label,
         "name": entry.name,
