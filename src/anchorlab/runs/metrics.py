@@ -8,6 +8,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,7 +36,8 @@ class MetricsCSV:
         columns = self._known_columns()
         new = [name for name in row if name not in columns]
         if new:
-            self._rewrite([*columns, *new], self._rows())
+            rows = [row.texts for row in _read(self.path)[1]] if self.path.exists() else []
+            self._rewrite([*columns, *new], rows)
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(_lines([row], self._known_columns()))
 
@@ -49,19 +51,17 @@ class MetricsCSV:
         """
         if not self.path.exists():
             return []
-        rows = [row for row in self._rows() if _stays(row, step, scored_step or 0)]
-        self._rewrite(self._known_columns(), rows)
-        return [{name: float(text) for name, text in row.items() if text} for row in rows]
+        rows = [row for row in _read(self.path)[1] if _stays(row.values, step, scored_step or 0)]
+        self._rewrite(self._known_columns(), [row.texts for row in rows])
+        return [row.values for row in rows]
 
     def _known_columns(self) -> list[str]:
         if self._columns is None:
             self._columns = []
             if self.path.exists():  # rewritten, so that no row is appended to a line that a crash cut off
-                self._rewrite(*_read(self.path))
+                columns, rows = _read(self.path)
+                self._rewrite(columns, [row.texts for row in rows])
         return self._columns
-
-    def _rows(self) -> list[dict[str, str]]:
-        return _read(self.path)[1] if self.path.exists() else []
 
     def _rewrite(self, columns: list[str], rows: Sequence[Mapping[str, object]]) -> None:
         header = {name: name for name in columns}
@@ -78,31 +78,40 @@ def read_metrics(path: str | Path) -> dict[str, np.ndarray]:
         DamagedFile: for a file that is no table of numbers with a column `step`.
     """
     columns, rows = _read(Path(path))
-    return {name: np.array([float(row[name] or "nan") for row in rows], dtype=np.float64) for name in columns}
+    return {name: np.array([row.values.get(name, np.nan) for row in rows], dtype=np.float64) for name in columns}
 
 
-def _stays(row: Mapping[str, str], step: int, scored_step: int) -> bool:
+class _Row(NamedTuple):
+    """A line: every cell as it stands, and what was logged, as numbers."""
+
+    texts: dict[str, str]
+    values: dict[str, float]
+
+
+def _stays(row: Mapping[str, float], step: int, scored_step: int) -> bool:
     """A validation's row has the number of the step before it."""
-    validation = any(text for name, text in row.items() if name.startswith("val/"))
-    return int(row["step"]) < (min(step, scored_step) if validation else step)
+    validation = any(name.startswith("val/") for name in row)
+    return row["step"] < (min(step, scored_step) if validation else step)
 
 
-def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def _read(path: Path) -> tuple[list[str], list[_Row]]:
+    """The columns and the rows of whole lines; each cell is converted once, which is also what checks it."""
     text = read_text(path, LARGEST)
     whole = text[: text.rfind("\n") + 1]
     reader = csv.DictReader(io.StringIO(whole, newline=""), restval="")
     try:
         columns = list(reader.fieldnames or [])
-        rows = [{name: row[name] for name in columns} for row in reader]
+        texts = [{name: row[name] for name in columns} for row in reader]
         if "step" not in columns:
             raise ValueError("it has no column `step`")
-        for row in rows:
-            int(row["step"])
-            for text in filter(None, row.values()):
-                float(text)
+        rows = [_Row(row, _numbers(row)) for row in texts]
     except (ValueError, csv.Error) as error:
         raise DamagedFile(f"{path} cannot be read: {error}") from error
     return columns, rows
+
+
+def _numbers(texts: Mapping[str, str]) -> dict[str, float]:
+    return {name: float(text) for name, text in texts.items() if text} | {"step": float(int(texts["step"]))}
 
 
 def _lines(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
