@@ -238,12 +238,19 @@ def program_runner(path: Path) -> Callable[[Tensor], Outputs]:
 
 def save_onnx(program: torch.export.ExportedProgram, path: Path) -> Path:
     """model.onnx: input `image` (B, 3, height, width) uint8, outputs `boxes` and `scores`, and `num` where B > 1."""
+    from onnxscript.optimizer import fold_constants_ir, remove_unused_nodes
+
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     names = ["boxes", "scores", "num"][: len(program.graph_signature.user_outputs)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        converted = torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"], output_names=names)
+        # Matching its rewriting rules took the exporter half of its time; runtimes rewrite a graph as they load it.
+        converted = torch.onnx.export(
+            program, dynamo=True, verbose=False, input_names=["image"], output_names=names, optimize=False
+        )
     assert converted is not None
+    fold_constants_ir(converted.model)
+    remove_unused_nodes(converted.model)
     write_whole(path, converted.model_proto.SerializeToString())
     return path
 
