@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from anchorlab.metrics.from_ranks import metrics_from_ranks
 from tests.training.conftest import command
@@ -223,3 +225,17 @@ def test_a_run_that_is_validated_only_after_its_last_step_logs_that_validation(s
     final = record(tmp_path / "run")["figures"]["final"]
     assert found == {n: pytest.approx(final[f"recall_{n}"]) for n in found}
     assert found[1000] > 0
+
+
+def test_a_start_downloads_no_weights_that_it_replaces(small, train, tmp_path):
+    """`backbone.weights` is ImageNet by default, and a machine that got the detector as a file may have no network."""
+    body = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+    torch.save(FasterRCNN(body, num_classes=2).state_dict(), tmp_path / "detector.pth")
+    arguments = [word for word in small if not word.startswith("backbone.")]
+    arguments += ["start=detector.pth", "backbone=resnet18_fpn", "anchor=torchvision", "anchor.sizes=[8,16,32,64,128]"]
+    offline = {"TORCH_HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
+    done = train(*arguments, "debug=one_step", "callbacks.outcome.images=0", "hydra.run.dir=run", **offline)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "8 x 8 from 32 x 32" in said
+    assert "resnet18, weights of start;" in said

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from anchorlab.analysis.ground_truth import input_size, scalar_axes
-from anchorlab.build import build, build_callbacks, build_data, build_network, user_errors
+from anchorlab.build import build, build_callbacks, build_data, build_network, user_errors, without_weights
 from anchorlab.config.composition import settings_of
 from anchorlab.config.identity import config_hash
 from anchorlab.console import begin, console, in_sweep
@@ -168,7 +168,7 @@ def _train(
     seed_everything(config["seed"], verbose=False)
     data = build_data(config)
     config = with_fitted_anchors(config, data)
-    network = make_network(config)
+    network = make_network(_without_lost_weights(config))
     with user_errors():
         data.setup()
         data.check_accumulation(config["trainer"]["accumulate"])
@@ -202,6 +202,13 @@ def _train(
         return _conclude(record, config, data, loggers, rung, early) or {}  # nothing on other processes than the first
     finally:
         _close(loggers)
+
+
+def _without_lost_weights(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config to build a network of that gets weights from elsewhere: ImageNet's need no download to be replaced."""
+    if config.get("start") is None and config["resume"] is None:
+        return config
+    return {**config, "backbone": without_weights(config["backbone"])}
 
 
 def _start_weights(config: Mapping[str, Any], network: RegionProposalNetwork) -> list[tuple[str, str]]:

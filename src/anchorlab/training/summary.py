@@ -35,7 +35,7 @@ def show_start(
         ("data", f"train {_data_line(data.train_records)}; val {_data_line(data.val_records)}"),
         ("", f"{data.root}; resized to {_resize_line(data)}, batches of {data.batch_size}{_left_out(data)}"),
         *_anchor_rows(network, size),
-        ("backbone", _backbone_line(config["backbone"], network)),
+        ("backbone", _backbone_line(config, network)),
         *_device_rows(settings),
         ("budget", _budget_line(settings, data)),
         *notices,
@@ -161,10 +161,13 @@ def _left_out(data: DataModule) -> str:
     return f"; {count} problem{'s' * (count != 1)} left out, see problems.txt" if count else ""
 
 
-def _backbone_line(backbone: Mapping[str, Any], network: RegionProposalNetwork) -> str:
+def _backbone_line(config: Mapping[str, Any], network: RegionProposalNetwork) -> str:
+    backbone = config["backbone"]
     name = backbone["_target_"].rsplit(".", 1)[-1]
     parts = [str(backbone[key]) for key in ("name",) if key in backbone]
     weights = f", weights {backbone['weights']}" if "weights" in backbone else ", from random weights"
+    if config.get("start") is not None:
+        weights = ", weights of start"
     parameters = sum(p.numel() for p in network.parameters())
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     return f"{' '.join([name, *parts])}{weights}; {parameters / 1e6:.2f} M parameters, {trained / 1e6:.2f} M trained"
