@@ -83,6 +83,14 @@ def test_every_file_gives_the_proposals_of_pytorch_at_three_sizes(exported):
     assert len(json.loads((folder / "export.json").read_text())) == 12
 
 
+def test_no_file_holds_a_path_of_this_machine(exported, run):
+    """Exporters note for each node the lines of Python that it comes from."""
+    for path in exported[0].iterdir():
+        content = path.read_bytes()
+        for folder in (Path(anchorlab.__file__).parent, Path(torch.__file__).parents[1], run):
+            assert str(folder).encode() not in content, (path.name, folder)
+
+
 def test_every_file_used_as_the_card_says_has_the_ar_of_evaluation(exported, run, tmp_path):
     """In a fresh process each, from photographs: what is resized, padded and scaled back by the lines of the card."""
     _, checks = exported

@@ -251,6 +251,8 @@ def save_onnx(program: torch.export.ExportedProgram, path: Path) -> Path:
     assert converted is not None
     fold_constants_ir(converted.model)
     remove_unused_nodes(converted.model)
+    for node in converted.model.graph:
+        node.metadata_props.clear()  # where in Python each comes from, with paths of this machine
     write_whole(path, converted.model_proto.SerializeToString())
     return path
 

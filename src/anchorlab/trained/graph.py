@@ -163,13 +163,16 @@ def exported_program(network: RegionProposalNetwork, pad_to: int = 1, batch: int
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torchvision's, about itself
-            return torch.export.export(graph, (example,), dynamic_shapes={"image": sides}, strict=False)
+            program = torch.export.export(graph, (example,), dynamic_shapes={"image": sides}, strict=False)
     except Exception as error:  # the tracer raises errors of many families
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SettingError(
             f"this network is no graph for images of any size ({first}): export formats=[safetensors], or train with "
             "another backbone"
         ) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine, which would go out with the file
+    return program
 
 
 class _SymbolicSame(nn.Module):
