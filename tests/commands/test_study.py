@@ -13,6 +13,7 @@ from PIL import Image
 from anchorlab.cli.study_arguments import unfold
 from anchorlab.errors import SettingError
 from anchorlab.plots.coverage import knee
+from anchorlab.runs.files import FolderLock
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -207,3 +208,25 @@ def test_a_cascade_is_not_probed(small, tmp_path):
     assert done.returncode == 2
     assert "leave it out" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_one_sentence_and_the_next_study_clears_what_a_killed_one_left(small, tmp_path):
+    study(tmp_path, *small, "hydra.run.dir=first", "worst=0")  # draws the data
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / ".study.json.4711.tmp").touch()
+    limited = ["sh", "-c", 'ulimit -f 2; exec "$@"', "sh", sys.executable, str(ROOT / "study.py")]
+    command = [*limited, *small, "hydra.run.dir=study", "worst=0"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: study/figures/coverage.png cannot be written (File too large)")
+    assert {path.name for path in (tmp_path / "study").rglob("*")} == {".run.lock", "figures"}
+
+
+def test_a_folder_that_another_process_writes_is_refused(small, tmp_path):
+    lock = FolderLock(tmp_path / "study")
+    assert lock.acquire()
+    done = study(tmp_path, *small, "hydra.run.dir=study")
+    assert done.returncode == 2
+    assert "study is being written by another process" in done.stderr
+    lock.release()

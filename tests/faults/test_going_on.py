@@ -9,7 +9,7 @@ import yaml
 
 from anchorlab.config.identity import config_hash
 from anchorlab.errors import SettingError
-from anchorlab.training.resume import resumed_config
+from anchorlab.training.resume import lasting, resumed_config
 
 OLD = Path(__file__).parents[1] / "old_runs" / "stopped"
 
@@ -35,6 +35,12 @@ def test_a_finished_run_goes_on_for_more_epochs_and_is_another_experiment(finish
     config = resumed(finished, trainer={"epochs": 5})
     assert (config["trainer"]["epochs"], config["continued_from"]) == (5, [2])
     assert config_hash(config) != config_hash({key: value for key, value in config.items() if key != "continued_from"})
+
+
+def test_commands_after_a_longer_run_have_its_length(finished):
+    words = ["trainer.epochs=2", "anchor.k=3"]
+    assert lasting(words, resumed(finished, trainer={"epochs": 5})) == ["anchor.k=3", "trainer.epochs=5"]
+    assert lasting(words, {"trainer": {"epochs": 2}}) == words
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

@@ -124,3 +124,15 @@ def test_missing_arguments_of_a_class_are_named():
 
 def needs_beta(beta: float) -> float:
     return beta
+
+
+@pytest.mark.parametrize("place", ["coco128.yaml", "/data/coco", "photos/", "photos"])
+def test_a_place_given_as_the_format_of_data_is_told_where_it_belongs(place, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    refused(f"data={place} does not exist: data= is the format (auto, coco,", f"data={place}")
+    refused(f"write data.root={place}", f"data={place}")
+
+
+def test_a_misspelt_format_of_data_is_answered_with_the_nearest():
+    refused("data=coc does not exist: did you mean data=coco?", "data=coc")

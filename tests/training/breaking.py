@@ -55,3 +55,26 @@ class Hold(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == 5:
             self.fifo.read_text()
+
+
+class Stop(Callback):
+    """Sends its process SIGTERM in the second epoch of a run that was not resumed.
+
+    Args:
+        moment: `step`: before the epoch's second step; `epoch`: before its first; `validation`: in its validation.
+    """
+
+    only_watches = True
+
+    def __init__(self, moment: str):
+        self.moment = moment
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._stop(trainer, "epoch" if batch_idx == 0 else "step")
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._stop(trainer, "validation")
+
+    def _stop(self, trainer: Trainer, moment: str) -> None:
+        if moment == self.moment and trainer.current_epoch == 1 and trainer.ckpt_path is None:
+            os.kill(os.getpid(), signal.SIGTERM)

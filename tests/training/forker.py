@@ -5,7 +5,9 @@
 Reads one JSON object a line and forks; answers with the new process's number, and writes its exit code to
 `<output>.code` when it has ended. An order {"arguments": [...]} runs train.py with them; {"config": {...}} runs
 `train` in the order's folder, resuming what is there: a loop of many kills need not compose the same config each
-time. Its "environment" adds variables; "script" is the root script that runs instead of train.py.
+time. Its "environment" adds variables; "script" is the root script that runs instead of train.py; "crash_at" is the
+number of the crash point at which it ends (tests/faults/crash_points.py), and has all of them listed in
+`<output>.points`.
 """
 
 import json
@@ -27,6 +29,7 @@ from anchorlab.plots.boxes import recall_figure
 from anchorlab.training.loggers import hub
 from anchorlab.training.processes import process_rank
 from anchorlab.training.resume import LAST
+from tests.faults.crash_points import CrashPoints
 
 ROOT = Path(__file__).parents[2]
 outputs: dict[int, str] = {}
@@ -61,6 +64,8 @@ def become(order: dict[str, Any]) -> None:
     for stream, ending in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{order['output']}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if order["crash_at"] is not None:
+        CrashPoints(Path.cwd(), order["crash_at"], Path(f"{order['output']}.points"))
     if "arguments" in order:
         script = str(ROOT / f"{order['script']}.py")
         sys.argv = [script, *order["arguments"]]

@@ -41,13 +41,18 @@ class Forker:
         config: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
         script: str = "train",
+        crash_at: int | None = None,
     ) -> "Running":
-        """A root script with `arguments` in `folder`; or `train` of a `config` into `folder` itself."""
+        """A root script with `arguments` in `folder`; or `train` of a `config` into `folder` itself.
+
+        crash_at: the crash point of `folder` at which it is killed, 0: at none; then its points are listed.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         output = self._scratch / str(len(self._started))
         what = {"arguments": arguments, "script": script} if config is None else {"config": config}
         order = {**what, "folder": str(folder), "output": str(output), "environment": dict(environment or {})}
+        order["crash_at"] = crash_at
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         running = Running(int(self._process.stdout.readline()), output)
@@ -55,9 +60,14 @@ class Forker:
         return running
 
     def run(
-        self, folder: Path, *arguments: str, config: Mapping[str, Any] | None = None, script: str = "train"
+        self,
+        folder: Path,
+        *arguments: str,
+        config: Mapping[str, Any] | None = None,
+        script: str = "train",
+        crash_at: int | None = None,
     ) -> "Running":
-        running = self.start(folder, *arguments, config=config, script=script)
+        running = self.start(folder, *arguments, config=config, script=script, crash_at=crash_at)
         running.wait()
         return running
 
@@ -123,6 +133,11 @@ class Running:
     @property
     def err(self) -> str:
         return self.output.with_suffix(".err").read_text()
+
+    @property
+    def points(self) -> list[str]:
+        """The crash points that it has passed, where it was started with `crash_at`."""
+        return self.output.with_suffix(".points").read_text().splitlines()
 
     def send(self, number: int, group: bool = False) -> None:
         """A signal; to the whole group as from a terminal."""

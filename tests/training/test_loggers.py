@@ -240,6 +240,8 @@ def test_wandbs_own_variables_go_before_our_defaults_and_behind_what_was_typed(t
     started(tmp_path / "run", WandbLogger("offline", "ours", name="mine", tags=["c"])).finish("finished")
     page = inspect(newest(tmp_path / "wandb here"), "--summary")[0]
     assert (page["project"], page["name"], page["tags"]) == ("ours", "mine", ["c"])
+    started(tmp_path / "run", WandbLogger("offline", "anchorlab")).finish("finished")
+    assert inspect(newest(tmp_path / "wandb here"), "--summary")[0]["project"] == "anchorlab"  # typed, and the default
 
 
 def test_the_newest_folder_of_a_resumed_offline_run_has_the_whole_curves(tmp_path):

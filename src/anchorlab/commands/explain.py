@@ -25,7 +25,7 @@ from anchorlab.plots.boxes import FOUND_IOU, save
 from anchorlab.plots.explain import Place, Steps
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
-from anchorlab.runs.files import make_folder
+from anchorlab.runs.files import make_folder, write_whole
 from anchorlab.trained.images import list_images
 from anchorlab.trained.load import Trained, check_classes, load_asked_for
 from anchorlab.trained.plain import require_plain
@@ -80,9 +80,8 @@ def write_page(trained: Trained, record: Record, steps: Steps, folder: Path, fro
         page = as_page(trained.network, example)
     except ValueError as error:
         raise SettingError(str(error)) from error
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "anchors.html"
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page.encode())
     return path
 
 

@@ -31,7 +31,7 @@ from anchorlab.plots.boxes import save
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.atss import ATSSAssigner
 from anchorlab.rpn.assigners.max_iou import Assigner, MaxIoUAssigner, yardstick
-from anchorlab.runs.files import write_whole
+from anchorlab.runs.files import FolderLock, remove_leftovers, write_whole
 from anchorlab.runs.json import plain
 from anchorlab.runs.record import RunRecord
 from anchorlab.training.hardware import keep_freed_memory
@@ -54,12 +54,23 @@ def study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
         overrides: what was typed, for the command that is proposed next.
 
     Raises:
-        SettingError: settings that fit no data or backbone.
+        SettingError: settings that fit no data or backbone, or a folder that another process writes.
         DataError: a data set that cannot be used as it is.
     """
     keep_freed_memory()
-    if not config["overwrite"]:
-        RunRecord(folder).refuse_to_lose()
+    lock = FolderLock(folder)
+    if not lock.acquire():
+        raise SettingError(f"{folder} is being written by another process: wait for its end, or give another folder")
+    try:
+        remove_leftovers(folder)
+        if not config["overwrite"]:
+            RunRecord(folder).refuse_to_lose()
+        return _study(config, folder, overrides)
+    finally:
+        lock.release()
+
+
+def _study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     basis = _basis(config)
     console().print(Facts(_head(basis)))
     console().print()

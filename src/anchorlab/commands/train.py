@@ -41,7 +41,14 @@ from anchorlab.training.module import build_module
 from anchorlab.training.peers import LostProcessError, Peers, peers
 from anchorlab.training.preflight import fit_coder, look_ahead, with_fitted_anchors
 from anchorlab.training.processes import check_launch, check_slurm
-from anchorlab.training.resume import CONTINUED, checkpoint_to_resume, position, reason, resumed_config
+from anchorlab.training.resume import (
+    CONTINUED,
+    checkpoint_to_resume,
+    lasting,
+    position,
+    reason,
+    resumed_config,
+)
 from anchorlab.training.stopping import Stopped, StopRequest
 from anchorlab.training.trainer import TrainerSettings
 
@@ -357,7 +364,7 @@ def _conclude(
             ("folder", str(record.folder)),
             ("pictures", f"{record.folder / 'figures'}: {', '.join(_pictures(record.folder))}"),
             *loggers.notices(),
-            *summary.next_steps(record.folder, config, record.content["overrides"], uncovered),
+            *summary.next_steps(record.folder, config, lasting(record.content["overrides"], config), uncovered),
         ]
         summary.show_end(metrics, title, rows)
     return dict(metrics)

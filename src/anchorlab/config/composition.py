@@ -99,7 +99,7 @@ def settings_of(config: DictConfig) -> dict[str, Any]:
 def _missing_choice(message: str, wanted: str | Sequence[str] | None, options: Sequence[str] | None) -> str:
     if not isinstance(wanted, str) or not options:
         return message.splitlines()[0]
-    group, _, choice = wanted.rpartition("/")
+    group, _, choice = wanted.rpartition("/") if wanted.startswith("hydra/") else wanted.partition("/")
     return unknown_choice(group, choice, options)
 
 

@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args
 
 from annotated_types import Ge, Le, MinLen, doc
@@ -310,6 +311,8 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 def unknown_choice(group: str, choice: str, known: Sequence[str]) -> str:
     """The sentence for a choice that a group does not have, with the nearest one that it has."""
+    if group == "data" and ("/" in choice or Path(choice).suffix or Path(choice).exists()):
+        return f"data={choice} does not exist: data= is the format ({', '.join(known)}), write data.root={choice}"
     nearest = nearest_word(choice, known)
     hint = f"did you mean {group}={nearest}?" if nearest else f"there are {', '.join(known)}"
     return f"{group}={choice} does not exist: {hint}"

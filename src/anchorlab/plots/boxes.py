@@ -21,6 +21,7 @@ from anchorlab.plots.palette import FOUND, LEVELS, MISSED, PLAIN, TRUTH
 from anchorlab.plots.scene import Scene
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.boxes import pairwise_iou
+from anchorlab.runs.files import whole_file
 
 FOUND_IOU = 0.5
 
@@ -110,8 +111,8 @@ def draw(axis: Axes, box: np.ndarray, colour: str, width: float = 1.5, style: st
 
 
 def save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with whole_file(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix("."), dpi=110)
     return path
 
 

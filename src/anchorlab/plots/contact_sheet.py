@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from anchorlab.data.sample import Sample
 from anchorlab.plots import palette
 from anchorlab.plots.palette import rgb
+from anchorlab.runs.files import write_whole
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -39,9 +40,8 @@ def contact_sheet(samples: Iterable[Sample], path: str | Path, columns: int = 4,
     width = max(row.shape[1] for row in rows)
     sheet = np.vstack([_padded(row, row.shape[0], width) for row in rows])
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     _, data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    path.write_bytes(data.tobytes())
+    write_whole(path, data.tobytes())
     return path
 
 

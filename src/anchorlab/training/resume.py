@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anchorlab.config import declared
 from anchorlab.config.identity import FOLDER_KEYS, all_settings, changes_result, config_hash, settings_that_count
 from anchorlab.config.settings import check, check_signatures, leaf_keys
 from anchorlab.errors import DamagedFile, SettingError
@@ -96,6 +97,15 @@ def resumed_config(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[
         raise SettingError(_another_experiment(folder, differing[0], run.config, continued))
     # Two lengths of schedule make another experiment than one: it counts in the config hash.
     return {**continued, CONTINUED: [*run.config.get(CONTINUED, []), before]} if more else continued
+
+
+def lasting(overrides: Sequence[str], config: Mapping[str, Any]) -> list[str]:
+    """What starts a new run of the settings that a run has now: the overrides that it was started with, and the number
+    of epochs where it was trained on for longer."""
+    if not config.get(CONTINUED):
+        return list(overrides)
+    kept = [override for override in overrides if override.partition("=")[0] != "trainer.epochs"]
+    return [*kept, f"trainer.epochs={_epochs(config)}"]
 
 
 def _epochs(config: Mapping[str, Any]) -> Any:
@@ -218,14 +228,20 @@ def _with_circumstances(saved: dict[str, Any], config: Mapping[str, Any]) -> dic
 
 
 def _with_value(config: dict[str, Any], path: Sequence[str], source: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with the value at `path` taken from `source`. A config group is taken whole, but what changes the
-    result and is `auto` there stays as the run decided it: other devices might decide otherwise."""
+    """`config` with the value at `path` taken from `source`.
+
+    A config group is taken whole, but what changes the result and is `auto` there stays as the run decided it: other
+    devices might decide otherwise. The choices of `trainer` name devices: what changes the result and is at its default
+    there was not asked for.
+    """
     name, *rest = path
     before = config.get(name)
     if rest:
         return {**config, name: _with_value(dict(before or {}), rest, source[name])}
     value = source[name]
     if isinstance(value, Mapping) and isinstance(before, Mapping):
-        decided = {key for key in value if value[key] == "auto" and key in before and changes_result(f"{name}.{key}")}
-        value = {**value, **{key: before[key] for key in decided}}
+        target = str(value.get("_target_"))
+        kept = [key for key in value if key in before and changes_result(f"{name}.{key}")]
+        unsaid = {key: declared.attribute(target, key) if name == "trainer" else "auto" for key in kept}
+        value = {**value, **{key: before[key] for key in kept if value[key] in ("auto", unsaid[key])}}
     return {**config, name: value}

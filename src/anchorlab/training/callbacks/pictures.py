@@ -1,5 +1,6 @@
 """Callback that draws a run's figures: one location's anchors, proposals beside ground truth, recall against N."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,9 @@ class Pictures(Callback):
         save(proposals_figure(scenes, self.top), path)
         for scene in scenes:
             loggers_of(trainer).log_picture(f"val/image_{scene.image_id}", scene, self.top)
+        # A figure of matplotlib is full of cycles. Python looks for those once a quarter of all objects is new: after
+        # some twenty figures, with the pixels of each.
+        gc.collect()
 
     def scenes(self, module: RPNModule) -> list[Scene]:
         batch = self._batch

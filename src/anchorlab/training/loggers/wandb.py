@@ -25,7 +25,9 @@ from anchorlab.training.loggers.wandb_service import (
     end_service,
     first_line,
     reachable,
+    segments,
     server_fault,
+    written_to,
 )
 
 PROJECT = "anchorlab"
@@ -52,9 +54,9 @@ class WandbLogger(RunLogger):
     Args:
         mode: `online`, `offline`, or `auto`: online where there are credentials and the server answers in time, else
             offline; `WANDB_MODE=offline|disabled` goes before.
-        project, entity, group, tags: as in `wandb.init`. Where they, and `name`, are at their defaults, WANDB_PROJECT,
-            WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_TAGS and WANDB_NAME go before them, and WANDB_DIR before the run's
-            folder; the jobs of a sweep keep their own names.
+        project, entity, group, tags: as in `wandb.init`. Where they, and `name`, are not given, WANDB_PROJECT (else
+            `anchorlab`), WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_TAGS and WANDB_NAME count, and WANDB_DIR in place of the
+            run's folder; the jobs of a sweep keep their own names.
         job_type: null takes `train` or `eval`.
         name: null takes the last two parts of the run's folder.
         media: whether pictures leave the run's folder.
@@ -67,7 +69,7 @@ class WandbLogger(RunLogger):
     def __init__(
         self,
         mode: Literal["auto", "online", "offline"] = "auto",
-        project: Text = PROJECT,
+        project: Text | None = None,
         entity: Text | None = None,
         group: Text | None = None,
         job_type: Text | None = None,
@@ -82,8 +84,7 @@ class WandbLogger(RunLogger):
         self.checkpoint = checkpoint
         self._name = name or (None if in_sweep() else os.environ.get("WANDB_NAME"))
         self._job_type = job_type
-        if project == PROJECT:
-            project = os.environ.get("WANDB_PROJECT") or PROJECT
+        project = project or os.environ.get("WANDB_PROJECT") or PROJECT
         tags = tags or [tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag.strip()]
         self._where = {"project": project, "entity": entity, "group": group, "tags": list(tags)}
         self._run: Any = None
@@ -110,8 +111,8 @@ class WandbLogger(RunLogger):
         """
         self._monitored, self._checkpoints = run.monitored, run.folder / "checkpoints"
         self._run_folder = typed(run.folder.resolve())
-        place = _place(run)
-        self._segments = [*place.glob(f"wandb/*run-*-{run.id}")] if run.resumed else []
+        place = written_to(run.folder)
+        self._segments = segments(run.folder, run.id) if run.resumed else []
         connect()
         # W&B writes to a temporary folder where it finds none.
         place.mkdir(parents=True, exist_ok=True)
@@ -290,7 +291,7 @@ class WandbLogger(RunLogger):
                 job_type=self._job_type or run.job,
                 id=run.id,
                 name=self._name or "/".join(run.folder.resolve().parts[-2:]),
-                dir=_place(run),
+                dir=written_to(run.folder),
                 config={**run.config, **run.axes, **run.identity},
                 mode=mode,
                 resume="allow" if mode == "online" and run.resumed else None,
@@ -318,11 +319,6 @@ class WandbLogger(RunLogger):
         if any(not path.name.startswith("offline-") or [*path.glob("*.synced")] for path in segments):
             return f"{UPLOAD} {self._run_folder}"
         return f"wandb sync {typed(Path(self._run.settings.sync_dir).resolve())}"
-
-
-def _place(run: RunFacts) -> Path:
-    """Where W&B keeps its own files."""
-    return Path(os.environ.get("WANDB_DIR") or run.folder)
 
 
 def _same_file(uploaded: Any, caption: str, boxes: dict[str, Any]) -> Any:

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from http.client import HTTPException
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -26,6 +27,16 @@ UPLOAD = "python -m anchorlab.training.loggers.upload"
 """With folders of runs behind it: sends what the server lacks of them (upload.py)."""
 
 Mode = Literal["online", "offline", "disabled"]
+
+
+def written_to(folder: Path) -> Path:
+    """Where W&B keeps its own files of the run in `folder`."""
+    return Path(os.environ.get("WANDB_DIR") or folder)
+
+
+def segments(folder: Path, run_id: str) -> list[Path]:
+    """The folders that W&B wrote for a run: one each time that it was begun or resumed."""
+    return [*written_to(folder).glob(f"wandb/*run-*-{run_id}")]
 
 
 def reachable(asked: Literal["auto", "online", "offline"]) -> tuple[Mode, str]:

@@ -1,0 +1,83 @@
+"""A training that is killed at any of its writes and renames, and in the middle of them, goes on to the last bit.
+
+`make test` tries some of the points, `make test-all` each.
+"""
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anchorlab.cli.overrides import check_overrides
+from anchorlab.installation import CONFIGS
+from tests.training.conftest import forker, small
+from tests.training.endings import assert_readable, assert_same_end
+from tests.training.processes import Forker
+
+__all__ = ["forker", "small"]
+
+EVERY_WRITE = ("trainer.epochs=2", "trainer.checkpoint_every=0", "callbacks.outcome.images=2", "logger=csv")
+SAMPLE = 10
+
+
+@pytest.fixture(scope="module")
+def config(small) -> dict[str, Any]:
+    return check_overrides("train", CONFIGS, [*small, *EVERY_WRITE])
+
+
+@pytest.fixture(scope="module")
+def whole(config, forker: Forker, tmp_path_factory) -> tuple[Path, int]:
+    """The folder of a run that nothing interrupted, and the number of its crash points."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = forker.run(folder, config=config, crash_at=0)
+    assert done.code == 0, done.err
+    return folder, len(done.points)
+
+
+def crash(forker: Forker, folder: Path, config: dict[str, Any], point: int) -> str:
+    """Train, or go on, in `folder` until that point; what the point was."""
+    crashed = forker.run(folder, config=config, crash_at=point)
+    assert crashed.code == -signal.SIGKILL, crashed.err
+    assert_readable(folder)
+    return crashed.points[-1]
+
+
+def assert_goes_on(forker: Forker, folder: Path, config: dict[str, Any], whole: Path, point: str) -> None:
+    done = forker.run(folder, config=config)
+    assert done.code == 0, f"{point}: {done.err}"
+    assert_same_end(folder, whole)
+
+
+def test_run_that_crashes_at_some_points(config, forker: Forker, whole, tmp_path):
+    reference, count = whole
+    for point in range(1, count + 1, count // SAMPLE):
+        folder = tmp_path / str(point)
+        folder.mkdir()
+        assert_goes_on(forker, folder, config, reference, crash(forker, folder, config, point))
+
+
+@pytest.mark.slow
+def test_run_that_crashes_at_every_point(config, forker: Forker, whole, tmp_path):
+    reference, count = whole
+    for point in range(1, count + 1):
+        folder = tmp_path / str(point)
+        folder.mkdir()
+        assert_goes_on(forker, folder, config, reference, crash(forker, folder, config, point))
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_run_that_crashes_again_at_every_point_of_going_on(config, forker: Forker, whole, tmp_path):
+    reference, count = whole
+    first = tmp_path / "first"
+    first.mkdir()
+    crash(forker, first, config, count // 2)
+    shutil.copytree(first, tmp_path / "counted")
+    points = forker.run(tmp_path / "counted", config=config, crash_at=0).points
+    for point in range(1, len(points) + 1):
+        folder = tmp_path / str(point)
+        shutil.copytree(first, folder)
+        assert_goes_on(forker, folder, config, reference, crash(forker, folder, config, point))
+        shutil.rmtree(folder)
