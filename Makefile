@@ -18,7 +18,7 @@ train: $(VENV)/base  ## train on the built-in data (three minutes on two cores);
 test: $(VENV)/dev  ## run the tests; ARGS="-k recall" picks some
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-all: $(VENV)/dev  ## the tests, and those on a Slurm that they start (apt-get install slurm-wlm munge; as root)
+test-all: $(VENV)/dev  ## all tests: also the long ones, and those on a Slurm that they start (apt-get install slurm-wlm munge; as root)
 	$(BIN)/python -m pytest -n 2 -m "cluster or not cluster" $(ARGS)
 
 lint: $(VENV)/dev  ## ruff: style and formatting; deptry: imports and dependencies agree; links between the pages

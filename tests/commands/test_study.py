@@ -219,7 +219,8 @@ def test_a_full_disk_is_one_sentence_and_the_next_study_clears_what_a_killed_one
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: study/figures/coverage.png cannot be written (File too large)")
+    picture = tmp_path / "study" / "figures" / "coverage.png"
+    assert done.stderr.startswith(f"error: {picture} cannot be written (File too large)")
     assert {path.name for path in (tmp_path / "study").rglob("*")} == {".run.lock", "figures"}
 
 

@@ -20,6 +20,8 @@ __all__ = ["forker", "small"]
 
 EVERY_WRITE = ("trainer.epochs=2", "trainer.checkpoint_every=0", "callbacks.outcome.images=2", "logger=csv")
 SAMPLE = 10
+BEFORE_A_CHECKPOINT = 21
+"""A point at which the run has a row of metrics.csv, and half of its first checkpoint under a temporary name."""
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,22 @@ def test_run_that_crashes_at_every_point(config, forker: Forker, whole, tmp_path
     for point in range(1, count + 1):
         folder = tmp_path / str(point)
         folder.mkdir()
+        assert_goes_on(forker, folder, config, reference, crash(forker, folder, config, point))
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_run_that_crashes_again_at_every_point_of_starting_anew(config, forker: Forker, whole, tmp_path):
+    """In a folder that a crash before the first checkpoint left, up to the new run's first checkpoint."""
+    reference, _ = whole
+    first = tmp_path / "first"
+    first.mkdir()
+    crash(forker, first, config, BEFORE_A_CHECKPOINT)
+    assert (first / "metrics.csv").exists()
+    assert not (first / "checkpoints" / "last.ckpt").exists()
+    for point in range(1, BEFORE_A_CHECKPOINT + 5):
+        folder = tmp_path / str(point)
+        shutil.copytree(first, folder)
         assert_goes_on(forker, folder, config, reference, crash(forker, folder, config, point))
         shutil.rmtree(folder)
 

@@ -73,11 +73,14 @@ class RunRecord:
         remove_leftovers(self.folder)
 
     def clear(self) -> None:
-        """Delete what an earlier run left in the folder: a new one begins in it."""
-        for name in FILES:
-            (self.folder / name).unlink(missing_ok=True)
+        """Delete what an earlier run left in the folder: a new one begins in it.
+
+        run.json goes last: without it, what a kill has left would be files of something else.
+        """
         for name in FOLDERS:
             shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in sorted(FILES, key="run.json".__eq__):
+            (self.folder / name).unlink(missing_ok=True)
 
     def would_lose(self) -> str | None:
         """What a new run in this folder would delete or write over, as a sentence names it; None: nothing of value.
@@ -114,7 +117,7 @@ class RunRecord:
         overrides: Iterable[str] = (),
         command: str | None = None,
     ) -> None:
-        """Write config.yaml and a run.json of status `running`.
+        """Write a run.json of status `running`, and then config.yaml: alone, that would be a file of something else.
 
         Where the folder has a run.json (a resumed run), its id and time of creation stay, and `resumed` counts up.
 
@@ -150,8 +153,8 @@ class RunRecord:
             "timings": before.get("timings") or {},
             "figures": {name: (before.get("figures") or {}).get(name) or {} for name in ("final", "best")},
         }
-        self.write_config(config)
         self._write()
+        self.write_config(config)
 
     def add(
         self,
