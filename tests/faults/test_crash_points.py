@@ -19,7 +19,7 @@ from tests.training.processes import Forker
 __all__ = ["forker", "small"]
 
 EVERY_WRITE = ("trainer.epochs=2", "trainer.checkpoint_every=0", "callbacks.outcome.images=2", "logger=csv")
-SAMPLE = 10
+SAMPLE = 6
 BEFORE_A_CHECKPOINT = 21
 """A point at which the run has a row of metrics.csv, and half of its first checkpoint under a temporary name."""
 

@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import inspect
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -311,7 +312,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 def unknown_choice(group: str, choice: str, known: Sequence[str]) -> str:
     """The sentence for a choice that a group does not have, with the nearest one that it has."""
-    if group == "data" and ("/" in choice or Path(choice).suffix or Path(choice).exists()):
+    if group == "data" and ("/" in choice or Path(choice).suffix or os.path.exists(choice)):
         return f"data={choice} does not exist: data= is the format ({', '.join(known)}), write data.root={choice}"
     nearest = nearest_word(choice, known)
     hint = f"did you mean {group}={nearest}?" if nearest else f"there are {', '.join(known)}"
