@@ -47,9 +47,7 @@ def build_on(backbone: Backbone, config: Config) -> RegionProposalNetwork:
     derived = {"in_channels": backbone.channels, "num_anchors": anchors.num_anchors}
     quality = build_optional(config.get("quality"), "quality")
     cascade = build_optional(config.get("cascade"), "cascade", **derived, strides=backbone.strides)
-    refine = build_optional(
-        config.get("refine"), "refine", in_channels=backbone.channels, strides=backbone.strides
-    )
+    refine = build_optional(config.get("refine"), "refine", in_channels=backbone.channels, strides=backbone.strides)
     with user_errors():
         return variant(
             backbone=backbone,

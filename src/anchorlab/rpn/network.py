@@ -25,7 +25,7 @@ from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.losses.box import LossCounts, Regression, RPNLoss
 from anchorlab.rpn.predictions import LevelPredictions, Outputs, PendingPredictions, Predictions
-from anchorlab.rpn.proposals.nms import Proposals, ProposalSelector
+from anchorlab.rpn.proposals.nms import Candidates, Proposals, ProposalSelector
 from anchorlab.rpn.samplers import Sampler
 from anchorlab.rpn.targets import ImageTargets
 
@@ -235,6 +235,12 @@ class RegionProposalNetwork(nn.Module):
     def propose(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
         """The proposals of each image, best first, clipped to its own (height, width), without gradient."""
         return self.selector(predictions.logits, predictions.deltas, predictions.starts, self.coder, as_pairs(sizes))
+
+    def candidates(self, predictions: Predictions, image: int, size: tuple[int, int]) -> Candidates:
+        """What proposals of one image, of (height, width), are chosen from; alone in their batch, without gradient."""
+        row = slice(image, image + 1)
+        logits, deltas = predictions.logits[row], predictions.deltas[row]
+        return self.selector.candidates(logits, deltas, predictions.anchors_of(image), self.coder)
 
     def propose_first_stage(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
         """Proposals of the boxes of the first stage, where there are two: what the second adds is the rest."""

@@ -30,7 +30,7 @@ IGNORE_IOF = 0.5
 """A box of which this share lies in an ignored region does not teach that it is background."""
 
 SHIFT, STRETCH = 0.35, 0.5
-"""The farthest that copies of objects are moved, in sides, and stretched, as a logarithm: their IoU goes down to 0.3."""
+"""The farthest that copies of objects are moved, in sides, and stretched, as a logarithm: to an IoU of 0.2 or so."""
 
 DELTA_WEIGHT = 0.1
 """Of smooth L1 of the deltas beside GIoU, as in `loss=giou`."""
@@ -162,30 +162,24 @@ class SecondLook(nn.Module):
         return SecondLookLosses(self.score_weight * score / count, self.box_weight * box / count)
 
     @torch.no_grad()
-    def candidates(
-        self, maps: Sequence[Tensor], first: Candidates, image: int, size: tuple[int, int]
-    ) -> Candidates:
-        """The best of one image's candidates as the second look has them, alone in their batch.
+    def candidates(self, maps: Sequence[Tensor], first: Candidates, size: tuple[int, int]) -> Candidates:
+        """The best of the candidates as the second look has them; of one image, of (height, width), alone in a batch.
 
-        Their score is the root of what both looks say, first the probability of an object, then the IoU.
-
-        Args:
-            maps: of the batch, as in `forward`.
-            size: (height, width) of the image.
+        Their score is the geometric mean of what both looks say, the probability of an object and the IoU.
 
         Raises:
             FloatingPointError: a score or box is NaN or infinite.
         """
-        boxes, scores = clip_boxes_to_image(first.boxes[image], size), first.scores[image]
+        boxes, scores = clip_boxes_to_image(first.boxes[0], size), first.scores[0]
         whole = (boxes[:, 2:] > boxes[:, :2]).all(dim=1).nonzero().squeeze(1)
         order = whole[scores[whole].sort(descending=True, stable=True).indices]
         order = order[first_of_nms(boxes[order], scores[order], first.level[order], self.nms_iou, self.num)]
-        logits, deltas = self([level[image : image + 1] for level in maps], [boxes[order]])
+        logits, deltas = self(maps, [boxes[order]])
         moved = self.coder.decode(boxes[order], deltas)
         if not (logits.isfinite().all() and moved.isfinite().all()):
             raise FloatingPointError("The second look predicts NaN or infinite numbers: the training has diverged.")
         scores = both(scores[order], logits.sigmoid())
-        return Candidates(moved[None], scores[None], first.level[order], first.anchor[image, order][None])
+        return Candidates(moved[None], scores[None], first.level[order], first.anchor[:, order])
 
 
 def both(first: Tensor, second: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from anchorlab.rpn.sampled_conv import rows_of
 
 CELLS = 8
-"""How many cells across a box should be where it is looked at: as many as a pyramid's own anchors (FPN, section 4.1)."""
+"""How many cells a box should be across where it is looked at: as many as the anchors of an FPN are."""
 
 
 def level_of(boxes: Tensor, strides: Sequence[int]) -> Tensor:
@@ -58,7 +58,7 @@ def roi_align(maps: Sequence[Tensor], strides: Sequence[int], image: Tensor, box
 
 
 def _between(low: Tensor, high: Tensor, stride: Tensor, cells: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """The two cells (R, 2, p) next to the middle of each bin along one axis, and the share that each has of the value."""
+    """The two cells (R, 2, p) next to the middle of each bin along one axis, and the share of each in the value."""
     middle = (torch.arange(bins, device=low.device) + 0.5) / bins
     place = (low[:, None] + (high - low)[:, None] * middle) / stride[:, None] - 0.5  # 0: the middle of the first cell
     last = cells[:, None] - 1

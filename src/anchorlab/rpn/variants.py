@@ -18,7 +18,7 @@ from anchorlab.rpn.cascade import AnchorRefinement
 from anchorlab.rpn.losses.quality import Near, Quality
 from anchorlab.rpn.network import Average, Losses, RegionProposalNetwork, Sizes, as_pairs
 from anchorlab.rpn.predictions import LevelPredictions, Outputs, PendingPredictions, Predictions
-from anchorlab.rpn.proposals.nms import Proposals
+from anchorlab.rpn.proposals.nms import Candidates, Proposals
 from anchorlab.rpn.refine import Looks, SecondLook
 
 
@@ -201,14 +201,20 @@ class RefinedRPN(RegionProposalNetwork):
         counts = [len(image) for image in rows]
         starts = torch.cat([predictions.anchors_of(i).boxes[image] for i, image in enumerate(rows)])
         found = self.coder.decode(starts, losses.outputs.deltas).split(counts)
-        images = zip(found, losses.outputs.logits.split(counts), boxes, ignore, as_pairs(sizes), generators, strict=True)
+        images = zip(
+            found, losses.outputs.logits.split(counts), boxes, ignore, as_pairs(sizes), generators, strict=True
+        )
         return [self.refine.draw(*image) for image in images]
 
     def propose(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
-        first = self.selector.candidates(predictions.logits, predictions.deltas, predictions.starts, self.coder)
-        pairs = as_pairs(sizes)
-        looked_at = [self.refine.candidates(predictions.maps, first, i, size) for i, size in enumerate(pairs)]
-        return [self.selector.select(image, 0, size) for image, size in zip(looked_at, pairs, strict=True)]
+        images = enumerate(as_pairs(sizes))
+        return [self.selector.select(self.candidates(predictions, i, size), 0, size) for i, size in images]
+
+    def candidates(self, predictions: Predictions, image: int, size: tuple[int, int]) -> Candidates:
+        """As without a second look, of which the best are looked at, scored and moved again."""
+        first = super().candidates(predictions, image, size)
+        maps = [level[image : image + 1] for level in predictions.maps]
+        return self.refine.candidates(maps, first, size)
 
     def propose_first_stage(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
         return super().propose(predictions, sizes)

@@ -36,7 +36,7 @@ class RPNModule(LightningModule):
 
     Logs `train/{loss,objectness,box,positives,box_iou,lr,images_per_s}` by step (and the other terms of the loss, where
     there are any), `val/{loss,objectness,box,box_iou,anchor_iou}` and every metric of ProposalRecall (`val/recall_100`,
-    `val/AR_1000`, ...) by epoch; with a cascade or a second look those of the first stage, too (`val/stage1_AR_1000`, ...).
+    `val/AR_1000`, ...) by epoch; of two stages those of the first, too (`val/stage1_AR_1000`).
     box_iou is the mean IoU of the boxes predicted at positive anchors with the objects they are for, anchor_iou that
     of the anchors themselves.
 
