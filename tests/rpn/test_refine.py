@@ -237,11 +237,12 @@ def test_only_the_best_are_looked_at_and_near_duplicates_are_not() -> None:
         torch.tensor([[3, 4, 5, 6, 7]]),
     )
     maps = [torch.randn(1, 32, 9, 13), torch.randn(1, 32, 5, 7), torch.randn(1, 32, 3, 4)]
-    found = look(num=2).candidates(maps, first, SIZE)
-    assert found.anchor.tolist() == [[3, 6]]
-    assert found.level.tolist() == [1, 2]
-    torch.testing.assert_close(found.boxes[0], boxes[[0, 3]])  # at first none moves
-    torch.testing.assert_close(found.scores, torch.tensor([[0.64, 0.16]]).sqrt() * 0.5**0.5)
+    found = look(num=2, unmoved=0.75).candidates(maps, first, SIZE)
+    assert found.anchor.tolist() == [[3, 6, 3, 6]]
+    assert found.level.tolist() == [1, 2, 1, 2]
+    torch.testing.assert_close(found.boxes[0], boxes[[0, 3, 0, 3]])  # at first none moves
+    moved = torch.tensor([[0.64, 0.16]]).sqrt() * 0.5**0.5
+    torch.testing.assert_close(found.scores, torch.cat((moved, 0.75 * moved), dim=1))
 
 
 def test_no_candidates_are_no_proposals() -> None:
@@ -279,6 +280,7 @@ def test_what_it_cannot_be_made_of() -> None:
         ({"samples": 0}, "samples=0"),
         ({"near_iou": 0.0}, "near_iou=0"),
         ({"nms_iou": 1.5}, r"nms_iou=1\.5"),
+        ({"unmoved": 0.0}, "unmoved=0"),
         ({"score_weight": -1.0}, "score_weight=-1"),
     ):
         with pytest.raises(ValueError, match=sentence):

@@ -63,6 +63,8 @@ class SecondLook(nn.Module):
         coder: of its deltas.
         num: boxes of an image that it looks at.
         nms_iou: those are thinned by NMS at this IoU before: of near duplicates one look is enough.
+        unmoved: with this share of its score a box also stays a candidate as it was: boxes that move to one place would
+            else leave no second try at an object.
         samples: boxes of an image that it learns from, of which at most half are near an object.
         near_iou: least IoU with an object of a box that is near it.
         bins: a box is pooled to bins x bins features.
@@ -82,6 +84,7 @@ class SecondLook(nn.Module):
         coder: DeltaCoder,
         num: Count = 1000,
         nms_iou: Share = 0.9,
+        unmoved: PositiveShare = 0.9,
         samples: Count = 128,
         near_iou: PositiveShare = 0.5,
         bins: Count = 7,
@@ -97,6 +100,7 @@ class SecondLook(nn.Module):
         self.coder = coder
         self.num = num
         self.nms_iou = nms_iou
+        self.unmoved = unmoved
         self.samples = samples
         self.near_iou = near_iou
         self.bins = bins
@@ -163,9 +167,9 @@ class SecondLook(nn.Module):
 
     @torch.no_grad()
     def candidates(self, maps: Sequence[Tensor], first: Candidates, size: tuple[int, int]) -> Candidates:
-        """The best of the candidates as the second look has them; of one image, of (height, width), alone in a batch.
+        """The best of the candidates moved, and behind them as they were; of one image, of (height, width), in a batch.
 
-        Their score is the geometric mean of what both looks say, the probability of an object and the IoU.
+        The score of a moved box is the geometric mean of what both looks say, the probability of an object and the IoU.
 
         Raises:
             FloatingPointError: a score or box is NaN or infinite.
@@ -179,7 +183,12 @@ class SecondLook(nn.Module):
         if not (logits.isfinite().all() and moved.isfinite().all()):
             raise FloatingPointError("The second look predicts NaN or infinite numbers: the training has diverged.")
         scores = both(scores[order], logits.sigmoid())
-        return Candidates(moved[None], scores[None], first.level[order], first.anchor[:, order])
+        return Candidates(
+            torch.cat((moved, boxes[order]))[None],
+            torch.cat((scores, self.unmoved * scores))[None],
+            first.level[order].repeat(2),
+            first.anchor[:, order].repeat(1, 2),
+        )
 
 
 def both(first: Tensor, second: Tensor) -> Tensor:

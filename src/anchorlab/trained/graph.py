@@ -134,9 +134,9 @@ class Graph(nn.Module):
 
 
 class GraphSecondLook(nn.Module):
-    """As `SecondLook.candidates`: of each level boxes (n, 4) and scores (n,) -> the same of the `num` looked at.
+    """As `SecondLook.candidates`: of each level boxes (n, 4) and scores (n,) -> those looked at, moved and as they were.
 
-    Each level is given all that are looked at, with a score that loses for those of other levels.
+    Each level is given all of them, with a score that loses for those of other levels.
     """
 
     def __init__(self, refine: SecondLook, selection: GraphSelection) -> None:
@@ -157,10 +157,11 @@ class GraphSecondLook(nn.Module):
         logits, deltas = self.refine(maps, [starts])
         moved = clipped(self.refine.coder.decode(starts, deltas), height, width)
         again = both(top.clamp(min=0), 1 / (1 + torch.exp(-logits)))
+        found, ranked = torch.cat((moved, starts)), torch.cat((again, self.refine.unmoved * again))
         selector = self.selection.selector
-        keep = (top > DROPPED) & selector.large_enough(moved) & (again >= selector.score_threshold)
-        levels = range(len(boxes))
-        return [moved for _ in levels], [again.where(keep & (level == i), DROPPED) for i in levels]
+        keep = (top > DROPPED).repeat(2) & selector.large_enough(found) & (ranked >= selector.score_threshold)
+        level, levels = level.repeat(2), range(len(boxes))
+        return [found for _ in levels], [ranked.where(keep & (level == i), DROPPED) for i in levels]
 
 
 class LevelAnchors(nn.Module):
