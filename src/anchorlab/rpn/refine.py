@@ -82,9 +82,9 @@ class SecondLook(nn.Module):
     def __init__(
         self,
         coder: DeltaCoder,
-        num: Count = 1000,
+        num: Count = 2000,
         nms_iou: Share = 0.9,
-        unmoved: PositiveShare = 0.9,
+        unmoved: PositiveShare = 0.8,
         samples: Count = 128,
         near_iou: PositiveShare = 0.5,
         bins: Count = 7,

@@ -134,7 +134,7 @@ class Graph(nn.Module):
 
 
 class GraphSecondLook(nn.Module):
-    """As `SecondLook.candidates`: of each level boxes (n, 4) and scores (n,) -> those looked at, moved and as they were.
+    """As `SecondLook.candidates`: of each level boxes (n, 4) and scores (n,) -> those looked at, moved and as before.
 
     Each level is given all of them, with a score that loses for those of other levels.
     """
