@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
+from anchorlab.rpn.backbones.backbones import Backbone
 from anchorlab.rpn.heads import HeadOutput
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import ProposalSelector
@@ -90,7 +91,8 @@ class Graph(nn.Module):
         """What the head looks at, and what a second look does, where there is one."""
         if self.second_look is None:
             return self.backbone(padded), []
-        levels = self.backbone.pending_on(self.backbone.plain_maps(padded))
+        backbone = cast(Backbone, self.backbone)
+        levels = backbone.pending_on(backbone.plain_maps(padded))
         return [level.whole() for level in levels], [level.source for level in levels]
 
     def _proposals(
