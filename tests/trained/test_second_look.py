@@ -61,6 +61,22 @@ def test_both_stages_are_logged_and_evaluation_finds_them_again(folder, tmp_path
     assert "second look" in found.outcome.funnel.stages
 
 
+def test_a_short_training_finds_more_with_it_than_its_first_stage_alone(tmp_path):
+    """128 steps on the built-in data; the same weights propose with the second look and without."""
+    overrides = (
+        *("data.reader.num_train=64", "data.reader.num_val=24", "data.reader.image_size=[96,128]"),
+        *("data.reader.sizes=[16,60]", "data.long=128", "data.batch_size=8", "optimizer.lr=0.003"),
+        *("trainer.epochs=16", "trainer.val_every=16", "trainer.precision=32", "trainer.log_every=8"),
+        *("refine=roi", "proposals=tiered", "preflight=none", "callbacks.outcome.images=0", "logger=none"),
+    )
+    found = training.train(
+        check_overrides("train", CONFIGS, [*SMALL, f"data.root={tmp_path / 'data'}", *overrides]), tmp_path / "run"
+    )
+    assert found["AR_10"] > found["stage1_AR_10"] + 0.005
+    assert found["AR_100"] > found["stage1_AR_100"]
+    assert found["AR_1000"] > found["stage1_AR_1000"]
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(
     "selector",
