@@ -27,7 +27,7 @@ Config = Mapping[str, Any]
 
 NETWORK_GROUPS = (
     *("backbone", "anchor", "head", "coder", "assigner", "sampler", "loss", "objectness", "proposals"),
-    *("quality", "cascade"),
+    *("quality", "cascade", "refine"),
 )
 """All that `build_network` reads of a config; one of before there were the last groups lacks them."""
 
@@ -47,6 +47,7 @@ def build_on(backbone: Backbone, config: Config) -> RegionProposalNetwork:
     derived = {"in_channels": backbone.channels, "num_anchors": anchors.num_anchors}
     quality = build_optional(config.get("quality"), "quality")
     cascade = build_optional(config.get("cascade"), "cascade", **derived, strides=backbone.strides)
+    refine = build_optional(config.get("refine"), "refine", in_channels=backbone.channels, strides=backbone.strides)
     with user_errors():
         return variant(
             backbone=backbone,
@@ -59,6 +60,7 @@ def build_on(backbone: Backbone, config: Config) -> RegionProposalNetwork:
             proposals=build(config["proposals"], "proposals"),
             quality=quality,
             cascade=cascade,
+            refine=refine,
         )
 
 

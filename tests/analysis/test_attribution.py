@@ -145,7 +145,7 @@ def test_stages_equal_every_pair_of_boxes():
     for stage, candidates in ((0, predictions.anchors.boxes), (1, decoded), (4, proposals[:25]), (5, proposals[:10])):
         assert torch.equal(found[stage], pairwise_iou(boxes, candidates).nan_to_num().amax(dim=1))
     assert (found[1:-1] >= found[2:]).all()
-    assert stage_names(net.selector, [25, 10]) == (
+    assert stage_names(net, [25, 10]) == (
         "anchors",
         "decoded",
         "top 40 per level",
@@ -165,7 +165,7 @@ def test_a_box_lost_at_the_top_k_is_seen_to_be_lost_there():
     logits[0, 0, 0, 0], deltas[0, :4, 0, 0] = -50.0, exact[0]
     changed = Predictions([LevelPredictions(logits, deltas), *predictions.levels[1:]], predictions.anchors)
     best = best_by_stage(net, changed, 0, box, (64, 96), [20])
-    funnel = Funnel(stage_names(net.selector, [20]), best.numpy())
+    funnel = Funnel(stage_names(net, [20]), best.numpy())
     assert best[1].item() == pytest.approx(1.0, abs=1e-5)
     assert best[2].item() < 0.95
     assert funnel.losses()[0][0] == "top 40 per level"

@@ -26,6 +26,7 @@ DERIVED = {
     "anchor": {"strides": (8, 16, 32)},
     "head": {"in_channels": 64, "num_anchors": (3, 3, 3)},
     "cascade": {"in_channels": 64, "num_anchors": (1, 1, 1), "strides": (8, 16, 32)},
+    "refine": {"in_channels": 64, "strides": (8, 16, 32)},
     "augment": {},
     "logger": {"save_dir": "/nowhere"},
 }
@@ -163,7 +164,7 @@ PARTS = [
     (group, choice, key)
     for group in (
         *("anchor", "head", "coder", "assigner", "sampler", "loss", "objectness", "quality", "proposals", "cascade"),
-        *("augment", "backbone"),
+        *("refine", "augment", "backbone"),
     )
     for choice in choices(group)
     for key in composed(group, choice)
@@ -190,6 +191,12 @@ def test_changed_value_changes_the_parts_of_a_cascade(part, key):
     node, other = composed("cascade", "two_stage"), composed("cascade", "two_stage")
     other[part][key] = {"centre": 0.3, "ignored": 0.6, "weights": [1, 1, 1, 1]}[key]
     assert state(build(node, **DERIVED["cascade"])) != state(build(other, **DERIVED["cascade"]))
+
+
+def test_changed_coder_changes_the_second_look():
+    node, other = composed("refine", "roi"), composed("refine", "roi")
+    other["coder"]["weights"] = [1, 1, 1, 1]
+    assert state(build(node, **DERIVED["refine"])) != state(build(other, **DERIVED["refine"]))
 
 
 def suited(choice: str, key: str, *nodes: dict[str, Any]) -> list[dict[str, Any]]:

@@ -72,6 +72,12 @@ def test_a_new_key_that_does_what_was_done_before_leaves_the_hash(old, monkeypat
     assert config_hash(changed(old, "assigner", new=3)) != config_hash(old)
 
 
+def test_a_group_that_is_new_counts_where_a_class_is_chosen(old):
+    assert config_hash({**old, "refine": {"_target_": None}}) == config_hash(old)
+    assert config_hash({**old, "refine": {"_target_": "anchorlab.rpn.SecondLook"}}) != config_hash(old)
+    assert config_hash({**old, "augment": {"_target_": None}}) != config_hash({**old, "augment": {}})
+
+
 def test_a_key_of_the_first_runs_counts_at_its_default_too(old):
     less = copy.deepcopy(old)
     del less["assigner"]["ignore_iof"]

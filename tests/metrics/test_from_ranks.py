@@ -12,6 +12,7 @@ from anchorlab.metrics.from_ranks import (
     UNMATCHED,
     Metric,
     Ranks,
+    ar_of_oracle,
     found_within,
     metrics_from_ranks,
     recall_from_ranks,
@@ -70,3 +71,27 @@ def test_metrics_are_written_as_people_say_them():
     assert str(Metric.of("AR_100")) == "AR@100"
     assert str(Metric.of("recall_iou70_300")) == "recall (IoU 0.7)@300"
     assert str(Metric.of("AR_s_10")) == "AR small@10"
+
+
+def test_oracle_finds_as_many_boxes_as_it_may_propose():
+    """Two images: three boxes found at ranks 5, 50 and never, and one box found at rank 7 at IoU 0.5 alone."""
+    rank = np.full((4, T, A), UNMATCHED, dtype=np.int32)
+    rank[0], rank[1], rank[3, 0] = 5, 50, 7
+    ranks = Ranks(np.arange(2), np.array([3, 1], dtype=np.int32), rank, np.ones((4, A), dtype=bool))
+    found = ar_of_oracle(ranks, [1, 2, 10])
+    assert found == {"AR_1": pytest.approx(11 / 40), "AR_2": pytest.approx(21 / 40), "AR_10": pytest.approx(21 / 40)}
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=50)
+def test_no_ranking_is_better_than_the_oracle_s(seed):
+    """And with all proposals they are equal."""
+    ranks = random_ranks(seed)
+    metrics = metrics_from_ranks(ranks.rank, ranks.counted, [1, 10, 1000])
+    for key, value in ar_of_oracle(ranks, [1, 10, 1000]).items():
+        assert value >= metrics[key] - 1e-12
+    assert ar_of_oracle(ranks, [1000])["AR_1000"] == pytest.approx(metrics["AR_1000"])
+
+
+def test_oracle_without_boxes_is_minus_one():
+    assert ar_of_oracle(random_ranks(0, images=0), [10]) == {"AR_10": -1.0}

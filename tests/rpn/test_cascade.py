@@ -158,7 +158,7 @@ def test_second_stage_starts_from_the_moved_anchors() -> None:
     predictions = predict(network)
     assert predictions.moved.boxes.shape == (2, len(predictions.anchors.boxes), 4)
     for image, (proposals, first) in enumerate(
-        zip(network.propose(predictions, SIZES), network.propose_moved(predictions, SIZES), strict=True)
+        zip(network.propose(predictions, SIZES), network.propose_first_stage(predictions, SIZES), strict=True)
     ):
         start = predictions.moved.boxes[image, proposals.anchor]
         boxes = network.coder.decode(start, predictions.deltas[image, proposals.anchor])

@@ -36,6 +36,7 @@ COMBINATIONS = [
     "sampler=all objectness=varifocal head.prior=0.01 loss=iou loss.divisor=positives quality=iou",
     "objectness=quality_focal quality=iou quality.background=16 quality.score=quality",
     "cascade=two_stage assigner=max_iou anchor.ratios=[1] head.convs=0 loss=iou quality=iou",
+    "refine=roi quality=iou proposals=tiered",
 ]
 
 

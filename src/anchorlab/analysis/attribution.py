@@ -129,7 +129,7 @@ class _Tally:
     def report(self) -> AnchorReport:
         average = self.found / self.counted if self.counted else np.full_like(self.found, -1.0)
         anchors = self.network.anchors
-        names = stage_names(self.network.selector, self.budgets)
+        names = stage_names(self.network, self.budgets)
         best = torch.cat(self.best, dim=1).numpy() if self.best else np.zeros((len(names), 0))
         columns = [_shares(counts).tolist() for counts in (self.positives, self.proposals, self.matched)]
         columns.append(average[1:].tolist())
@@ -161,7 +161,8 @@ class _Tally:
     ) -> Proposals:
         """The proposals of one level alone, best first, perhaps without one of its shapes.
 
-        NMS knows no other level. Tiers count and boxes vote over all of them: here each level does so by itself.
+        NMS knows no other level. Tiers count and boxes vote over all of them: here each level does so by itself, and of
+        two stages it is the first.
         """
         anchors = predictions.anchors_of(row)
         start, count = sum(anchors.num_per_level[:level]), anchors.num_per_level[level]

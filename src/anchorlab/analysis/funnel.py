@@ -1,6 +1,6 @@
 """Recall funnel: the best IoU of every box at each stage from the anchors to the best N proposals.
 
-    anchors -> decoded -> top k before NMS -> NMS -> best N
+    anchors -> decoded -> top k before NMS -> (second look ->) NMS -> best N
 
 An object counts as found at a stage when any of the stage's boxes overlaps it enough; one may serve two objects. Recall
 proper (`metrics/recall.py`) matches one to one and is a little lower than the last stage.
@@ -20,7 +20,7 @@ from torch import Tensor
 from anchorlab.metrics.from_ranks import THRESHOLDS
 from anchorlab.rpn.boxes import clip, pairwise_iou
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
-from anchorlab.rpn.proposals.nms import ProposalSelector
+from anchorlab.rpn.variants import RefinedRPN
 
 # Pairs of a box and an object that are compared at once.
 MAX_IOUS = 1 << 22
@@ -46,9 +46,10 @@ class Funnel:
         return sorted(drops, key=lambda drop: -drop[1])
 
 
-def stage_names(selector: ProposalSelector, budgets: Sequence[int]) -> tuple[str, ...]:
-    before = f"top {selector.pre_nms_top_n} per level"
-    return ("anchors", "decoded", before, selector.selection, *(f"best {n}" for n in budgets))
+def stage_names(network: RegionProposalNetwork, budgets: Sequence[int]) -> tuple[str, ...]:
+    before = f"top {network.selector.pre_nms_top_n} per level"
+    again = ("second look",) if isinstance(network, RefinedRPN) else ()
+    return ("anchors", "decoded", before, *again, network.selector.selection, *(f"best {n}" for n in budgets))
 
 
 def best_by_stage(
@@ -66,12 +67,15 @@ def best_by_stage(
     anchors, selector = predictions.anchors_of(image), network.selector
     logits, deltas = predictions.logits[image : image + 1], predictions.deltas[image : image + 1]
     boxes = boxes.float()
-    candidates = selector.candidates(logits, deltas, anchors, network.coder)
+    first = selector.candidates(logits, deltas, anchors, network.coder)
+    candidates = network.candidates(predictions, image, size)
     everything = copy.copy(selector)
     everything.post_nms_top_n = candidates.boxes.shape[1]
     kept = everything.select(candidates, 0, size).boxes
     decoded = network.coder.decode(anchors.boxes, deltas[0])
-    stages = [clip(decoded, size), clip(candidates.boxes[0], size), kept, *(kept[:n] for n in budgets)]
+    looked_at = [candidates] if isinstance(network, RefinedRPN) else []
+    before = [clip(stage.boxes[0], size) for stage in (first, *looked_at)]
+    stages = [clip(decoded, size), *before, kept, *(kept[:n] for n in budgets)]
     return torch.stack([anchors.lattice.best_iou(boxes), *(best_iou(stage, boxes) for stage in stages)])
 
 

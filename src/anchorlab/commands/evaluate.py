@@ -25,6 +25,7 @@ from anchorlab.console import console
 from anchorlab.data.module import DataModule
 from anchorlab.data.resize import resized
 from anchorlab.errors import SettingError, user_sentences
+from anchorlab.metrics.from_ranks import ar_of_oracle
 from anchorlab.plots.boxes import proposals_figure, save
 from anchorlab.runs import gallery
 from anchorlab.runs.record import RunRecord, read_run
@@ -113,6 +114,8 @@ def _score(
         trainer = machine.trainer([ConsoleProgress()], [], folder)
         trainer.validate(module, datamodule=data, verbose=False)
         metrics = {key.removeprefix("val/"): float(value) for key, value in trainer.callback_metrics.items()}
+        oracle = ar_of_oracle(module.recall.matches(), module.recall.budgets)
+        metrics |= {f"oracle_{key}": value for key, value in oracle.items()}
         position = {"epoch": trained.epoch, "step": trained.step}
         timings = {"evaluation_s": round(time.perf_counter() - started, 2)}
         record.add(

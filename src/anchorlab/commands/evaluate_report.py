@@ -44,6 +44,7 @@ def show(found: Evaluated, brief: bool) -> None:
         return
     screen.print(metrics_table(found.metrics, f"{found.name}: {found.title}"))
     screen.print(_by_iou(found))
+    screen.print(_by_ranking(found))
     if found.outcome is not None:
         screen.print(funnel_table(found.outcome))
         for line in in_words(found.outcome):
@@ -69,6 +70,17 @@ def _by_iou(found: Evaluated) -> TextTable:
     table = TextTable([Column("IoU"), *(Column(f"N={budget}") for budget in BUDGETS)], "recall@N by IoU")
     for threshold, column in zip(THRESHOLDS, found.table.T, strict=True):
         table.add(f"{threshold:.2f}", *map(in_table, column))
+    return table
+
+
+def _by_ranking(found: Evaluated) -> TextTable:
+    """What a perfect ranking of the same proposals would reach, and how far it is."""
+    columns = [Column("AR@N", left=True), *(Column(f"N={budget}") for budget in BUDGETS)]
+    table = TextTable(columns, "The same proposals, ranked by the IoU they have")
+    reached, oracle = ([found.metrics[f"{which}AR_{n}"] for n in BUDGETS] for which in ("", "oracle_"))
+    table.add("as ranked", *map(in_table, reached))
+    table.add("by their IoU", *map(in_table, oracle))
+    table.add("lost in ranking", *(in_table(best - own) for own, best in zip(reached, oracle, strict=True)))
     return table
 
 

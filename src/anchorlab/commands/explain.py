@@ -25,6 +25,7 @@ from anchorlab.plots.boxes import FOUND_IOU, save
 from anchorlab.plots.explain import Place, Steps
 from anchorlab.rpn.anchors import Anchors
 from anchorlab.rpn.network import Predictions, RegionProposalNetwork
+from anchorlab.rpn.variants import RefinedRPN
 from anchorlab.runs.files import make_folder, write_whole
 from anchorlab.trained.images import list_images
 from anchorlab.trained.load import Trained, check_classes, load_asked_for
@@ -111,7 +112,7 @@ def follow(
         level: of it; None: that of its best score.
     """
     network = trained.network
-    require_plain(network, "explain.py", selectors=None)
+    require_plain(network, "explain.py", selectors=None, second_look=True)
     batch = _batch(trained, record)
     images = network.prepare(batch.images, batch.sizes)
     features = network.backbone(images)
@@ -143,6 +144,7 @@ def follow(
         proposals=proposals.boxes.numpy(),
         proposal_scores=proposals.scores.numpy(),
         selection=network.selector.of_level(place.level).selection,
+        looked_at_again=isinstance(network, RefinedRPN),
         truth=_truth(record, scale) if known else None,
         top=top,
     )
@@ -153,6 +155,9 @@ def in_words(steps: Steps) -> list[str]:
     place, (height, width) = steps.place, steps.image.shape[:2]
     grid = steps.features[place.level].shape
     stride, k = steps.strides[place.level], len(steps.anchors)
+    candidates = f"{len(steps.candidates):,} candidates"
+    if steps.looked_at_again:
+        candidates = f"A second look pools features inside the best boxes, scores and moves them again: {candidates}"
     per_anchor = "2 scores" if steps.scores.shape[1] == 2 else "1 score"
     lines = [
         f"1. {steps.name}: {steps.original[1]} x {steps.original[0]} pixels, the network sees {width} x {height}.",
@@ -166,8 +171,7 @@ def in_words(steps: Steps) -> list[str]:
         "5. The same weights say it at every location of the map: the followed one is one of "
         f"{grid[0]} x {grid[1]} = {grid[0] * grid[1]:,}.",
         "6. Decoded, the deltas move and stretch each anchor to a box.",
-        f"7. {len(steps.candidates):,} candidates go into {steps.selection}, {len(steps.proposals):,} "
-        "proposals come out.",
+        f"7. {candidates} go into {steps.selection}, {len(steps.proposals):,} proposals come out.",
     ]
     if steps.truth is not None:
         lines.append(
@@ -254,8 +258,7 @@ def _numbered(
 
 
 def _candidates(network: RegionProposalNetwork, predictions: Predictions, size: tuple[int, int]) -> np.ndarray:
-    selector = network.selector
-    found = selector.candidates(predictions.logits, predictions.deltas, predictions.anchors, network.coder)
+    found = network.candidates(predictions, 0, size)
     order = found.scores[0].argsort(descending=True)
     limits = torch.tensor([size[1], size[0], size[1], size[0]])
     return found.boxes[0, order].clamp(min=torch.zeros(4), max=limits).numpy()

@@ -27,7 +27,7 @@ from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.plots import probe as pictures
 from anchorlab.plots.boxes import save
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.rpn.variants import CascadeRPN
+from anchorlab.rpn.variants import CascadeRPN, RefinedRPN
 from anchorlab.training.preflight import fit_coder, with_fitted_anchors
 
 METRICS = ("AR_10", "AR_100", "AR_1000")
@@ -125,6 +125,8 @@ def _networks(
         raise SettingError(
             "cascade moves its anchors before the head sees them, which no probe foretells: leave it out"
         )
+    if isinstance(first, RefinedRPN):
+        raise SettingError("refine looks at boxes that no probe trains the pyramid for: leave it out")
     tower = first.head.conv
     trunk = Trunk(backbone, tower, configs[0]["head"]["channels"] or backbone.channels)
     networks = {}

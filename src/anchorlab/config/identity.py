@@ -95,8 +95,14 @@ def _watching(config: dict[str, Any]) -> list[str]:
 
 
 def _new_defaults(config: dict[str, Any]) -> set[str]:
-    """Settings of our own classes that came after the first hashes and do what was done before: null or default."""
+    """Settings that came after the first hashes and do what was done before: of our own classes null or default, of a
+    group that chooses no class all."""
+    first_groups = {key.partition(".")[0] for key in _first_keys()}
     return {
+        f"{name}._target_"
+        for name, node in config.items()
+        if name not in first_groups and isinstance(node, dict) and node.get("_target_", "") is None
+    } | {
         f"{place}.{name}"
         for place, node in _built(with_current_names(config))
         for name, value in node.items()

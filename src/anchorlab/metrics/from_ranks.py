@@ -146,3 +146,16 @@ def metrics_from_ranks(rank: np.ndarray, counted: np.ndarray, budgets: Sequence[
     """Every metric by its key (see `Metric`) from the arrays of `Ranks`; one without any box to find is -1."""
     recall = dict(zip(budgets, recall_from_ranks(rank, counted, budgets), strict=True))
     return {key: Metric.of(key).from_table(recall[int(key.rpartition("_")[2])]) for key in metric_keys(budgets)}
+
+
+def ar_of_oracle(ranks: Ranks, budgets: Sequence[int]) -> dict[str, float]:
+    """AR by its key (`AR_100`) of the same proposals, ranked by the IoU that they truly have; -1 without boxes.
+
+    An image's best N then are one for each box that any of its proposals found, as far as N goes: what is missing to
+    it is the ranking's, what is missing to 1 the boxes'.
+    """
+    image = np.repeat(np.arange(len(ranks.num_boxes)), ranks.num_boxes)
+    found = np.zeros((len(ranks.num_boxes), len(THRESHOLDS)), dtype=np.int64)
+    np.add.at(found, image, ranks.rank[:, :, 0] != UNMATCHED)
+    wanted = int(ranks.counted[:, 0].sum()) * len(THRESHOLDS)
+    return {f"AR_{n}": float(np.minimum(found, n).sum() / wanted) if wanted else -1.0 for n in budgets}

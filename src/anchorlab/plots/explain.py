@@ -48,6 +48,7 @@ class Steps:
     proposals: np.ndarray  # (P, 4) best first
     proposal_scores: np.ndarray  # (P,)
     selection: str  # how candidates become proposals, in a few words
+    looked_at_again: bool  # whether the candidates are those of a second look
     truth: np.ndarray | None  # (G, 4); None: not known
     top: int
 

@@ -37,6 +37,7 @@ from anchorlab.rpn.proposals.nms import Proposals as Proposals
 from anchorlab.rpn.proposals.nms import ProposalSelector as ProposalSelector
 from anchorlab.rpn.proposals.nms import SoftNMSSelector as SoftNMSSelector
 from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector as TieredNMSSelector
+from anchorlab.rpn.refine import SecondLook as SecondLook
 from anchorlab.rpn.samplers import AllSampler as AllSampler
 from anchorlab.rpn.samplers import BalancedSampler as BalancedSampler
 from anchorlab.rpn.samplers import IoUBalancedSampler as IoUBalancedSampler

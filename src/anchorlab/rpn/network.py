@@ -1,6 +1,7 @@
 """The Region Proposal Network of Faster R-CNN: turns images into predictions, and those into a loss or proposals.
 
-It is no detector, and plain: a quality output and a first stage that moves anchors are added in `variants.py`.
+It is no detector, and plain: a quality output, a first stage that moves anchors and a second look at the best boxes are
+added in `variants.py`.
 
 B images | A anchors of one image, all levels | k anchors per location | G boxes of one image
 H, W size of an image or of a level's grid | P sampled positives and N sampled negatives of one image
@@ -24,7 +25,7 @@ from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.losses.box import LossCounts, Regression, RPNLoss
 from anchorlab.rpn.predictions import LevelPredictions, Outputs, PendingPredictions, Predictions
-from anchorlab.rpn.proposals.nms import Proposals, ProposalSelector
+from anchorlab.rpn.proposals.nms import Candidates, Proposals, ProposalSelector
 from anchorlab.rpn.samplers import Sampler
 from anchorlab.rpn.targets import ImageTargets
 
@@ -44,6 +45,8 @@ class Losses(NamedTuple):
     others: dict[str, Tensor]  # scalars by name: what a variant of the network adds
     box_iou: Tensor  # scalar, mean IoU of the positives' predicted boxes with their objects; 0 without positives
     anchor_iou: Tensor  # scalar, the same of the positives' anchors
+    targets: Sequence[ImageTargets]  # the sampled anchors of each image
+    outputs: Outputs  # what the head says about them, without gradient
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -71,6 +74,9 @@ class RegionProposalNetwork(nn.Module):
 
     num_outputs = 2
     """Of the head, that are used: scores and deltas."""
+
+    num_stages = 1
+    """Of boxes: with 2 of them `propose_first_stage` says what the first alone would propose."""
 
     def __init__(
         self,
@@ -222,11 +228,23 @@ class RegionProposalNetwork(nn.Module):
             others={},
             box_iou=regression.iou.sum() / positives,
             anchor_iou=regression.anchor_iou.sum() / positives,
+            targets=targets,
+            outputs=outputs.detached(),
         )
 
     def propose(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
         """The proposals of each image, best first, clipped to its own (height, width), without gradient."""
         return self.selector(predictions.logits, predictions.deltas, predictions.starts, self.coder, as_pairs(sizes))
+
+    def candidates(self, predictions: Predictions, image: int, size: tuple[int, int]) -> Candidates:
+        """What proposals of one image, of (height, width), are chosen from; alone in their batch, without gradient."""
+        row = slice(image, image + 1)
+        logits, deltas = predictions.logits[row], predictions.deltas[row]
+        return self.selector.candidates(logits, deltas, predictions.anchors_of(image), self.coder)
+
+    def propose_first_stage(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
+        """Proposals of the boxes of the first stage, where there are two: what the second adds is the rest."""
+        return self.propose(predictions, sizes)
 
     def anchors_on(self, maps: Sequence[Tensor], images: Tensor) -> Anchors:
         """The anchors of maps (B, any, h, w), one per level, of images (B, 3, H, W)."""

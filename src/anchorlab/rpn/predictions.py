@@ -36,6 +36,10 @@ class Outputs(NamedTuple):
     deltas: Tensor  # (S, 4)
     quality: Tensor | None  # (S,) logits
 
+    def detached(self) -> "Outputs":
+        """The same without gradient."""
+        return Outputs(*(None if part is None else part.detach() for part in self))  # pyright: ignore[reportArgumentType]
+
     def of(self, rows: Tensor) -> "Outputs":
         """Those of some of these anchors, by a mask (S,) or indices."""
         return Outputs(*(None if part is None else part[rows] for part in self))  # pyright: ignore[reportArgumentType]
@@ -50,6 +54,7 @@ class Predictions:
     quality_levels: list[Tensor] | None = None  # (B, k, H, W) logits of each level
     rank: Rank | None = None
     moved: Moved | None = None  # what a first stage made of the anchors
+    maps: Sequence[Tensor] = ()  # (B, C, H, W) of each level, where a second look pools features
 
     @cached_property
     def objectness(self) -> Tensor:
@@ -106,6 +111,7 @@ class PendingPredictions:
     head: RPNHead
     anchors: Anchors  # the grid
     moved: Moved | None = None  # as in `Predictions`
+    maps: Sequence[Tensor] = ()  # as in `Predictions`
 
     @property
     def num_locations(self) -> int:

@@ -1,7 +1,7 @@
-"""Variants of the Region Proposal Network: add a quality output, a cascade or both; change none of its calls.
+"""Variants of the Region Proposal Network: add a quality output, a cascade or a second look; change none of its calls.
 
-Each adds a term to the loss and leaves the others as they are. What is learnt, and how anchors move, is defined in
-`losses/quality.py` and `cascade.py`.
+Each adds terms to the loss and leaves the others as they are. What is learnt, how anchors move, and what is looked at
+again, is defined in `losses/quality.py`, `cascade.py` and `refine.py`.
 
 B images | A anchors of one image | G boxes of one image | Q anchors of one image that teach the quality output
 """
@@ -18,7 +18,8 @@ from anchorlab.rpn.cascade import AnchorRefinement
 from anchorlab.rpn.losses.quality import Near, Quality
 from anchorlab.rpn.network import Average, Losses, RegionProposalNetwork, Sizes, as_pairs
 from anchorlab.rpn.predictions import LevelPredictions, Outputs, PendingPredictions, Predictions
-from anchorlab.rpn.proposals.nms import Proposals
+from anchorlab.rpn.proposals.nms import Candidates, Proposals
+from anchorlab.rpn.refine import Looks, SecondLook
 
 
 class QualityRPN(RegionProposalNetwork):
@@ -84,6 +85,8 @@ class CascadeRPN(RegionProposalNetwork):
         parts: those of `RegionProposalNetwork`, with an assigner that needs no grid.
     """
 
+    num_stages = 2
+
     def __init__(self, *parts: Any, cascade: AnchorRefinement, **more: Any) -> None:
         super().__init__(*parts, **more)
         if self.assigner.needs_grid:
@@ -132,8 +135,8 @@ class CascadeRPN(RegionProposalNetwork):
         count = shared_count(sum(len(image.anchor) for image in moves), average, losses.box.device)
         return losses.plus("stage1", self.cascade.loss(predictions.moved, moves, count))
 
-    def propose_moved(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
-        """The first stage's boxes as proposals, with the scores of the second: what the second adds is the rest."""
+    def propose_first_stage(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
+        """The moved anchors as proposals, with the scores of the second stage."""
         deltas = torch.zeros_like(predictions.deltas)
         return self.selector(predictions.logits, deltas, predictions.starts, self.coder, as_pairs(sizes))
 
@@ -142,13 +145,104 @@ class CascadeQualityRPN(CascadeRPN, QualityRPN):
     """Both: the quality output judges the boxes of the second stage."""
 
 
-def variant(quality: Quality | None, cascade: AnchorRefinement | None, **parts: Any) -> RegionProposalNetwork:
-    """The network with what is given of the two, and nothing in it of what is not."""
-    if quality is None:
-        return RegionProposalNetwork(**parts) if cascade is None else CascadeRPN(**parts, cascade=cascade)
-    if cascade is None:
-        return QualityRPN(**parts, quality=quality)
-    return CascadeQualityRPN(**parts, quality=quality, cascade=cascade)
+class RefinedRPN(RegionProposalNetwork):
+    """An RPN whose best boxes are looked at again, each with the features inside it, before proposals are chosen.
+
+    Args:
+        refine: the second look.
+        parts: those of `RegionProposalNetwork`.
+    """
+
+    num_stages = 2
+
+    def __init__(self, *parts: Any, refine: SecondLook, **more: Any) -> None:
+        super().__init__(*parts, **more)
+        self.refine = refine
+
+    def forward(self, images: Tensor) -> Predictions:
+        levels = self.backbone.pending_on(self.backbone.plain_maps(images))
+        maps = [level.whole() for level in levels]
+        return replace(self.predict(maps, self.anchors_on(maps, images)), maps=[level.source for level in levels])
+
+    def pending(self, images: Tensor) -> PendingPredictions | Predictions:
+        predictions = super().pending(images)
+        if isinstance(predictions, Predictions):
+            return predictions
+        return replace(predictions, maps=[level.source for level in predictions.features])
+
+    def loss(
+        self,
+        predictions: Predictions | PendingPredictions,
+        boxes: Sequence[Tensor],
+        ignore: Sequence[Tensor],
+        sizes: Sizes,
+        generators: Sequence[torch.Generator],
+        average: Average | None = None,
+    ) -> Losses:
+        """As without a second look, and "refine_score" and "refine_box"."""
+        losses = super().loss(predictions, boxes, ignore, sizes, generators, average)
+        looks = self._looks(predictions, losses, boxes, ignore, sizes, generators)
+        count = shared_count(sum(len(image.boxes) for image in looks), average, losses.box.device)
+        second = self.refine.loss(predictions.maps, looks, count)
+        return losses.plus("refine_score", second.score).plus("refine_box", second.box)
+
+    @torch.no_grad()
+    def _looks(
+        self,
+        predictions: Predictions | PendingPredictions,
+        losses: Losses,
+        boxes: Sequence[Tensor],
+        ignore: Sequence[Tensor],
+        sizes: Sizes,
+        generators: Sequence[torch.Generator],
+    ) -> list[Looks]:
+        """What each image teaches the second look, from what the head said about the anchors of its loss."""
+        rows = [image.rows for image in losses.targets]
+        counts = [len(image) for image in rows]
+        starts = torch.cat([predictions.anchors_of(i).boxes[image] for i, image in enumerate(rows)])
+        found = self.coder.decode(starts, losses.outputs.deltas).split(counts)
+        images = zip(
+            found, losses.outputs.logits.split(counts), boxes, ignore, as_pairs(sizes), generators, strict=True
+        )
+        return [self.refine.draw(*image) for image in images]
+
+    def propose(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
+        images = enumerate(as_pairs(sizes))
+        return [self.selector.select(self.candidates(predictions, i, size), 0, size) for i, size in images]
+
+    def candidates(self, predictions: Predictions, image: int, size: tuple[int, int]) -> Candidates:
+        """As without a second look, of which the best are looked at, scored and moved again."""
+        first = super().candidates(predictions, image, size)
+        maps = [level[image : image + 1] for level in predictions.maps]
+        return self.refine.candidates(maps, first, size)
+
+    def propose_first_stage(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
+        return super().propose(predictions, sizes)
+
+
+class RefinedQualityRPN(RefinedRPN, QualityRPN):
+    """Both: the quality output helps to rank the boxes that are looked at again."""
+
+
+VARIANTS: dict[tuple[str, ...], type[RegionProposalNetwork]] = {
+    (): RegionProposalNetwork,
+    ("quality",): QualityRPN,
+    ("cascade",): CascadeRPN,
+    ("quality", "cascade"): CascadeQualityRPN,
+    ("refine",): RefinedRPN,
+    ("quality", "refine"): RefinedQualityRPN,
+}
+
+
+def variant(
+    quality: Quality | None, cascade: AnchorRefinement | None, refine: SecondLook | None = None, **parts: Any
+) -> RegionProposalNetwork:
+    """The network with what is given of the three, and nothing in it of what is not."""
+    given = {"quality": quality, "cascade": cascade, "refine": refine}
+    added = {name: part for name, part in given.items() if part is not None}
+    if tuple(added) not in VARIANTS:
+        raise ValueError("refine and cascade are two ways to a second stage: set refine=none or cascade=none.")
+    return VARIANTS[tuple(added)](**parts, **added)
 
 
 def shared_count(number: int, average: Average | None, device: torch.device) -> int | Tensor:

@@ -20,9 +20,12 @@ from torch.nn import functional as F
 
 from anchorlab.errors import SettingError
 from anchorlab.rpn.anchors import AnchorGrid
+from anchorlab.rpn.backbones.backbones import Backbone
 from anchorlab.rpn.heads import HeadOutput
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import ProposalSelector
+from anchorlab.rpn.refine import SecondLook, both
+from anchorlab.rpn.variants import RefinedRPN
 from anchorlab.trained.graph_selection import DROPPED, EXPRESSIBLE, GraphSelection, clipped
 from anchorlab.trained.plain import require_plain
 
@@ -40,7 +43,7 @@ class Graph(nn.Module):
     rows, and zeros behind them.
 
     Args:
-        network: a plain one, with plain or tiered NMS, with or without voting.
+        network: a plain one, perhaps with a second look; with plain or tiered NMS, with or without voting.
         pad_to: sides are padded to multiples of this, with zeros after normalisation, as in training: what a padding
             convolution computes near the border depends on it.
         batch: B.
@@ -61,6 +64,7 @@ class Graph(nn.Module):
         self.head = copy.deepcopy(network.head).eval()
         self.coder, self.selector = network.coder, network.selector
         self.selection = GraphSelection(network.selector)
+        self.second_look = GraphSecondLook(network.refine, self.selection) if isinstance(network, RefinedRPN) else None
         self.anchors = nn.ModuleList(
             LevelAnchors(network.anchors, level) for level in range(len(network.anchors.strides))
         )
@@ -71,9 +75,10 @@ class Graph(nn.Module):
         torch.ops.aten._assert_tensor_metadata(image, dtype=torch.uint8)  # 0..1 as float would look like black
         height, width = image.shape[-2:]
         padded = self._padded((image / 255 - self.mean) / self.std)
-        maps = self.head(self.backbone(padded))
+        features, sources = self._features(padded)
+        maps = self.head(features)
         per_level = [anchors(level[1], padded) for level, anchors in zip(maps, self.anchors, strict=True)]
-        found = [self._proposals(maps, per_level, row, height, width) for row in range(self.batch)]
+        found = [self._proposals(maps, sources, per_level, row, height, width) for row in range(self.batch)]
         if self.batch > 1:
             boxes, scores = (torch.stack(part) for part in zip(*found, strict=True))
             there = scores > DROPPED
@@ -82,8 +87,22 @@ class Graph(nn.Module):
         wanted = (scores > DROPPED).nonzero().squeeze(1)
         return boxes[wanted], scores[wanted]
 
+    def _features(self, padded: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What the head looks at, and what a second look does, where there is one."""
+        if self.second_look is None:
+            return self.backbone(padded), []
+        backbone = cast(Backbone, self.backbone)
+        levels = backbone.pending_on(backbone.plain_maps(padded))
+        return [level.whole() for level in levels], [level.source for level in levels]
+
     def _proposals(
-        self, maps: Sequence[HeadOutput], anchors: Sequence[Tensor], row: int, height: int, width: int
+        self,
+        maps: Sequence[HeadOutput],
+        sources: Sequence[Tensor],
+        anchors: Sequence[Tensor],
+        row: int,
+        height: int,
+        width: int,
     ) -> tuple[Tensor, Tensor]:
         """Of one image: boxes (Q, 4) and scores (Q,), best first, `DROPPED` behind the last proposal."""
         boxes, scores = [], []
@@ -93,6 +112,9 @@ class Graph(nn.Module):
             found = self._candidates(self.selector.of_level(level), logits, deltas, own, height, width)
             boxes.append(found[0])
             scores.append(found[1])
+        if self.second_look is not None:
+            own = [level[row : row + 1] for level in sources]
+            boxes, scores = self.second_look(own, boxes, scores, height, width)
         return self.selection(boxes, scores, height, width)
 
     def _padded(self, image: Tensor) -> Tensor:
@@ -111,6 +133,37 @@ class Graph(nn.Module):
         scores = 1 / (1 + torch.exp(-top))  # ONNX Runtime's Sigmoid is an approximation, not monotone and 0 below -18
         keep = selector.large_enough(boxes) & (scores >= selector.score_threshold)
         return boxes, scores.where(keep, DROPPED)
+
+
+class GraphSecondLook(nn.Module):
+    """As `SecondLook.candidates`: of each level boxes (n, 4) and scores (n,) -> those looked at, moved and as before.
+
+    Each level is given all of them, with a score that loses for those of other levels.
+    """
+
+    def __init__(self, refine: SecondLook, selection: GraphSelection) -> None:
+        super().__init__()
+        self.refine, self.selection = copy.deepcopy(refine).eval(), selection
+
+    def forward(
+        self, maps: Sequence[Tensor], boxes: Sequence[Tensor], scores: Sequence[Tensor], height: int, width: int
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        thinned = [
+            score.where(self.selection.kept(here, score, self.refine.nms_iou), DROPPED)
+            for here, score in zip(boxes, scores, strict=True)
+        ]
+        together, starts = torch.cat(thinned), torch.cat(list(boxes))
+        level = torch.cat([torch.full_like(score, i, dtype=torch.int64) for i, score in enumerate(scores)])
+        top, index = together.topk(min(self.refine.num, len(together)))
+        starts, level = starts[index], level[index]
+        logits, deltas = self.refine(maps, [starts])
+        moved = clipped(self.refine.coder.decode(starts, deltas), height, width)
+        again = both(top.clamp(min=0), 1 / (1 + torch.exp(-logits)))
+        found, ranked = torch.cat((moved, starts)), torch.cat((again, self.refine.unmoved * again))
+        selector = self.selection.selector
+        keep = (top > DROPPED).repeat(2) & selector.large_enough(found) & (ranked >= selector.score_threshold)
+        level, levels = level.repeat(2), range(len(boxes))
+        return [found for _ in levels], [ranked.where(keep & (level == i), DROPPED) for i in levels]
 
 
 class LevelAnchors(nn.Module):
@@ -139,7 +192,7 @@ class LevelAnchors(nn.Module):
 def require_expressible(network: RegionProposalNetwork) -> None:
     """Raise SettingError where the network has a part that no graph can express."""
     instead = "; proposals=default or tiered replaces it, and evaluate.py says at which recall"
-    require_plain(network, GRAPH, EXPRESSIBLE, instead)
+    require_plain(network, GRAPH, EXPRESSIBLE, instead, second_look=True)
 
 
 def smallest_side(network: RegionProposalNetwork) -> int:

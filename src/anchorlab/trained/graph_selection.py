@@ -64,7 +64,7 @@ class GraphSelection(nn.Module):
         left = []
         for level, (here, score) in enumerate(zip(boxes, scores, strict=True)):
             iou = cast(float, self.selector.of_level(level).nms_iou)
-            left.append(score.where(self._kept(here, score, iou), DROPPED))
+            left.append(score.where(self.kept(here, score, iou), DROPPED))
         together = torch.cat(left)
         ranked, index = together.topk(min(self.selector.post_nms_top_n, len(together)))
         return index, ranked
@@ -86,7 +86,7 @@ class GraphSelection(nn.Module):
                 nearest = nearest.where(~found, torch.inf)
             left = together.where(nearest <= iou, DROPPED)
             parts = zip(boxes, left.split(counts), strict=True)
-            kept = torch.cat([self._kept(here, score, iou) for here, score in parts])
+            kept = torch.cat([self.kept(here, score, iou) for here, score in parts])
             ranked = kept[order]
             found = (ranked & (ranked.long().cumsum(0) <= count - taken))[place]
             turn = torch.where(found, tier * len(order) + place, turn)
@@ -95,7 +95,7 @@ class GraphSelection(nn.Module):
         lowered = self._strictly_descending(together[index])
         return index, lowered.where(first > -nowhere, DROPPED)
 
-    def _kept(self, boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
+    def kept(self, boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
         """(n,) bool, what NMS keeps of one level's candidates that are not dropped."""
         there = scores > DROPPED
         placed = torch.cat((boxes.where(there[:, None], self.outside[0]), self.outside))

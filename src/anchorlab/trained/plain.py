@@ -8,6 +8,7 @@ from anchorlab.rpn.coders import DeltaCoder, FittedDeltaCoder
 from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import ProposalSelector
+from anchorlab.rpn.variants import RefinedRPN
 
 PLAIN = {
     "anchors": (AnchorGrid,),
@@ -22,14 +23,17 @@ def require_plain(
     target: str,
     selectors: Sequence[type[ProposalSelector]] | None = (),
     instead: str = "",
+    second_look: bool = False,
 ) -> None:
     """Raise SettingError where the network does more than scores and deltas -> top k -> NMS, which `target` knows.
 
     selectors: ways from scores and boxes to proposals that `target` knows, with box voting; empty: plain NMS alone,
         without voting; None: any. instead: what the error proposes for a selector that `target` does not know.
+    second_look: whether `target` knows a network that looks again at its best boxes.
     """
     found = {"network": network} | {name: getattr(network, name) for name in PLAIN}
-    known: dict[str, tuple[type, ...]] = {"network": (RegionProposalNetwork,), **PLAIN}
+    networks = (RegionProposalNetwork, RefinedRPN) if second_look else (RegionProposalNetwork,)
+    known: dict[str, tuple[type, ...]] = {"network": networks, **PLAIN}
     if selectors is None:
         del known["selector"]
     elif selectors:

@@ -22,7 +22,8 @@ from anchorlab.rpn.backbones.weights import read
 from anchorlab.rpn.cascade import AnchorRefinement
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.rpn.variants import CascadeRPN
+from anchorlab.rpn.refine import SecondLook
+from anchorlab.rpn.variants import CascadeRPN, RefinedRPN
 from anchorlab.trained.load import load_trained
 
 DEFAULT_SIZES, DEFAULT_RATIOS, DEFAULT_STRIDES = (32, 64, 128, 256, 512), (0.5, 1.0, 2.0), (4, 8, 16, 32, 64)
@@ -42,7 +43,8 @@ class Donor:
     backbone: as the state_dict of ours names it. convs: weight and bias of each 3x3 convolution of the head.
     kernels: by the number of anchors per location, as levels of equal number share them, and by output ("scores",
     "deltas", "quality"), weight and bias. coder: what its deltas mean. cascade: the state_dict of a first stage that
-    moves anchors, whose moves have a coder of their own. note: what the start screen says besides.
+    moves anchors, whose moves have a coder of their own. refine: that of a second look. note: what the start screen
+    says besides.
     """
 
     backbone: State
@@ -52,6 +54,7 @@ class Donor:
     coder: DeltaCoder = field(default_factory=DeltaCoder)
     cascade: State = field(default_factory=dict)
     cascade_coder: DeltaCoder = field(default_factory=DeltaCoder)
+    refine: State = field(default_factory=dict)
     note: str = ""
 
 
@@ -104,6 +107,8 @@ def start_from(network: RegionProposalNetwork, donor: Donor) -> str:
     words = [f"backbone: {copied} tensors", _in_words(network.anchors, donor.anchors, origins)]
     if network.head.quality is not None and not all("quality" in kernels for kernels in donor.kernels.values()):
         words.append("the quality output begins anew")
+    if isinstance(network, RefinedRPN) and not _copy_second_look(network.refine, donor.refine):
+        words.append("the second look begins anew")
     return "; ".join([*words, *([donor.note] if donor.note else [])])
 
 
@@ -120,6 +125,8 @@ def of_network(network: RegionProposalNetwork) -> Donor:
         anchors=network.anchors,
         coder=network.coder,
     )
+    if isinstance(network, RefinedRPN):
+        return replace(donor, refine=network.refine.state_dict())
     if isinstance(network, CascadeRPN):
         cascade = network.cascade
         return replace(donor, cascade=cascade.state_dict(), cascade_coder=cascade.coder)
@@ -251,6 +258,15 @@ def _copy_kernels(network: RegionProposalNetwork, k: int, origin: Origin, donor:
         getattr(head.deltas[str(k)], kind).copy_(ours.flatten(0, 1))
         if head.quality is not None and all("quality" in kernels for kernels in donor.kernels.values()):
             getattr(head.quality[str(k)], kind).copy_(_picked(donor, origin, "quality", kind).flatten(0, 1))
+
+
+def _copy_second_look(refine: SecondLook, given: State) -> bool:
+    """Whether there was one of the same sizes; it knows no anchors, and is taken as it is."""
+    wanted = refine.state_dict()
+    if given.keys() != wanted.keys() or any(given[name].shape != wanted[name].shape for name in wanted):
+        return False
+    refine.load_state_dict(dict(given))
+    return True
 
 
 def _copy_cascade(cascade: AnchorRefinement, origin: Origin, donor: Donor) -> None:

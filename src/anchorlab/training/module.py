@@ -21,7 +21,6 @@ from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.rpn.network import Losses, PendingPredictions, Predictions, RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import Proposals
 from anchorlab.rpn.samplers import seeded
-from anchorlab.rpn.variants import CascadeRPN
 from anchorlab.training.trainer import TrainerSettings
 
 TRAIN, VALIDATE = 0, 1  # streams of random numbers
@@ -37,7 +36,7 @@ class RPNModule(LightningModule):
 
     Logs `train/{loss,objectness,box,positives,box_iou,lr,images_per_s}` by step (and the other terms of the loss, where
     there are any), `val/{loss,objectness,box,box_iou,anchor_iou}` and every metric of ProposalRecall (`val/recall_100`,
-    `val/AR_1000`, ...) by epoch; with a cascade those of its first stage, too (`val/stage1_AR_1000`, ...).
+    `val/AR_1000`, ...) by epoch; of two stages those of the first, too (`val/stage1_AR_1000`).
     box_iou is the mean IoU of the boxes predicted at positive anchors with the objects they are for, anchor_iou that
     of the anchors themselves.
 
@@ -66,7 +65,7 @@ class RPNModule(LightningModule):
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
         self.recall = ProposalRecall()
-        self.stage1_recall = ProposalRecall() if isinstance(network, CascadeRPN) else None
+        self.stage1_recall = ProposalRecall() if network.num_stages > 1 else None
         self.seed = seed
         self.sampled_only = sampled_only
         self.max_steps = max_steps
@@ -99,8 +98,7 @@ class RPNModule(LightningModule):
         """Count the batch's proposals, taken back to original pixels, in `recall`."""
         _score(self.recall, self.propose(predictions, batch), batch)
         if self.stage1_recall is not None:
-            assert isinstance(self.network, CascadeRPN)
-            _score(self.stage1_recall, self.network.propose_moved(predictions, batch.sizes), batch)
+            _score(self.stage1_recall, self.network.propose_first_stage(predictions, batch.sizes), batch)
 
     def propose(self, predictions: Predictions, batch: Batch) -> list[Proposals]:
         """The proposals that are scored, in pixels of the network's input."""

@@ -27,6 +27,7 @@ from anchorlab.rpn.losses.box import SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
 from anchorlab.rpn.samplers import BalancedSampler
+from anchorlab.rpn.variants import RefinedRPN
 from anchorlab.version import __version__
 
 MOST_NUMBERS = 530_000
@@ -228,6 +229,8 @@ def _notes(network: RegionProposalNetwork, whole: bool, first: int) -> list[str]
         )
     if not whole:
         notes.append("The 3×3 convolution is already applied to the maps: the page trains the 1×1 convolutions alone.")
+    if isinstance(network, RefinedRPN):
+        notes.append("The run looks again at its best boxes and moves them; the page shows what it says before.")
     parts = (network.criterion, SmoothL1Loss), (network.assigner, (MaxIoUAssigner, ATSSAssigner))
     instead = ("the paper's smooth L1, whose numbers can be checked by hand", "the two usual assigners")
     for (part, known), page in zip(parts, instead, strict=True):

@@ -70,6 +70,10 @@ class Backbone(nn.Module):
         """What the body makes of images, for `pending_on`: the part that ImageNet weights are for."""
         return self(images)
 
+    def plain_maps(self, images: Tensor) -> list[Tensor]:
+        """As `body_maps`, operation by operation as in `forward`."""
+        return self.body_maps(images)
+
     def pending_on(self, stages: Sequence[Tensor]) -> list[PendingMap]:
         """What `pending` gives, from the body's maps: the pyramid, where there is one."""
         return [PendingMap(stage) for stage in stages]
@@ -153,6 +157,9 @@ class ResNetFPN(Backbone):
 
     def body_maps(self, images: Tensor) -> list[Tensor]:
         return list(fold_batch_norm.run(self.body.body, self.folded, images).values())
+
+    def plain_maps(self, images: Tensor) -> list[Tensor]:
+        return list(self.body.body(images).values())
 
     def pending_on(self, stages: Sequence[Tensor]) -> list[PendingMap]:
         return pending_pyramid(self.body.fpn, stages)

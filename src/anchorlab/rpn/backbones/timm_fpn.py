@@ -82,10 +82,13 @@ class TimmFPN(Backbone):
         self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return pyramid_maps(self.fpn, self._chosen(self.body(images)))
+        return pyramid_maps(self.fpn, self.plain_maps(images))
 
     def body_maps(self, images: Tensor) -> list[Tensor]:
         return self._chosen(fold_batch_norm.run(self.body, self.folded, images))
+
+    def plain_maps(self, images: Tensor) -> list[Tensor]:
+        return self._chosen(self.body(images))
 
     def pending_on(self, stages: Sequence[Tensor]) -> list[PendingMap]:
         return pending_pyramid(self.fpn, stages)
