@@ -28,6 +28,7 @@ from anchorlab.commands.train import run_from_command_line
 from anchorlab.config.composition import VERSION_BASE
 from anchorlab.rpn.losses.box import LossCounts
 from anchorlab.rpn.network import Losses, RegionProposalNetwork, Sizes, as_pairs
+from anchorlab.rpn.predictions import Outputs
 from anchorlab.rpn.proposals.nms import Proposals
 
 CONFIGS = Path(__file__).resolve().parents[2] / "conf"
@@ -82,7 +83,8 @@ class Network(RegionProposalNetwork):
         _, losses = self._run(predictions, sizes, targets)
         unknown = losses["loss_objectness"].new_full((len(boxes),), math.nan)
         iou = unknown.mean()
-        return Losses(losses["loss_objectness"], losses["loss_rpn_box_reg"], unknown, unknown, {}, iou, iou)
+        said = Outputs(unknown[:0], unknown.new_zeros(0, 4), None)
+        return Losses(losses["loss_objectness"], losses["loss_rpn_box_reg"], unknown, unknown, {}, iou, iou, [], said)
 
     def propose(self, predictions: Any, sizes: Sizes) -> list[Proposals]:
         """torchvision gives boxes, best first, without scores: these say the order alone."""

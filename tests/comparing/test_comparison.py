@@ -449,3 +449,9 @@ def test_label_names_what_tells_rows_apart_and_not_what_comes_with_a_class():
     assert telling_keys(rows, ["anchor.order", "lr"]) == ["lr", "anchor.order"]
     rows = [{"head.objectness": word, "assigner._target_": kind} for word, kind in (("softmax", "A"), ("sigmoid", "B"))]
     assert telling_keys(rows, ["head.objectness", "assigner._target_"]) == ["assigner._target_", "head.objectness"]
+    rows = [
+        {"refine._target_": None, "refine.coder._target_": None, "refine.coder.clip": None, "seed": 0},
+        {"refine._target_": "anchorlab.rpn.SecondLook", "refine.coder._target_": "anchorlab.rpn.DeltaCoder"}
+        | {"refine.coder.clip": 4.1, "seed": 0},
+    ]
+    assert telling_keys(rows, list(rows[0])[:3]) == ["refine._target_"]

@@ -58,6 +58,7 @@ def test_both_stages_are_logged_and_evaluation_finds_them_again(folder, tmp_path
     (found,) = evaluate(composed("evaluate", f"run={folder}", *asked), tmp_path)
     own = {name: value for name, value in found.own.items() if name not in ("epoch", "step")}
     assert {name: found.metrics[name] for name in own} == own
+    assert found.outcome is not None
     assert "second look" in found.outcome.funnel.stages
 
 

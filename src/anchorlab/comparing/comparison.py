@@ -302,10 +302,14 @@ def _place_in_label(key: str) -> int:
 
 
 def _comes_with_a_class(key: str, values: Mapping[str, Sequence[str]]) -> bool:
-    classes = values.get(key.rpartition(".")[0] + TARGET)
-    if classes is None or key.endswith(TARGET):
-        return False
-    return len(set(zip(classes, values[key], strict=True))) == len(set(classes))
+    """Whether the class of the group that the key stands in, or of one around it, says the key's value."""
+    parts = key.removesuffix(TARGET).split(".")
+    around = [values.get(".".join(parts[:length]) + TARGET) for length in range(1, len(parts))]
+    return any(
+        len(set(zip(classes, values[key], strict=True))) == len(set(classes))
+        for classes in around
+        if classes is not None
+    )
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
