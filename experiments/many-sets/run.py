@@ -80,6 +80,7 @@ RECIPES = {
     "recommended, square": Recipe(("experiment=recommended", "anchor=default", "anchor.ratios=[1]")),
     "recommended, three": Recipe(("experiment=recommended", "anchor=default")),
     "recommended, fitted": Recipe(("experiment=recommended", "anchor=fit", "anchor.k=3")),
+    "recommended, second look": Recipe(("experiment=recommended", "refine=roi")),
     "cascade": Recipe(
         ("experiment=recipe-cascade",),
         scored=(TIERS, ("nms 0.8", "proposals=default proposals.nms_iou=0.8 proposals.pre_nms_top_n=2000")),
