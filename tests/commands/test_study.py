@@ -126,6 +126,7 @@ def test_study_says_what_is_covered_and_leaves_its_folder(small, tmp_path):
         assert words in done.stdout
     folder = tmp_path / "found"
     assert {str(path.relative_to(folder)) for path in folder.rglob("*.*")} == {
+        ".run.lock",
         "config.yaml",
         "study.json",
         "figures/coverage.png",
