@@ -16,7 +16,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,7 +199,7 @@ def write_results(known: dict[tuple[Trial, str], dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def in_order(keys: Iterator[Any] | Any) -> list[tuple[Trial, str]]:
+def in_order(keys: Iterable[tuple[Trial, str]]) -> list[tuple[Trial, str]]:
     """By split, data set and recipe as these are listed above."""
     places = [list(SETS), list(RECIPES)]
     return sorted(

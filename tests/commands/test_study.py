@@ -94,6 +94,7 @@ def test_arguments_are_unfolded(typed, composed):
         (["-m", "fit=true", "anchor.k=3,6"], "without -m"),
         (["-m", "probe=true", "anchor.scale=2,4"], "without -m: .* probe=true"),
         (["probe=true", "fit=true", "anchor.k=3,6"], "fit=true beside probe=true: leave it out"),
+        (["probe=true", "anchor.scale=choice(2)"], "probe=true compares anchors: give a setting several values"),
         (["anchor.k=3,6"], "add fit=true"),
         (["fit=true", "anchor=fpn"], "leave out anchor=fpn"),
     ],

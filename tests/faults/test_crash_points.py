@@ -5,6 +5,7 @@
 
 import shutil
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,44 +47,43 @@ def crash(forker: Forker, folder: Path, config: dict[str, Any], point: int) -> s
     return crashed.points[-1]
 
 
-def assert_goes_on(forker: Forker, folder: Path, config: dict[str, Any], whole: Path, point: str) -> None:
-    done = forker.run(folder, config=config)
-    assert done.code == 0, f"{point}: {done.err}"
-    assert_same_end(folder, whole)
+def goes_on_from_each(
+    points: Iterable[int], forker: Forker, config: dict[str, Any], whole: Path, left: Path | None, place: Path
+) -> None:
+    """Crash at each point in a folder below `place`, new or a copy of what a crash `left`, and go on to the end."""
+    for point in points:
+        folder = place / f"point-{point}"
+        if left is None:
+            folder.mkdir()
+        else:
+            shutil.copytree(left, folder)
+        what = crash(forker, folder, config, point)
+        done = forker.run(folder, config=config)
+        assert done.code == 0, f"{what}: {done.err}"
+        assert_same_end(folder, whole)
+        shutil.rmtree(folder)
 
 
 def test_run_that_crashes_at_some_points(config, forker: Forker, whole, tmp_path):
     reference, count = whole
-    for point in range(1, count + 1, count // SAMPLE):
-        folder = tmp_path / str(point)
-        folder.mkdir()
-        assert_goes_on(forker, folder, config, reference, crash(forker, folder, config, point))
+    goes_on_from_each(range(1, count + 1, count // SAMPLE), forker, config, reference, None, tmp_path)
 
 
 @pytest.mark.slow
 def test_run_that_crashes_at_every_point(config, forker: Forker, whole, tmp_path):
     reference, count = whole
-    for point in range(1, count + 1):
-        folder = tmp_path / str(point)
-        folder.mkdir()
-        assert_goes_on(forker, folder, config, reference, crash(forker, folder, config, point))
-        shutil.rmtree(folder)
+    goes_on_from_each(range(1, count + 1), forker, config, reference, None, tmp_path)
 
 
 @pytest.mark.slow
 def test_run_that_crashes_again_at_every_point_of_starting_anew(config, forker: Forker, whole, tmp_path):
     """In a folder that a crash before the first checkpoint left, up to the new run's first checkpoint."""
-    reference, _ = whole
     first = tmp_path / "first"
     first.mkdir()
     crash(forker, first, config, BEFORE_A_CHECKPOINT)
     assert (first / "metrics.csv").exists()
     assert not (first / "checkpoints" / "last.ckpt").exists()
-    for point in range(1, BEFORE_A_CHECKPOINT + 5):
-        folder = tmp_path / str(point)
-        shutil.copytree(first, folder)
-        assert_goes_on(forker, folder, config, reference, crash(forker, folder, config, point))
-        shutil.rmtree(folder)
+    goes_on_from_each(range(1, BEFORE_A_CHECKPOINT + 5), forker, config, whole[0], first, tmp_path)
 
 
 @pytest.mark.slow
@@ -94,8 +94,4 @@ def test_run_that_crashes_again_at_every_point_of_going_on(config, forker: Forke
     crash(forker, first, config, count // 2)
     shutil.copytree(first, tmp_path / "counted")
     points = forker.run(tmp_path / "counted", config=config, crash_at=0).points
-    for point in range(1, len(points) + 1):
-        folder = tmp_path / str(point)
-        shutil.copytree(first, folder)
-        assert_goes_on(forker, folder, config, reference, crash(forker, folder, config, point))
-        shutil.rmtree(folder)
+    goes_on_from_each(range(1, len(points) + 1), forker, config, reference, first, tmp_path)

@@ -13,12 +13,11 @@ from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.losses.quality import IoUQuality
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.rpn.predictions import PendingPredictions
 from anchorlab.rpn.proposals.nms import Candidates, ProposalSelector
 from anchorlab.rpn.refine import Looks, SecondLook, both, copies_of
 from anchorlab.rpn.samplers import AllSampler
 from anchorlab.rpn.variants import RefinedQualityRPN, RefinedRPN
-from tests.rpn.test_cascade import refinement
+from tests.rpn.test_cascade import assert_pending_teaches_the_same, refinement
 from tests.rpn.test_network import BOXES, IGNORE, SIZES, batch, fitted, predict, seeded
 from tests.rpn.test_network import build as build_network
 
@@ -144,16 +143,7 @@ def test_pending_predictions_teach_the_same(quality: IoUQuality | None) -> None:
     """Losses and all gradients of predictions at sampled locations, against those of whole maps."""
     network = perturbed(build(quality=quality))
     assert isinstance(network, RefinedQualityRPN) == (quality is not None)
-    images = network.prepare(batch(), torch.tensor(SIZES))
-    pending = network.pending(images)
-    assert isinstance(pending, PendingPredictions)
-    found = []
-    for predictions in (network(images), pending):
-        network.zero_grad()
-        losses = network.loss(predictions, BOXES, IGNORE, SIZES, seeded())
-        losses.total.backward()
-        found.append((losses.terms, {name: p.grad for name, p in network.named_parameters()}))
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+    assert_pending_teaches_the_same(network, atol=1e-4)
 
 
 def test_sampler_of_all_anchors_leaves_nothing_pending() -> None:

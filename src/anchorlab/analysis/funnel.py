@@ -65,16 +65,13 @@ def best_by_stage(
     budgets: descending numbers of proposals. Ignored regions are left out by the caller.
     """
     anchors, selector = predictions.anchors_of(image), network.selector
-    logits, deltas = predictions.logits[image : image + 1], predictions.deltas[image : image + 1]
     boxes = boxes.float()
-    first = selector.candidates(logits, deltas, anchors, network.coder)
     candidates = network.candidates(predictions, image, size)
     everything = copy.copy(selector)
-    everything.post_nms_top_n = candidates.boxes.shape[1]
-    kept = everything.select(candidates, 0, size).boxes
-    decoded = network.coder.decode(anchors.boxes, deltas[0])
-    looked_at = [candidates] if isinstance(network, RefinedRPN) else []
-    before = [clip(stage.boxes[0], size) for stage in (first, *looked_at)]
+    everything.post_nms_top_n = candidates[-1].boxes.shape[1]
+    kept = everything.select(candidates[-1], 0, size).boxes
+    decoded = network.coder.decode(anchors.boxes, predictions.deltas[image])
+    before = [clip(stage.boxes[0], size) for stage in candidates]
     stages = [clip(decoded, size), *before, kept, *(kept[:n] for n in budgets)]
     return torch.stack([anchors.lattice.best_iou(boxes), *(best_iou(stage, boxes) for stage in stages)])
 

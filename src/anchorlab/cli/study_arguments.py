@@ -30,7 +30,8 @@ def unfold(arguments: Sequence[str]) -> list[str]:
     `probe=true` all combinations of several values become `candidates=[[...],...]`, and without any the anchors that
     are given are one candidate beside the `USUAL` ones.
 
-    Raises SettingError for a sweep (-m), for several k that are not fitted, and for a fit of other anchors.
+    Raises SettingError for a sweep (-m), for several k that are not fitted, for a fit of other anchors, and for a probe
+    of one configuration.
     """
     probes = any(argument.lower() == "probe=true" for argument in arguments)
     if {"-m", "--multirun"} & set(arguments):
@@ -64,6 +65,8 @@ def _with_candidates(arguments: Sequence[str]) -> list[str]:
     }
     compared = several or of_anchors
     candidates = list(itertools.product(*several.values())) if several else [tuple(of_anchors) or USUAL[0], *USUAL]
+    if len(candidates) < 2:
+        raise SettingError(f"probe=true compares anchors: give a setting several values, {program('study')} {EXAMPLE}")
     listed = [f"[{','.join(map(in_quotes, candidate))}]" for candidate in dict.fromkeys(candidates)]
     kept = [argument for argument in arguments if argument not in compared]
     return [*kept, f"candidates=[{','.join(listed)}]"]

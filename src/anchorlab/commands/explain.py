@@ -258,7 +258,7 @@ def _numbered(
 
 
 def _candidates(network: RegionProposalNetwork, predictions: Predictions, size: tuple[int, int]) -> np.ndarray:
-    found = network.candidates(predictions, 0, size)
+    found = network.candidates(predictions, 0, size)[-1]
     order = found.scores[0].argsort(descending=True)
     limits = torch.tensor([size[1], size[0], size[1], size[0]])
     return found.boxes[0, order].clamp(min=torch.zeros(4), max=limits).numpy()

@@ -236,11 +236,14 @@ class RegionProposalNetwork(nn.Module):
         """The proposals of each image, best first, clipped to its own (height, width), without gradient."""
         return self.selector(predictions.logits, predictions.deltas, predictions.starts, self.coder, as_pairs(sizes))
 
-    def candidates(self, predictions: Predictions, image: int, size: tuple[int, int]) -> Candidates:
-        """What proposals of one image, of (height, width), are chosen from; alone in their batch, without gradient."""
+    def candidates(self, predictions: Predictions, image: int, size: tuple[int, int]) -> list[Candidates]:
+        """What proposals of one image, of (height, width), are chosen from, after each stage of it: the last counts.
+
+        Alone in their batch, without gradient.
+        """
         row = slice(image, image + 1)
         logits, deltas = predictions.logits[row], predictions.deltas[row]
-        return self.selector.candidates(logits, deltas, predictions.anchors_of(image), self.coder)
+        return [self.selector.candidates(logits, deltas, predictions.anchors_of(image), self.coder)]
 
     def propose_first_stage(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
         """Proposals of the boxes of the first stage, where there are two: what the second adds is the rest."""

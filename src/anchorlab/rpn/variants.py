@@ -19,7 +19,7 @@ from anchorlab.rpn.losses.quality import Near, Quality
 from anchorlab.rpn.network import Average, Losses, RegionProposalNetwork, Sizes, as_pairs
 from anchorlab.rpn.predictions import LevelPredictions, Outputs, PendingPredictions, Predictions
 from anchorlab.rpn.proposals.nms import Candidates, Proposals
-from anchorlab.rpn.refine import Looks, SecondLook
+from anchorlab.rpn.refine import SecondLook
 
 
 class QualityRPN(RegionProposalNetwork):
@@ -181,40 +181,30 @@ class RefinedRPN(RegionProposalNetwork):
     ) -> Losses:
         """As without a second look, and "refine_score" and "refine_box"."""
         losses = super().loss(predictions, boxes, ignore, sizes, generators, average)
-        looks = self._looks(predictions, losses, boxes, ignore, sizes, generators)
+        images = zip(self._found(predictions, losses), boxes, ignore, as_pairs(sizes), generators, strict=True)
+        looks = [self.refine.draw(*found, box, ignored, size, own) for found, box, ignored, size, own in images]
         count = shared_count(sum(len(image.boxes) for image in looks), average, losses.box.device)
         second = self.refine.loss(predictions.maps, looks, count)
         return losses.plus("refine_score", second.score).plus("refine_box", second.box)
 
     @torch.no_grad()
-    def _looks(
-        self,
-        predictions: Predictions | PendingPredictions,
-        losses: Losses,
-        boxes: Sequence[Tensor],
-        ignore: Sequence[Tensor],
-        sizes: Sizes,
-        generators: Sequence[torch.Generator],
-    ) -> list[Looks]:
-        """What each image teaches the second look, from what the head said about the anchors of its loss."""
+    def _found(self, predictions: Predictions | PendingPredictions, losses: Losses) -> list[tuple[Tensor, Tensor]]:
+        """Boxes (F, 4) and logits (F,) that the head predicted at the anchors of each image's loss."""
         rows = [image.rows for image in losses.targets]
         counts = [len(image) for image in rows]
         starts = torch.cat([predictions.anchors_of(i).boxes[image] for i, image in enumerate(rows)])
-        found = self.coder.decode(starts, losses.outputs.deltas).split(counts)
-        images = zip(
-            found, losses.outputs.logits.split(counts), boxes, ignore, as_pairs(sizes), generators, strict=True
-        )
-        return [self.refine.draw(*image) for image in images]
+        boxes = self.coder.decode(starts, losses.outputs.deltas)
+        return list(zip(boxes.split(counts), losses.outputs.logits.split(counts), strict=True))
 
     def propose(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
         images = enumerate(as_pairs(sizes))
-        return [self.selector.select(self.candidates(predictions, i, size), 0, size) for i, size in images]
+        return [self.selector.select(self.candidates(predictions, i, size)[-1], 0, size) for i, size in images]
 
-    def candidates(self, predictions: Predictions, image: int, size: tuple[int, int]) -> Candidates:
-        """As without a second look, of which the best are looked at, scored and moved again."""
-        first = super().candidates(predictions, image, size)
+    def candidates(self, predictions: Predictions, image: int, size: tuple[int, int]) -> list[Candidates]:
+        """As without a second look, and of those the best, looked at, scored and moved again."""
+        stages = super().candidates(predictions, image, size)
         maps = [level[image : image + 1] for level in predictions.maps]
-        return self.refine.candidates(maps, first, size)
+        return [*stages, self.refine.candidates(maps, stages[-1], size)]
 
     def propose_first_stage(self, predictions: Predictions, sizes: Sizes) -> list[Proposals]:
         return super().propose(predictions, sizes)
