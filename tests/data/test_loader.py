@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from multiprocessing import connection
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +118,36 @@ def test_a_lost_process_stops_the_epoch_with_file_and_id(records, tmp_path, act)
     with pytest.raises(LostWorkerError, match=rf"4\.png: image 4: the process that loads it .*{word}.*on_error=skip"):
         _rows(loader)
     assert _loading_processes() <= others
+
+
+def _die_at_the_handover() -> None:
+    """The batch's memory is fetched from the process that made it, over a connection that begins with a challenge.
+
+    The connection ends first and the process when the other side has seen that, as happens on a busy machine.
+    """
+
+    def hang_up(line: Connection, _key: bytes) -> None:
+        line.close()
+        while _is_told_of_children(os.getppid()):
+            pass
+        _be_killed()
+
+    connection.deliver_challenge = hang_up
+
+
+def _is_told_of_children(pid: int) -> bool:
+    caught = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGCHLD - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells here when a signal is watched for")
+def test_a_process_that_dies_while_its_batch_is_fetched_is_a_lost_one(records, tmp_path):
+    undisturbed = _pixels(_loader(records))
+    accident = Accident(tmp_path, 4, 1, _die_at_the_handover)
+    with pytest.raises(LostWorkerError, match=r"the process that loads it was killed|a loading process was killed"):
+        _rows(_loader(records, accident, workers=1))
+    accident.marks[0].touch()
+    assert _pixels(_loader(records, accident, workers=1, on_error="skip")) == undisturbed
 
 
 @pytest.mark.parametrize("act", [_be_killed, _hang])

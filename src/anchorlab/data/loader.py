@@ -9,6 +9,7 @@ A row is that of a record; a key is a row, or (epoch, row).
 
 import atexit
 import multiprocessing
+import multiprocessing.connection
 import re
 import signal
 import threading
@@ -34,6 +35,7 @@ PID, ROW = 0, 1  # columns of the slate
 NOWHERE = -1
 LITTLE_SHARED_MEMORY = 64 * 2**20
 DEATH = "DataLoader worker"  # how torch's message of one begins
+LAST_BREATH_S = 10  # at most, between the end of a process's connections and its own
 
 
 class LostWorkerError(RunError):
@@ -158,6 +160,9 @@ class Loader:
         except RuntimeError as error:
             self._recover(self._rows_of(_lost_processes(error)))
             return None
+        except (OSError, EOFError) as error:  # what a process hands over is fetched from it: it may be dying
+            self._recover(self._rows_of(self._dying(error)))
+            return None
         finally:
             self.waited += time.perf_counter() - started
 
@@ -179,6 +184,16 @@ class Loader:
         dead = _pids(self._slate) - alive
         if dead:
             raise RuntimeError(f"{DEATH} (pid(s) {', '.join(map(str, dead))}) exited unexpectedly")
+
+    def _dying(self, error: OSError | EOFError) -> list[int]:
+        """The process ids of those whose end broke a connection; any other error goes on its way."""
+        alive = {child.sentinel: child.pid for child in _children(self._slate)}
+        dead = _pids(self._slate) - set(alive.values())
+        if alive and not dead:
+            dead = {alive[sentinel] for sentinel in multiprocessing.connection.wait(list(alive), LAST_BREATH_S)}
+        if not dead:
+            raise error
+        return list(dead)
 
     @contextmanager
     def _patience(self, expected: Sequence[Key]) -> Iterator[None]:
@@ -316,9 +331,13 @@ def _pids(slate: torch.Tensor) -> set[int]:
 
 def _kill(slate: torch.Tensor) -> None:
     """End the processes on a slate, also those that hang. They only read, and no other signal reaches them."""
-    for process in multiprocessing.active_children():
-        if process.pid in _pids(slate):
-            process.kill()
+    for process in _children(slate):
+        process.kill()
+
+
+def _children(slate: torch.Tensor) -> list[Any]:
+    """The processes on a slate that are alive."""
+    return [process for process in multiprocessing.active_children() if process.pid in _pids(slate)]
 
 
 def _set_child_handler(handler: Any) -> Any:
