@@ -27,7 +27,12 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", runner.names())
+MINUTE_LONG = {"time_to_recall"}  # whole trainings, even its smallest
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in MINUTE_LONG else ()) for name in runner.names()]
+)
 @pytest.mark.usefixtures("threads")
 def test_benchmark_runs_and_leaves_its_tables(name, tmp_path, monkeypatch):
     for variable in measure.THREAD_VARIABLES:
