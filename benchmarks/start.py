@@ -1,8 +1,9 @@
 """Benchmark of start-up: seconds from `python train.py` to the first optimizer step, to --help and to a wrong key's
-error.
+error; and from each other command to its first line and to its end.
 
-Each is a process of its own, from its start to its end; the first step ends its process by a hook of torch. The data
-is the built-in one at its usual size, drawn before anything is timed.
+Each is a process of its own, from its start to its end; the first step and a first line end theirs. The data of
+train.py is the built-in one at its usual size, drawn before anything is timed; the other commands read a run of one
+step on eight small images.
 """
 
 import os
@@ -11,9 +12,10 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 from benchmarks.measure import Options, Row, interleaved, parse, report, set_threads
 
@@ -39,6 +41,7 @@ sys.argv[0] = {str(ROOT / "train.py")!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
 sys.exit("no step was taken")
 """
+NEW = "new-at-each-call"  # a folder of this name, in the commands below
 IMPORTS = "from anchorlab.deferred import defer; defer(); import anchorlab.commands.train"
 
 
@@ -47,6 +50,36 @@ def run(arguments: list[str], folder: Path, expected: int = 0) -> str:
     done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == expected, done.stderr
     return done.stderr
+
+
+def first_line(arguments: list[str], folder: Path) -> str:
+    """The first line that the process writes to a terminal; it is ended there."""
+    ours, terminal = os.openpty()
+    with subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=terminal, stderr=terminal) as process:
+        os.close(terminal)
+        with os.fdopen(ours) as screen:
+            line = screen.readline()
+            process.kill()
+    assert line.strip(), arguments
+    return line
+
+
+def commands_on_a_run(folder: Path) -> dict[str, list[str]]:
+    """The commands that read a run, by name, with a small one that is trained for them."""
+    small, data = folder / "small", [*SMALL, "data=synthetic", f"data.root={folder / 'drawn-small'}"]
+    run([str(ROOT / "train.py"), "backbone=tiny", *data, *RUN_SETTINGS, f"hydra.run.dir={small}"], folder)
+    images = next(path.parent for path in (folder / "drawn-small").rglob("val/*"))
+    new = folder / NEW
+    return {
+        "study.py": ["study.py", "backbone=tiny", *data, f"hydra.run.dir={new}"],
+        "evaluate.py": ["evaluate.py", f"run={small}", f"hydra.run.dir={new}"],
+        "propose.py": ["propose.py", f"run={small}", f"source={images}", f"output={new}"],
+        "compare.py": ["compare.py", f"runs=[{small}]", f"output={new}"],
+    }
+
+
+def with_new_folder(words: Sequence[str]) -> list[str]:
+    return [word.replace(NEW, uuid4().hex) for word in words]
 
 
 def imported(folder: Path) -> list[Row]:
@@ -77,6 +110,10 @@ def main(options: Options) -> None:
             "all modules of a training imported": partial(run, ["-c", IMPORTS], folder),
             "the first optimizer step": partial(run, ["-c", TO_FIRST_STEP, *data, *RUN_SETTINGS], folder),
         }
+        for name, (program, *settings) in commands_on_a_run(folder).items():
+            words = [str(ROOT / program), *settings]
+            for end, of in ((", its first line", first_line), (", its end", run)):
+                ways[name + end] = lambda of=of, words=words: of(with_new_folder(words), folder)
         timings = interleaved(ways, repeats)
         rows = [
             {"from the command to": name, "seconds": timing.median, "fastest": min(timing.seconds)}
