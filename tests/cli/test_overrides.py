@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from anchorlab.cli.overrides import check_overrides
+from anchorlab.cli.overrides import check_overrides, implied
 from anchorlab.errors import SettingError
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +56,8 @@ def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
         (["+callbacks.mine.path=a"], "callbacks.mine.path is not a setting"),
         (["+mine.part._target_=tests.training.breaking.Remove"], "mine.part._target_ is not a setting"),
         (["loss._target_=tests.nothing.Loss"], "cannot be imported (No module named 'tests.nothing')"),
+        (["-m", "--cfg", "job", "anchor.k=3,6"], "--cfg job shows the settings of one run: leave -m out"),
+        (["anchor=fpn", "anchor.scale=8", "anchor.sizes=[32]"], "are both given: set one of them to null"),
         (["anchor.sizes=[2048]"], "more than twice the longest image side (data.long=256)"),
     ],
 )
@@ -66,6 +68,25 @@ def test_wrong_command_line_is_one_sentence(arguments, sentence, tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "more"),
+    [
+        (["anchor.sizes=[32,64]"], ["anchor.scale=null"]),
+        (["anchor.sizes=[32],[64]", "anchor.k=1"], ["anchor.scale=null"]),
+        (["anchor.shapes=[[[8,16]]]"], ["anchor.scale=null"]),
+        (["anchor=fpn", "anchor.scale=2,4"], ["anchor.sizes=null"]),
+        (["anchor=fpn,default", "anchor.shapes=[[[8,16]]]"], ["anchor.sizes=null", "anchor.scale=null"]),
+        (["anchor.sizes=[32]", "data.root=x"], ["data=auto", "anchor.scale=null"]),
+        (["anchor=fpn", "anchor.sizes=[8,16,32,64,128]"], []),
+        (["anchor.scale=8"], []),
+        (["anchor=fpn", "anchor.sizes=null", "anchor.scale=8"], []),
+        (["anchor.sizes=null"], []),
+    ],
+)
+def test_the_size_of_the_anchors_that_is_typed_takes_the_place_of_the_one_that_is_not(overrides, more):
+    assert implied("train", ROOT / "conf", overrides, None) == more
 
 
 def test_what_a_recipe_sets_of_a_part_that_was_replaced_can_be_taken_out():

@@ -8,6 +8,7 @@ import datetime
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -46,6 +47,8 @@ from anchorlab.training.processes import check_ranks, process_rank, started_proc
 
 BUILT_IN = "SyntheticReader"
 FOUND_DATA = "data=auto"
+SIZES_OF_ANCHORS = ("anchor.sizes", "anchor.scale", "anchor.shapes")
+"""Each says how large the anchors are, so that only one of them can be set."""
 
 
 def check_command_line(
@@ -75,6 +78,8 @@ def check_command_line(
         exit_with(
             f"--config-dir={arguments.config_dir} is no folder: give the one that holds anchor/, experiment/, ..."
         )
+    if arguments.cfg is not None and arguments.multirun:
+        exit_with(f"--cfg {arguments.cfg} shows the settings of one run: leave -m out, and several values")
     # Hydra's parser takes options only before the overrides; people also write them behind.
     options = [argument for argument in sys.argv[1:] if argument not in arguments.overrides]
     if arguments.config_dir is None and (own := own_choices(config_dir)):
@@ -92,9 +97,9 @@ def check_command_line(
         return  # the sweep has checked this very command, and gave it a folder
     with user_sentences():
         check_ranks()
-        if reads_a_folder(config_name, config_dir, arguments.overrides, arguments.config_dir):
-            sys.argv.append(FOUND_DATA)
-            arguments.overrides.append(FOUND_DATA)
+        more = implied(config_name, config_dir, arguments.overrides, arguments.config_dir)
+        sys.argv += more
+        arguments.overrides += more
         if not arguments.multirun:
             _refuse_several_values(arguments.overrides)
         shows = arguments.cfg is not None
@@ -118,24 +123,47 @@ def own_choices(config_dir: Path) -> str | None:
     return str(folder) if folder.is_dir() and not folder.samefile(config_dir) else None
 
 
-def reads_a_folder(config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None) -> bool:
-    """Whether a data set's folder is given and nothing says what is in it, so that it has to be found out.
+def implied(config_name: str, config_dir: Path, overrides: Sequence[str], more_configs: str | None) -> list[str]:
+    """Overrides that go without saying beside those that are typed.
+
+    A folder of data whose format nothing says is `data=auto`. Where the size of the anchors is typed in one way,
+    what the choice of anchors says in another way is null: `anchor.scale=null` beside `anchor.sizes=[32,64]`.
+    """
+    parsed = _parse(overrides)
+    typed = {override.key_or_group: override.value() for override in parsed}
+    choices = [_sweep_values(override, config_dir) for override in parsed if _is_choice(override, [config_dir])]
+    first = [values[0] for values in choices]
+    path = (_search_path(more_configs),) if more_configs else ()
+
+    def settings(choices: Sequence[Override], more: Sequence[str] = ()) -> dict[str, Any]:
+        """What these choices set, before anything else that is typed."""
+        _own_files(choices, more_configs)
+        return to_plain(composed(config_name, config_dir, (*path, *map(_text, choices), *more)), complete=False)
+
+    found: list[str] = []
+    reads_data = "data.root" in typed and "data" not in typed and (config_dir / "data").is_dir()
+    if reads_data and _has_to_be_read(settings(first), typed):
+        found.append(FOUND_DATA)
+    if all(typed.get(key) is None for key in SIZES_OF_ANCHORS):
+        return found
+    others = [override for override in first if override.key_or_group != "anchor"]
+    of_anchors = [values for values in choices if values[0].key_or_group == "anchor"]
+    nulls: set[str] = set()
+    for chosen_anchors in product(*of_anchors):
+        anchor = settings([*others, *chosen_anchors], found).get("anchor") or {}
+        nulls |= {key for key in SIZES_OF_ANCHORS if anchor.get(key.partition(".")[2]) is not None and key not in typed}
+    return found + [f"{key}=null" for key in SIZES_OF_ANCHORS if key in nulls]
+
+
+def _has_to_be_read(settings: Mapping[str, Any], typed: Iterable[str]) -> bool:
+    """Whether nothing says what is in the folder of data, so that it has to be found out.
 
     An experiment that chooses a format has said it, and so has a setting that the built-in data alone has
     (`data.reader.num_train`): its images are then drawn into that folder.
     """
-    parsed = _parse(overrides)
-    keys = [override.key_or_group for override in parsed]
-    if "data.root" not in keys or "data" in keys or not (config_dir / "data").is_dir():
-        return False
-    choices = [override for override in parsed if _is_choice(override, [config_dir])]
-    path = (_search_path(more_configs),) if more_configs else ()
-    first = [_sweep_values(override, config_dir)[0] for override in choices]
-    _own_files(first, more_configs)
-    base = to_plain(composed(config_name, config_dir, (*path, *map(_text, first))), complete=False)
-    reader = (base.get("data") or {}).get("reader", {})
+    reader = (settings.get("data") or {}).get("reader", {})
     built_in = str(reader.get("_target_", BUILT_IN)).endswith(BUILT_IN)
-    return built_in and not any(key.startswith("data.reader.") and key.split(".")[2] in reader for key in keys)
+    return built_in and not any(key.startswith("data.reader.") and key.split(".")[2] in reader for key in typed)
 
 
 def check_overrides(

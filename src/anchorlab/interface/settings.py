@@ -6,7 +6,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from anchorlab.cli.choices import as_meant
-from anchorlab.cli.overrides import FOUND_DATA, check_overrides, own_choices, reads_a_folder
+from anchorlab.cli.overrides import check_overrides, implied, own_choices
 from anchorlab.cli.quoting import quoted
 from anchorlab.errors import SettingError
 from anchorlab.installation import CONFIGS
@@ -25,8 +25,7 @@ def compose(*overrides: str, command: str = "train", config_dir: str | Path | No
     """
     words = [quoted(override, CONFIGS) for override in as_meant(overrides, command, CONFIGS)]
     more = own_choices(CONFIGS) if config_dir is None else str(config_dir)
-    if reads_a_folder(command, CONFIGS, words, more):
-        words.append(FOUND_DATA)
+    words += implied(command, CONFIGS, words, more)
     config = check_overrides(command, CONFIGS, words, more)
     for override in OverridesParser.create().parse_overrides(words):
         if override.is_sweep_override():
