@@ -14,6 +14,7 @@ import re
 import signal
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -139,17 +140,20 @@ class Loader:
             return self._start()
 
     def _new_processes(self) -> DataLoader:
-        return DataLoader(
-            self._desk,
-            batch_sampler=self._plan,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            collate_fn=_as_it_is,
-            worker_init_fn=self._desk.open,
-            pin_memory=torch.cuda.is_available(),
-            # Without one of its own a loader draws from the global generator, and shifts whatever else does.
-            generator=torch.Generator(),
-        )
+        with warnings.catch_warnings():
+            # That there are more processes than cores: `workers` was chosen, and waiting for a disk needs no core.
+            warnings.filterwarnings("ignore", "This DataLoader will create")
+            return DataLoader(
+                self._desk,
+                batch_sampler=self._plan,
+                num_workers=self.workers,
+                persistent_workers=self.workers > 0,
+                collate_fn=_as_it_is,
+                worker_init_fn=self._desk.open,
+                pin_memory=torch.cuda.is_available(),
+                # Without one of its own a loader draws from the global generator, and shifts whatever else does.
+                generator=torch.Generator(),
+            )
 
     def _receive(self, parcels: Iterator[Parcel], expected: Sequence[Key]) -> Parcel | None:
         """The parcel of the keys `expected`; None where its processes were lost and have to be started anew."""
