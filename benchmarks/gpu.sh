@@ -10,6 +10,7 @@
 set -u
 PRESENT="torch torchvision lightning torchmetrics timm opencv-python-headless scipy matplotlib rich pytest numpy pillow pyyaml filelock huggingface_hub safetensors"
 LEFT_OUT="wandb plotly"   # imported only by what asks for them
+TESTS="hypothesis"        # what tests/conftest.py imports
 LIMIT=${LIMIT:-540}       # seconds for all of it
 
 cd "$(dirname "$0")/.." || exit 1
@@ -21,7 +22,7 @@ QUICK=""
 
 # Name and version, here, of every package that AnchorLab needs and that is not there.
 missing() {
-    "$PYTHON_HERE" - "$PRESENT" "$LEFT_OUT" <<'PY'
+    "$PYTHON_HERE" - "$PRESENT" "$LEFT_OUT" "$TESTS" <<'PY'
 import re
 import sys
 import tomllib
@@ -30,7 +31,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-there, left_out = ({canonicalize_name(name) for name in names.split()} for names in sys.argv[1:3])
+there, left_out, tests = ({canonicalize_name(name) for name in names.split()} for names in sys.argv[1:4])
 environment = {"python_version": "3.12", "python_full_version": "3.12.0", "sys_platform": "linux", "extra": ""}
 
 
@@ -50,7 +51,7 @@ def closure(names, known):
 
 with open("pyproject.toml", "rb") as file:
     asked = tomllib.load(file)["project"]["dependencies"]
-needed = closure([canonicalize_name(Requirement(text).name) for text in asked], set())
+needed = closure([*(canonicalize_name(Requirement(text).name) for text in asked), *sorted(tests)], set())
 for name in sorted(needed - closure(sorted(there), set())):
     print(f"{name}=={version(name)}")
 PY

@@ -1,16 +1,22 @@
 """Every benchmark on its smallest problem, once: it runs, it says what it measured and where. No time is judged."""
 
+import ast
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tomllib
 from concurrent.futures.process import BrokenProcessPool
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from benchmarks import __main__ as runner
 from benchmarks import measure, scaling
@@ -97,3 +103,21 @@ def test_runner_refuses_a_name_that_is_none():
     )
     assert done.returncode == 2
     assert done.stderr.startswith("There is no benchmark asignment: choose from ")
+
+
+def test_gpu_script_lays_out_what_its_tests_import():
+    script = (ROOT / "benchmarks" / "gpu.sh").read_text()
+    listed = " ".join(re.findall(r'^(?:PRESENT|TESTS)="(.*)"', script, re.MULTILINE)).split()
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    there = {canonicalize_name(name) for name in [*listed, *(Requirement(text).name for text in asked)]}
+    of_module = packages_distributions()
+    for file in ("tests/conftest.py", "tests/test_device.py", "benchmarks/gpu.py", "benchmarks/measure.py"):
+        nodes = list(ast.walk(ast.parse((ROOT / file).read_text())))
+        modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+        modules |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        others = {module.partition(".")[0] for module in modules} & set(of_module) - {
+            "anchorlab",
+            "benchmarks",
+            "tests",
+        }
+        assert {canonicalize_name(of_module[module][0]) for module in others} <= there, file
