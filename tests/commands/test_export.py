@@ -209,6 +209,11 @@ def network_of(
         ),
         (AnchorGrid([16, 32, 64], strides=STRIDES), TieredNMSSelector(TIERS, 300, 250), {}),
         (
+            AnchorGrid([16, 32, 64], strides=STRIDES),
+            TieredNMSSelector(TIERS, 300, 250, across_levels=TIERS[1][0]),
+            {},
+        ),
+        (
             AnchorGrid([[16, 20], [32], [64]], strides=STRIDES),
             TieredNMSSelector([(400, 0.9)], [500, 300, 40], 300, min_size=12, score_threshold=0.4, vote_sigma=0.02),
             {},

@@ -71,26 +71,29 @@ class GraphSelection(nn.Module):
 
     def _tiered(self, boxes: Sequence[Tensor], scores: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """As `TieredNMSSelector.thin`: of each candidate the tier that takes it and its place among all by score."""
-        counts = [len(score) for score in scores]
-        together = torch.cat(list(scores))
+        selector = cast(TieredNMSSelector, self.selector)
+        together, candidates = torch.cat(list(scores)), torch.cat(list(boxes))
         order = together.topk(len(together)).indices
         place = torch.zeros_like(order).scatter(0, order, torch.arange(len(order)))
-        nowhere = len(order) * len(cast(TieredNMSSelector, self.selector).tiers)
+        nowhere = len(order) * len(selector.tiers)
         turn = torch.full_like(order, nowhere)  # in which a candidate is taken
-        nearest = torch.where(together > DROPPED, 0.0, torch.inf)  # best IoU with one taken, of the same level
-        found, taken = torch.zeros_like(together, dtype=torch.bool), torch.zeros((), dtype=torch.int64)
-        for tier, (count, iou) in enumerate(cast(TieredNMSSelector, self.selector).tiers):
+        there = torch.where(together > DROPPED, 0.0, torch.inf)
+        taken = torch.zeros_like(together, dtype=torch.bool)
+        for tier, (count, iou) in enumerate(selector.tiers):
+            groups = [candidates] if count <= selector.across_levels else boxes
+            sizes = [len(group) for group in groups]
+            nearest = there  # best IoU with one taken, of the same group
             if tier > 0:
-                parts = zip(boxes, found.split(counts), strict=True)
+                parts = zip(groups, taken.split(sizes), strict=True)
                 nearest = nearest.maximum(torch.cat([_best_iou(here, chosen) for here, chosen in parts]))
-                nearest = nearest.where(~found, torch.inf)
+                nearest = nearest.where(~taken, torch.inf)
             left = together.where(nearest <= iou, DROPPED)
-            parts = zip(boxes, left.split(counts), strict=True)
+            parts = zip(groups, left.split(sizes), strict=True)
             kept = torch.cat([self.kept(here, score, iou) for here, score in parts])
             ranked = kept[order]
-            found = (ranked & (ranked.long().cumsum(0) <= count - taken))[place]
+            found = (ranked & (ranked.long().cumsum(0) <= count - taken.sum()))[place]
             turn = torch.where(found, tier * len(order) + place, turn)
-            taken = taken + found.sum()
+            taken = taken | found
         first, index = (-turn).topk(min(self.selector.post_nms_top_n, len(order)))
         lowered = self._strictly_descending(together[index])
         return index, lowered.where(first > -nowhere, DROPPED)

@@ -44,13 +44,23 @@ def test_overlap_counts_within_a_level() -> None:
     assert tiered([[ONE], [TRY]], [[2, 0.5]]).level.tolist() == [0, 1]
 
 
+def test_overlap_counts_across_levels_in_the_first_tiers_alone() -> None:
+    levels, tiers = [[ONE], [TRY, FAR]], [[1, 0.5], [2, 0.5], [3, 0.5]]
+    assert tiered(levels, tiers).boxes.tolist() == [list(box) for box, _ in (ONE, TRY, FAR)]
+    assert tiered(levels, tiers, across_levels=2).boxes.tolist() == [list(box) for box, _ in (ONE, FAR, TRY)]
+    assert len(tiered(levels, tiers, across_levels=3).boxes) == 2
+
+
 @settings(max_examples=60)
 @given(
     st.integers(0, 10**6),
     st.lists(st.tuples(st.integers(1, 20), st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.9, 1.0])), min_size=1, max_size=4),
     st.booleans(),
+    st.sampled_from([0, 10, 1000]),
 )
-def test_tiers_are_the_rule_in_loops(seed: int, steps: list[tuple[int, float]], rounded: bool) -> None:
+def test_tiers_are_the_rule_in_loops(
+    seed: int, steps: list[tuple[int, float]], rounded: bool, across_levels: int
+) -> None:
     levels = [random_level(seed, 40, rounded), random_level(seed + 1, 25, rounded)]
     tiers, reached = [], 0
     for step, iou in steps:
@@ -61,11 +71,11 @@ def test_tiers_are_the_rule_in_loops(seed: int, steps: list[tuple[int, float]], 
     taken: list[int] = []
     for count, iou in tiers:
         for candidate in range(len(boxes)):
-            rivals = [other for other in taken if level[other] == level[candidate]]
+            rivals = [other for other in taken if level[other] == level[candidate] or count <= across_levels]
             overlaps = pairwise_iou(boxes[candidate][None], boxes[rivals])
             if len(taken) < count and candidate not in taken and not (overlaps > iou).any():
                 taken.append(candidate)
-    found = tiered(levels, tiers)
+    found = tiered(levels, tiers, across_levels=across_levels)
     torch.testing.assert_close(found.boxes, boxes[taken], rtol=0, atol=0)
     assert (found.scores.diff() < 0).all()
     assert (found.scores <= everything.scores[taken]).all()

@@ -20,7 +20,7 @@ from torchvision.ops import batched_nms
 
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.proposals.nms import ProposalSelector
-from anchorlab.signatures import Count, Counts, NotNegative, Positive, Share, checked
+from anchorlab.signatures import Count, CountOrZero, Counts, NotNegative, Positive, Share, checked
 
 LEAST_LOOKED_AT = 64
 
@@ -40,11 +40,12 @@ class TieredNMSSelector(ProposalSelector):
         tiers: pairs (count, iou), counts ascending. A later tier looks again at candidates that an earlier one passed
             over. One that runs out of candidates leaves the rest of its count to the next.
         post_nms_top_n: proposals per image, if the tiers give more.
+        across_levels: tiers of up to so many proposals compare boxes of all levels.
         others: as `ProposalSelector`'s.
 
-    As in NMS only boxes of the same level are compared; a single tier is `ProposalSelector`'s NMS. A score is no longer
-    the probability where a proposal follows one of a lower probability: it is then the next smaller float32, so that
-    sorting by score gives back the rank.
+    Other tiers compare boxes of the same level, as NMS does; a single one is `ProposalSelector`'s NMS. A score is no
+    longer the probability where a proposal follows one of a lower probability: it is then the next smaller float32, so
+    that sorting by score gives back the rank.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class TieredNMSSelector(ProposalSelector):
         min_size: NotNegative = 0.0,
         score_threshold: Share = 0.0,
         vote_sigma: Positive | None = None,
+        across_levels: CountOrZero = 0,
     ):
         super().__init__(
             pre_nms_top_n, post_nms_top_n, min_size=min_size, score_threshold=score_threshold, vote_sigma=vote_sigma
         )
         _check_tiers(tiers)
         self.tiers = [(int(count), float(iou)) for count, iou in tiers]
+        self.across_levels = across_levels
 
     per_level = ("pre_nms_top_n",)
 
@@ -72,13 +75,13 @@ class TieredNMSSelector(ProposalSelector):
         """As `ProposalSelector.thin`; the scores are lowered to descend."""
         order = scores.sort(descending=True, stable=True).indices
         boxes, scores, levels = boxes[order], scores[order], levels[order]
-        taken = found = order.new_empty(0)
-        nearest = boxes.new_zeros(len(boxes))  # best IoU with one taken, of the same level; infinite for those taken
+        taken = order.new_empty(0)
         for count, iou in self.tiers:
-            nearest = nearest.maximum(_best_iou_of_level(boxes, levels, found))
-            nearest[found] = torch.inf
+            compared = torch.zeros_like(levels) if count <= self.across_levels else levels
+            nearest = _best_iou_of_level(boxes, compared, taken)
+            nearest[taken] = torch.inf
             left = (nearest <= iou).nonzero().squeeze(1)
-            found = left[first_of_nms(boxes[left], scores[left], levels[left], iou, count - len(taken))]
+            found = left[first_of_nms(boxes[left], scores[left], compared[left], iou, count - len(taken))]
             taken = torch.cat((taken, found))
         taken = taken[: self.post_nms_top_n]
         return order[taken], strictly_descending(scores[taken])

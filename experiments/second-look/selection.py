@@ -1,0 +1,126 @@
+"""Other ways to choose proposals from what one trained network with a second look has found: AR@N of each.
+
+python experiments/second-look/selection.py <run folder> [<run folder> ...]
+
+Nothing is trained again. The images are those that the run was scored on; boxes are compared in the network's pixels.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+import anchorlab
+from anchorlab.build import build_validation_data
+from anchorlab.rpn import refine
+from anchorlab.rpn.network import as_pairs
+from anchorlab.rpn.proposals.nms import Candidates, Proposals
+from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
+from anchorlab.trained.load import load_trained
+
+BUDGETS = (10, 50, 100, 300, 1000)
+TIERS = ((20, 0.7), (70, 0.8), (100, 0.5), (800, 0.85), (1000, 0.5))
+Scores = Callable[[Tensor, Tensor], Tensor]
+
+
+class Image(NamedTuple):
+    """What the network found on one image, and what is there to find."""
+
+    size: tuple[int, int]
+    first: Candidates
+    looked: Candidates  # those that were looked at: the moved and behind them the unmoved
+    scores: tuple[Tensor, Tensor]  # of the first and of the second look, of each that was looked at
+    boxes: Tensor
+    ignore: Tensor
+
+
+@torch.no_grad()
+def images_of(run: Path) -> Iterator[Image]:
+    trained = load_trained(run)
+    data = build_validation_data(trained.config["data"], trained.config["seed"])
+    network = trained.network
+    said: list[tuple[Tensor, Tensor]] = []
+
+    def both(first: Tensor, second: Tensor) -> Tensor:
+        said.append((first, second))
+        return first.sqrt() * second.sqrt()
+
+    refine.both = both
+    for batch in track(list(data.val_dataloader()), str(run)):
+        predictions = network(network.prepare(batch.images, batch.sizes))
+        for i, size in enumerate(as_pairs(batch.sizes)):
+            first, looked = network.candidates(predictions, i, size)
+            first = Candidates(first.boxes[:1], first.scores[:1], first.level, first.anchor[:1])
+            yield Image(size, first, looked, said.pop(), batch.boxes[i], batch.ignore[i])
+
+
+def looked(
+    image: Image, scores: Scores, unmoved: float = 0.8, across_levels: bool = False, moved: bool = True
+) -> Candidates:
+    count = len(image.scores[0])
+    score = scores(*image.scores)
+    boxes = image.looked.boxes[0]
+    parts = [(boxes[:count], score)] if moved else []
+    if unmoved:
+        parts.append((boxes[count:], unmoved * score))
+    level = image.looked.level[:count] * (0 if across_levels else 1)
+    return Candidates(
+        torch.cat([part for part, _ in parts])[None],
+        torch.cat([part for _, part in parts])[None],
+        level.repeat(len(parts)),
+        image.looked.anchor[:, :count].repeat(1, len(parts)),
+    )
+
+
+def geometric(first: Tensor, second: Tensor) -> Tensor:
+    return first.sqrt() * second.sqrt()
+
+
+def tiers(*pairs: tuple[int, float]) -> Callable[[Candidates, Image], Proposals]:
+    selector = TieredNMSSelector(pairs)
+    return lambda candidates, image: selector.select(candidates, 0, image.size)
+
+
+CANDIDATES: dict[str, Callable[[Image], Candidates]] = {
+    "first": lambda image: image.first,
+    "first, across levels": lambda image: image.first._replace(level=image.first.level * 0),
+    "moved": lambda image: looked(image, geometric, 0),
+    "both": lambda image: looked(image, geometric),
+    "both, across levels": lambda image: looked(image, geometric, across_levels=True),
+    "moved, across levels": lambda image: looked(image, geometric, 0, across_levels=True),
+    "both at 0.5, across levels": lambda image: looked(image, geometric, 0.5, across_levels=True),
+    "first score, across levels": lambda image: looked(image, lambda first, second: first, across_levels=True),
+    "second score, across levels": lambda image: looked(image, lambda first, second: second, across_levels=True),
+}
+SELECTORS = {
+    "tiers": tiers(*TIERS),
+    "20: .8": tiers((20, 0.7), (70, 0.85), (100, 0.5), (800, 0.85), (1000, 0.5)),
+    "20: .7, 70: .9": tiers((20, 0.7), (70, 0.9), (100, 0.5), (800, 0.85), (1000, 0.5)),
+    "1000: .9": tiers((20, 0.7), (70, 0.85), (100, 0.5), (800, 0.9), (1000, 0.5)),
+    "100: .6": tiers((20, 0.7), (70, 0.85), (100, 0.6), (800, 0.9), (1000, 0.5)),
+}
+
+
+def main(runs: list[str]) -> None:
+    for run in runs:
+        images = list(images_of(Path(run)))
+        truth = [image.boxes for image in images]
+        table = Table("candidates", "tiers", *(f"AR@{n}" for n in BUDGETS), title=run)
+        for name, candidates in CANDIDATES.items():
+            found = [(image, candidates(image)) for image in images]
+            for way, select in SELECTORS.items():
+                proposals = [select(own, image) for image, own in found]
+                ignore = [image.ignore for image in images]
+                recall = anchorlab.recall(proposals, truth, ignore=ignore, budgets=BUDGETS)
+                table.add_row(name, way, *(f"{recall[f'AR_{n}']:.4f}" for n in BUDGETS))
+        Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
