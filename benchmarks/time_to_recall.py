@@ -184,6 +184,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     sets = list(dict.fromkeys(result.training.data for result in results))
     size = (4.2 * len(sets), 3.4 * len(FIGURES))
@@ -201,6 +202,9 @@ def draw(results: Sequence[Result], path: Path) -> None:
                 if side == TORCHVISION:
                     axis.axhline(recall[-1], color="grey", linewidth=0.8, linestyle="--")
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.minorticks_off()
             axis.set(title=f"{data}, {name.replace('_', '@')}", xlabel="seconds of training")
             axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)

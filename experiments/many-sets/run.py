@@ -72,15 +72,19 @@ class Recipe:
 
 
 TIERS = ("tiers", "proposals=tiered")
+APART = ("levels apart", "proposals=tiered proposals.across_levels=0")
 RECIPES = {
     "torchvision lr 0.0005": Recipe(("optimizer.lr=0.0005",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "torchvision lr 0.001": Recipe(("optimizer.lr=0.001",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "plain": Recipe(("experiment=recipe",), scored=(TIERS,)),
-    "recommended": Recipe(("experiment=recommended",), scored=(("nms 0.7", "proposals=default"),)),
+    "recommended": Recipe(("experiment=recommended",), scored=(APART,)),
+    "recommended, one look": Recipe(
+        ("experiment=recommended", "refine=none", "proposals.across_levels=0"),
+        scored=(("nms 0.7", "proposals=default"),),
+    ),
     "recommended, square": Recipe(("experiment=recommended", "anchor=default", "anchor.ratios=[1]")),
     "recommended, three": Recipe(("experiment=recommended", "anchor=default")),
     "recommended, fitted": Recipe(("experiment=recommended", "anchor=fit", "anchor.k=3")),
-    "recommended, second look": Recipe(("experiment=recommended", "refine=roi")),
     "cascade": Recipe(
         ("experiment=recipe-cascade",),
         scored=(TIERS, ("nms 0.8", "proposals=default proposals.nms_iou=0.8 proposals.pre_nms_top_n=2000")),

@@ -20,7 +20,7 @@ import anchorlab
 from anchorlab.build import build_validation_data
 from anchorlab.rpn import refine
 from anchorlab.rpn.network import as_pairs
-from anchorlab.rpn.proposals.nms import Candidates, Proposals
+from anchorlab.rpn.proposals.nms import Candidates
 from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
 from anchorlab.trained.load import load_trained
 
@@ -60,50 +60,36 @@ def images_of(run: Path) -> Iterator[Image]:
             yield Image(size, first, looked, said.pop(), batch.boxes[i], batch.ignore[i])
 
 
-def looked(
-    image: Image, scores: Scores, unmoved: float = 0.8, across_levels: bool = False, moved: bool = True
-) -> Candidates:
-    count = len(image.scores[0])
-    score = scores(*image.scores)
-    boxes = image.looked.boxes[0]
-    parts = [(boxes[:count], score)] if moved else []
-    if unmoved:
-        parts.append((boxes[count:], unmoved * score))
-    level = image.looked.level[:count] * (0 if across_levels else 1)
-    return Candidates(
-        torch.cat([part for part, _ in parts])[None],
-        torch.cat([part for _, part in parts])[None],
-        level.repeat(len(parts)),
-        image.looked.anchor[:, :count].repeat(1, len(parts)),
-    )
-
-
 def geometric(first: Tensor, second: Tensor) -> Tensor:
     return first.sqrt() * second.sqrt()
 
 
-def tiers(*pairs: tuple[int, float]) -> Callable[[Candidates, Image], Proposals]:
-    selector = TieredNMSSelector(pairs)
-    return lambda candidates, image: selector.select(candidates, 0, image.size)
+def looked(image: Image, scores: Scores = geometric, unmoved: float = 0.8) -> Candidates:
+    """Those that were looked at, moved, and behind them as they were, with the share `unmoved` of the score."""
+    count = len(image.scores[0])
+    score = scores(*image.scores)
+    boxes = image.looked.boxes[0]
+    kept = 2 if unmoved else 1
+    return Candidates(
+        boxes[: kept * count][None],
+        torch.cat((score, unmoved * score))[: kept * count][None],
+        image.looked.level[: kept * count],
+        image.looked.anchor[:, : kept * count],
+    )
 
 
 CANDIDATES: dict[str, Callable[[Image], Candidates]] = {
-    "first": lambda image: image.first,
-    "first, across levels": lambda image: image.first._replace(level=image.first.level * 0),
-    "moved": lambda image: looked(image, geometric, 0),
-    "both": lambda image: looked(image, geometric),
-    "both, across levels": lambda image: looked(image, geometric, across_levels=True),
-    "moved, across levels": lambda image: looked(image, geometric, 0, across_levels=True),
-    "both at 0.5, across levels": lambda image: looked(image, geometric, 0.5, across_levels=True),
-    "first score, across levels": lambda image: looked(image, lambda first, second: first, across_levels=True),
-    "second score, across levels": lambda image: looked(image, lambda first, second: second, across_levels=True),
+    "first stage": lambda image: image.first,
+    "moved": lambda image: looked(image, unmoved=0),
+    "moved and unmoved": looked,
+    "the same, ranked by the first score": lambda image: looked(image, lambda first, second: first),
+    "the same, ranked by the second score": lambda image: looked(image, lambda first, second: second),
 }
 SELECTORS = {
-    "tiers": tiers(*TIERS),
-    "20: .8": tiers((20, 0.7), (70, 0.85), (100, 0.5), (800, 0.85), (1000, 0.5)),
-    "20: .7, 70: .9": tiers((20, 0.7), (70, 0.9), (100, 0.5), (800, 0.85), (1000, 0.5)),
-    "1000: .9": tiers((20, 0.7), (70, 0.85), (100, 0.5), (800, 0.9), (1000, 0.5)),
-    "100: .6": tiers((20, 0.7), (70, 0.85), (100, 0.6), (800, 0.9), (1000, 0.5)),
+    "tiers": TieredNMSSelector(TIERS),
+    "the first 20 across levels": TieredNMSSelector(TIERS, across_levels=20),
+    "all across levels": TieredNMSSelector(TIERS, across_levels=1000),
+    "tiers, 0.9 from 100 to 800": TieredNMSSelector([(c, 0.9 if c == 800 else iou) for c, iou in TIERS]),
 }
 
 
@@ -111,15 +97,15 @@ def main(runs: list[str]) -> None:
     for run in runs:
         images = list(images_of(Path(run)))
         truth = [image.boxes for image in images]
-        table = Table("candidates", "tiers", *(f"AR@{n}" for n in BUDGETS), title=run)
+        table = Table("candidates", "selection", *(f"AR@{n}" for n in BUDGETS), title=run)
         for name, candidates in CANDIDATES.items():
             found = [(image, candidates(image)) for image in images]
-            for way, select in SELECTORS.items():
-                proposals = [select(own, image) for image, own in found]
+            for way, selector in SELECTORS.items():
+                proposals = [selector.select(own, 0, image.size) for image, own in found]
                 ignore = [image.ignore for image in images]
                 recall = anchorlab.recall(proposals, truth, ignore=ignore, budgets=BUDGETS)
                 table.add_row(name, way, *(f"{recall[f'AR_{n}']:.4f}" for n in BUDGETS))
-        Console(width=120).print(table)
+        Console(width=130).print(table)
 
 
 if __name__ == "__main__":

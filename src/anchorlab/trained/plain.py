@@ -38,11 +38,12 @@ def require_plain(
         del known["selector"]
     elif selectors:
         known["selector"] = tuple(selectors)
+    ways_out = {"selector": instead, "network": "; train with refine=none, cascade=none and quality=none"}
     for name, kinds in known.items():
         if type(found[name]) not in kinds:
             raise SettingError(
                 f"{target} cannot express {name} {type(found[name]).__name__}: it knows "
-                f"{' and '.join(kind.__name__ for kind in kinds)} alone{instead if name == 'selector' else ''}"
+                f"{' and '.join(kind.__name__ for kind in kinds)} alone{ways_out.get(name, '')}"
             )
     if network.selector.vote_sigma is not None and selectors == ():
         raise SettingError(f"{target} cannot express box voting{instead}")
