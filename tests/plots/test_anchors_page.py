@@ -360,6 +360,10 @@ SELECTORS: list[tuple[ProposalSelector, str]] = [
         TieredNMSSelector([(5, 0.3), (60, 0.8), (90, 0.2)], 100, 70),
         "{tiered: true, perLevel: 100, most: 70, tiers: [[5, 0.3], [60, 0.8], [90, 0.2]]}",
     ),
+    (
+        TieredNMSSelector([(5, 0.3), (60, 0.8), (90, 0.2)], 100, 70, across_levels=60),
+        "{tiered: true, perLevel: 100, most: 70, tiers: [[5, 0.3], [60, 0.8], [90, 0.2]], acrossLevels: 60}",
+    ),
 ]
 
 

@@ -684,9 +684,9 @@ function chart(holder, lines, { across, high = null, from = 0, marker = null, di
 
 /* Candidates, proposals and what they find, of the state's settings. */
 function select(anchors = state.anchors, answer = state.answer) {
-  const { perLevel, tiered, tiers, iou, most } = state.selector;
+  const { perLevel, tiered, tiers, acrossLevels, iou, most } = state.selector;
   const candidates = candidatesOf(levels, anchors, answer, coder, perLevel, image);
-  const kept = tiered ? tieredOf(candidates, tiers, most) : nmsOf(candidates, iou, most);
+  const kept = tiered ? tieredOf(candidates, tiers, most, acrossLevels) : nmsOf(candidates, iou, most);
   return { candidates, kept, rank: matchesOf(kept, state.boxes, 0.5), ranks: Array.from({ length: 10 }, (_, t) => matchesOf(kept, state.boxes, 0.5 + 0.05 * t)) };
 }
 

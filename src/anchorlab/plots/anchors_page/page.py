@@ -189,8 +189,14 @@ def _selector(network: RegionProposalNetwork) -> dict[str, Any]:
         max(value) if isinstance(value, Sequence) else value for value in (selector.pre_nms_top_n, selector.nms_iou)
     )
     tiered = isinstance(selector, TieredNMSSelector)
-    tiers = selector.tiers if tiered else TIERS
-    return {"tiered": tiered, "perLevel": before, "most": selector.post_nms_top_n, "iou": iou, "tiers": tiers}
+    return {
+        "tiered": tiered,
+        "perLevel": before,
+        "most": selector.post_nms_top_n,
+        "iou": iou,
+        "tiers": selector.tiers if tiered else TIERS,
+        "acrossLevels": selector.across_levels if tiered else 0,
+    }
 
 
 def _start(

@@ -380,23 +380,26 @@ function candidatesOf(levels, anchors, answer, coder, perLevel, size) {
   return found.sort((a, b) => b.score - a.score);
 }
 
-/* Non-maximum suppression, level by level: a candidate stays if no better one of its level overlaps it by more. */
-function nmsOf(candidates, iou, most = Infinity) {
+/* Non-maximum suppression: a candidate stays if no better one, of its level or of any, overlaps it by more. */
+function nmsOf(candidates, iou, most = Infinity, ofAnyLevel = false) {
   const kept = [];
   for (const one of candidates) {
     if (kept.length >= most) break;
-    if (kept.every((other) => other.level !== one.level || iouOf(other.box, one.box) <= iou)) kept.push(one);
+    if (liesApart(one, kept, iou, ofAnyLevel)) kept.push(one);
   }
   return kept;
 }
 
+const liesApart = (one, others, iou, ofAnyLevel) =>
+  others.every((other) => (!ofAnyLevel && other.level !== one.level) || iouOf(other.box, one.box) <= iou);
+
 /* NMS whose threshold follows the budget: tiers are [until so many proposals, IoU with those before at most]. */
-function tieredOf(candidates, tiers, most) {
+function tieredOf(candidates, tiers, most, acrossLevels = 0) {
   let taken = [];
   for (const [count, iou] of tiers) {
-    const apart = (one, others) => others.every((other) => other.level !== one.level || iouOf(other.box, one.box) <= iou);
-    const left = candidates.filter((one) => !taken.includes(one) && apart(one, taken));
-    taken = taken.concat(nmsOf(left, iou, Math.max(count - taken.length, 0)));
+    const ofAnyLevel = count <= acrossLevels;
+    const left = candidates.filter((one) => !taken.includes(one) && liesApart(one, taken, iou, ofAnyLevel));
+    taken = taken.concat(nmsOf(left, iou, Math.max(count - taken.length, 0), ofAnyLevel));
   }
   return taken.slice(0, most);
 }
