@@ -5,8 +5,6 @@ training: starting, data, records, pictures. All have the same threads; the comm
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,21 +12,19 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.measure import Options, parse, report, set_threads
+from benchmarks.start import SMALL, run
 
 ROOT = Path(__file__).parents[1]
 JOBS, QUICK_JOBS = 300, 2
 SETTINGS = (
-    *("data=synthetic", "data.reader.num_train=8", "data.reader.num_val=2", "data.reader.image_size=[64,96]"),
-    *("data.reader.sizes=[12,40]", "data.batch_size=4", "data.workers=0", "backbone=tiny"),
+    *("data=synthetic", *SMALL, "data.batch_size=4", "data.workers=0", "backbone=tiny"),
     *("trainer.max_steps=3", "trainer.epochs=2", "logger=csv"),
 )
 
 
 def seconds_of(arguments: Sequence[str], folder: Path) -> float:
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"error: {' '.join(arguments)[:200]}: {done.stderr.strip()[-2000:]}")
+    run(list(arguments), folder)
     return time.perf_counter() - started
 
 
@@ -39,15 +35,16 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         train = [str(ROOT / "train.py"), *SETTINGS, f"data.root={folder / 'drawn'}", f"trainer.threads={threads}"]
-        seconds_of([*train, f"hydra.run.dir={folder / 'first'}"], folder)  # draws the data; does not count
-        commands = [seconds_of([*train, f"seed={n}", f"hydra.run.dir={folder / f'{n}'}"], folder) for n in range(alone)]
+
+        def a_command(seed: int) -> float:
+            return seconds_of([*train, f"seed={seed}", f"hydra.run.dir={folder / str(seed)}"], folder)
+
+        a_command(2 * alone)  # draws the data; does not count
+        commands = [a_command(seed) for seed in range(alone)]
         swept = folder / "swept"
         seeds = ",".join(map(str, range(jobs)))
         whole = seconds_of([*train, "-m", f"seed={seeds}", f"hydra.sweep.dir={swept}"], folder)
-        commands += [
-            seconds_of([*train, f"seed={n}", f"hydra.run.dir={folder / f'{n}'}"], folder)
-            for n in range(alone, 2 * alone)
-        ]
+        commands += [a_command(seed) for seed in range(alone, 2 * alone)]
         finished = [json.loads(file.read_text())["status"] for file in swept.glob("*/run.json")].count("finished")
         files = sum(1 for path in swept.rglob("*") if path.is_file())
         comparing = seconds_of([str(ROOT / "compare.py"), f"runs={swept}"], folder)

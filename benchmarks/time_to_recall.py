@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from anchorlab.runs import environment
 from benchmarks.measure import Options, Row, parse, report, set_threads
+from benchmarks.start import SMALL
 
 ROOT = Path(__file__).parents[1]
 BATCH = 4
@@ -34,8 +35,8 @@ TORCHVISION, PLAIN, RECOMMENDED = "torchvision's RPN", "plain RPN", "recommended
 OURS = (PLAIN, RECOMMENDED)
 PROGRAMS = {
     TORCHVISION: ("experiments/recipe/torchvision_rpn.py", "trainer.precision=bf16"),
-    PLAIN: ("train.py", "experiment=recipe"),
-    RECOMMENDED: ("train.py", "experiment=recommended"),
+    PLAIN: ("train.py", "experiment=recipe", "trainer.precision=32"),
+    RECOMMENDED: ("train.py", "experiment=recommended", "trainer.precision=32"),
 }
 SETTINGS = (
     *(
@@ -48,10 +49,6 @@ SETTINGS = (
     ),
     *("data.workers=0", "data.cache=disk", "preflight=none", "logger=none"),
     *("callbacks.pictures.images=0", "callbacks.outcome.images=0"),
-)
-SMALL = (
-    *("data=synthetic", "data.reader.num_train=8", "data.reader.num_val=2"),
-    *("data.reader.image_size=[64,96]", "data.reader.sizes=[12,40]"),
 )
 QUICK_SETTINGS = (
     *("backbone=resnet18_fpn", "backbone.weights=none", "backbone.fpn_channels=16"),
@@ -121,8 +118,6 @@ class Trainer:
         words = [f"data.root={root}", *data, *own, *self.settings, f"trainer.max_steps={training.steps}"]
         words += [f"trainer.epochs={epochs}", f"trainer.val_every={epochs}", f"trainer.threads={self.threads}"]
         words += [f"optimizer.lr={training.lr}", f"seed={training.seed}", f"hydra.run.dir={run}", "overwrite=true"]
-        if not any(word.startswith("trainer.precision") for word in words):
-            words.append("trainer.precision=32")
         done = subprocess.run([sys.executable, program, *words], cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(f"error: {' '.join(words)}: {done.stderr.strip()}")
@@ -239,7 +234,9 @@ def trainer(options: Options) -> Trainer:
 
 
 def quick_trainer(scratch: Path) -> Trainer:
-    return Trainer(scratch / "runs", 1, {"built-in": (str(scratch / "drawn"), *SMALL)}, QUICK_SETTINGS)
+    return Trainer(
+        scratch / "runs", 1, {"built-in": (str(scratch / "drawn"), "data=synthetic", *SMALL)}, QUICK_SETTINGS
+    )
 
 
 if __name__ == "__main__":

@@ -115,9 +115,6 @@ def test_gpu_script_lays_out_what_its_tests_import():
         nodes = list(ast.walk(ast.parse((ROOT / file).read_text())))
         modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
         modules |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-        others = {module.partition(".")[0] for module in modules} & set(of_module) - {
-            "anchorlab",
-            "benchmarks",
-            "tests",
-        }
+        own = {"anchorlab", "benchmarks", "tests"}
+        others = {module.partition(".")[0] for module in modules} & set(of_module) - own
         assert {canonicalize_name(of_module[module][0]) for module in others} <= there, file

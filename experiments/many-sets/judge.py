@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from run import Trial
 
 import anchorlab
 
@@ -54,10 +55,7 @@ def key_of(row: Row) -> tuple[str, ...]:
 
 
 def folder_of(row: Row, runs: Path) -> Path:
-    """As run.py lays them out."""
-    name = f"{row['recipe'].replace(',', '').replace(' ', '-')}-{row['seed']}"
-    scored = f"-{row['scored'].replace(' ', '-')}" if row["scored"] else ""
-    return runs / row["split"].replace(" ", "-") / row["data"] / (name + scored)
+    return Trial(row["data"], row["recipe"], int(row["seed"]), row["split"]).folder(runs, row["scored"])
 
 
 def compared(results: Sequence[Row], runs: Path, against: str) -> Iterator[Row]:

@@ -101,13 +101,10 @@ class Trial:
     seed: int
     split: str  # "held out" or "published"
 
-    def folder(self, runs: Path) -> Path:
-        return (
-            runs
-            / self.split.replace(" ", "-")
-            / self.data
-            / f"{self.recipe.replace(',', '').replace(' ', '-')}-{self.seed}"
-        )
+    def folder(self, runs: Path, scored: str = "") -> Path:
+        """Of the run, or of another way to score its network."""
+        name = f"{self.recipe.replace(',', '')} {self.seed} {scored}".strip()
+        return runs / self.split.replace(" ", "-") / self.data / name.replace(" ", "-")
 
     def command(self, root: Path, runs: Path) -> list[str]:
         data, recipe = SETS[self.data], RECIPES[self.recipe]
@@ -157,13 +154,13 @@ def run(trial: Trial, root: Path, runs: Path) -> list[tuple[str, dict[str, Any]]
     """Rows of results.csv: of the run, and of each other way to score its network."""
     folder = trial.folder(runs)
     if not finished(folder):
-        call(trial.command(root, runs), folder.with_suffix(".log"))
+        call(trial.command(root, runs), Path(f"{folder}.log"))
     rows = [("", row_of(trial, "", folder))]
     for name, overrides in RECIPES[trial.recipe].scored:
-        scored = Path(f"{folder}-{name.replace(' ', '-')}")
+        scored = trial.folder(runs, name)
         if not finished(scored):
             words = [f"run={folder}", f"hydra.run.dir={scored}", "overwrite=true", *overrides.split()]
-            call([sys.executable, str(ROOT / "evaluate.py"), *words], scored.with_suffix(".log"))
+            call([sys.executable, str(ROOT / "evaluate.py"), *words], Path(f"{scored}.log"))
         rows.append((name, row_of(trial, name, scored)))
     return rows
 

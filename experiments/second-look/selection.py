@@ -22,10 +22,11 @@ from anchorlab.rpn import refine
 from anchorlab.rpn.network import as_pairs
 from anchorlab.rpn.proposals.nms import Candidates
 from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
+from anchorlab.rpn.refine import both
 from anchorlab.trained.load import load_trained
 
 BUDGETS = (10, 50, 100, 300, 1000)
-TIERS = ((20, 0.7), (70, 0.8), (100, 0.5), (800, 0.85), (1000, 0.5))
+TIERS = anchorlab.compose("proposals=tiered")["proposals"]["tiers"]
 Scores = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -47,24 +48,19 @@ def images_of(run: Path) -> Iterator[Image]:
     network = trained.network
     said: list[tuple[Tensor, Tensor]] = []
 
-    def both(first: Tensor, second: Tensor) -> Tensor:
+    def overheard(first: Tensor, second: Tensor) -> Tensor:
         said.append((first, second))
-        return first.sqrt() * second.sqrt()
+        return both(first, second)
 
-    refine.both = both
+    refine.both = overheard
     for batch in track(list(data.val_dataloader()), str(run)):
         predictions = network(network.prepare(batch.images, batch.sizes))
         for i, size in enumerate(as_pairs(batch.sizes)):
             first, looked = network.candidates(predictions, i, size)
-            first = Candidates(first.boxes[:1], first.scores[:1], first.level, first.anchor[:1])
             yield Image(size, first, looked, said.pop(), batch.boxes[i], batch.ignore[i])
 
 
-def geometric(first: Tensor, second: Tensor) -> Tensor:
-    return first.sqrt() * second.sqrt()
-
-
-def looked(image: Image, scores: Scores = geometric, unmoved: float = 0.8) -> Candidates:
+def looked(image: Image, scores: Scores = both, unmoved: float = 0.8) -> Candidates:
     """Those that were looked at, moved, and behind them as they were, with the share `unmoved` of the score."""
     count = len(image.scores[0])
     score = scores(*image.scores)

@@ -42,7 +42,6 @@ def folder(tmp_path_factory, synthetic_root) -> Path:
     """Of a run of two epochs with a second look of tiered NMS."""
     place = tmp_path_factory.mktemp("runs") / "refined"
     more = ["logger=csv", "callbacks.outcome.images=0", "preflight=none", "refine=roi", "proposals=tiered"]
-    more.append("proposals.across_levels=20")
     training.train(check_overrides("train", CONFIGS, [*SMALL, f"data.root={synthetic_root}", *more]), place)
     return place
 
