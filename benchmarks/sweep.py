@@ -1,7 +1,8 @@
 """Benchmark of a sweep: seconds for each of 300 small jobs, and for the same trainings as commands; then compare.py.
 
 Each job trains three steps on eight small images and scores two, so that what is left is what a job costs beside its
-training: starting, data, records, pictures. All have the same threads; the commands run before and after the sweep.
+training: starting, data, records, pictures. Fewer jobs run without pictures (callbacks=none), too. All have the same
+threads; the commands run before and after the sweep.
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.measure import Options, parse, report, set_threads
+from benchmarks.measure import Options, Row, parse, report, set_threads
 from benchmarks.start import SMALL, run
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,7 @@ def main(options: Options) -> None:
     threads = options.threads or 1
     set_threads(threads)
     jobs, alone = (QUICK_JOBS, 1) if options.quick else (JOBS, options.num_repeats(5))
+    without_pictures = -(-jobs // 10)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         train = [str(ROOT / "train.py"), *SETTINGS, f"data.root={folder / 'drawn'}", f"trainer.threads={threads}"]
@@ -40,20 +42,30 @@ def main(options: Options) -> None:
             return seconds_of([*train, f"seed={seed}", f"hydra.run.dir={folder / str(seed)}"], folder)
 
         a_command(2 * alone)  # draws the data; does not count
+
+        def a_sweep(name: str, jobs: int, more: Sequence[str] = ()) -> float:
+            swept, seeds = folder / name, ",".join(map(str, range(jobs)))
+            whole = seconds_of([*train, *more, "-m", f"seed={seeds}", f"hydra.sweep.dir={swept}"], folder)
+            statuses = [json.loads(file.read_text())["status"] for file in swept.glob("*/run.json")]
+            assert statuses == ["finished"] * jobs, statuses
+            return whole / jobs
+
         commands = [a_command(seed) for seed in range(alone)]
-        swept = folder / "swept"
-        seeds = ",".join(map(str, range(jobs)))
-        whole = seconds_of([*train, "-m", f"seed={seeds}", f"hydra.sweep.dir={swept}"], folder)
+        a_job = a_sweep("swept", jobs)
+        a_bare_job = a_sweep("bare", without_pictures, ["callbacks=none"])
         commands += [a_command(seed) for seed in range(alone, 2 * alone)]
-        finished = [json.loads(file.read_text())["status"] for file in swept.glob("*/run.json")].count("finished")
-        files = sum(1 for path in swept.rglob("*") if path.is_file())
-        comparing = seconds_of([str(ROOT / "compare.py"), f"runs={swept}"], folder)
-    assert finished == jobs, f"{finished} of {jobs} jobs finished"
-    a_job = whole / jobs
+        files = sum(1 for path in (folder / "swept").rglob("*") if path.is_file())
+        comparing = seconds_of([str(ROOT / "compare.py"), f"runs={folder / 'swept'}"], folder)
+    a_command_takes = median(commands)
+
+    def row(what: str, times: int, seconds: float) -> Row:
+        return {"what": what, "times": times, "seconds each": seconds, "a command to it": a_command_takes / seconds}
+
     rows = [
-        {"what": "a command", "times": len(commands), "seconds each": median(commands), "commands to jobs": ""},
-        {"what": "a sweep's job", "times": jobs, "seconds each": a_job, "commands to jobs": median(commands) / a_job},
-        {"what": "compare.py on the sweep", "times": 1, "seconds each": comparing, "commands to jobs": ""},
+        row("a command", len(commands), a_command_takes),
+        row("a sweep's job", jobs, a_job),
+        row("a sweep's job, callbacks=none", without_pictures, a_bare_job),
+        row("compare.py on the sweep", 1, comparing),
     ]
     setting = {"layout": "auto", "precision": "auto", "repeats": alone}
     claim = f"Trainings of three steps as {jobs} jobs of one sweep and as commands."

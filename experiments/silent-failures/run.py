@@ -2,9 +2,9 @@
 
 python experiments/silent-failures/run.py <folder for the runs>
 
-Trains each on a small built-in data set, one a core at a time, skips what is finished, and writes results.csv and
-table.png beside itself: AR@100, and the warnings that the run gave. A row near 0 without a warning is a failure of
-AnchorLab.
+Trains each on a small built-in data set, one a core at a time, and writes results.csv beside itself as they come:
+AR@100, and the warnings that the run gave. What it holds is not trained again. When all are there, table.png. A row
+near 0 without a warning is a failure of AnchorLab.
 """
 
 import contextlib
@@ -12,8 +12,9 @@ import csv
 import io
 import itertools
 import json
+import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from anchorlab.cli.overrides import check_overrides
 from anchorlab.commands.train import train
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results.csv"
 CONFIGS = HERE.parents[1] / "conf"
 BASE = (
     "data.reader.num_train=160",
@@ -79,15 +81,34 @@ def main(folder: Path) -> None:
         )
     }
     trials |= {name: ["anchor.scale=3", *overrides] for name, overrides in EXTREMES.items()}
-    first, *others = [(name, overrides, folder) for name, overrides in trials.items()]
-    rows = [row_of(first)]  # and the data set is drawn
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        rows += track(pool.map(row_of, others), "training", total=len(others))
-    with (HERE / "results.csv").open("w", newline="") as file:
+    rows = read_results()
+
+    def keep(row: dict[str, Any]) -> None:
+        rows[row["trial"]] = row
+        write_results([rows[name] for name in trials if name in rows])
+
+    left = [(name, overrides, folder) for name, overrides in trials.items() if name not in rows]
+    for trial in left[:1]:
+        keep(row_of(trial))  # and the data set is drawn
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
+        started = [pool.submit(row_of, trial) for trial in left[1:]]
+        for job in track(as_completed(started), "training", total=len(started)):
+            keep(job.result())
+    draw(rows)
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    if not RESULTS.exists():
+        return {}
+    with RESULTS.open(newline="") as file:
+        return {row["trial"]: row for row in csv.DictReader(file)}
+
+
+def write_results(rows: list[dict[str, Any]]) -> None:
+    with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    draw({row["trial"]: row for row in rows})
 
 
 def row_of(trial: tuple[str, list[str], Path]) -> dict[str, Any]:
@@ -100,7 +121,8 @@ def row_of(trial: tuple[str, list[str], Path]) -> dict[str, Any]:
     content = json.loads((run / "run.json").read_text())
     final = content["figures"]["final"]
     figures = {key: round(final[key], 4) for key in ("AR_10", "AR_100", "AR_1000", "box_iou", "anchor_iou")}
-    return {"trial": name, "overrides": " ".join(overrides), **figures, "warnings": " ".join(content["warnings"])}
+    warnings, commit = " ".join(content["warnings"]), content["commit"][:7]
+    return {"trial": name, "overrides": " ".join(overrides), **figures, "warnings": warnings, "commit": commit}
 
 
 def finished(run: Path) -> bool:
@@ -115,7 +137,7 @@ def draw(rows: dict[str, dict[str, Any]]) -> None:
     pairs = list(itertools.product(LOSSES, OBJECTNESS))
     for panel, assigner in zip(panels, ASSIGNERS, strict=True):
         of_pairs = [[rows[f"{loss}, {assigner}, {kind}, {size}"] for size in SCALES] for loss, kind in pairs]
-        values = np.array([[row["AR_100"] for row in line] for line in of_pairs])
+        values = np.array([[float(row["AR_100"]) for row in line] for line in of_pairs])
         panel.imshow(values, vmin=0, vmax=0.5, cmap="viridis", aspect="auto")
         for (y, x), value in np.ndenumerate(values):
             mark = "!" if of_pairs[y][x]["warnings"] else ""

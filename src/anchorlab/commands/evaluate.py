@@ -36,7 +36,7 @@ from anchorlab.trained.scoring import Scoring
 from anchorlab.training.callbacks.anchor_report import keep_outcome
 from anchorlab.training.callbacks.pictures import Pictures, kept
 from anchorlab.training.callbacks.progress import ConsoleProgress
-from anchorlab.training.callbacks.recorder import MONITORED, keep_ranks
+from anchorlab.training.callbacks.recorder import MONITORED, draw_recall, keep_ranks
 from anchorlab.training.hardware import flush_denormals
 from anchorlab.training.loggers.hub import Loggers, build_loggers
 from anchorlab.training.loggers.protocol import RunFacts
@@ -122,7 +122,7 @@ def _score(
             final=metrics | {key: value for key, value in position.items() if value is not None}, timings=timings
         )
         title = f"{len(data.val_records):,} images of {data.root.name}, {data.validate_on}"
-        keep_ranks(record, module.recall, data.val_records, f"{name}: {title}")
+        draw_recall(folder, keep_ranks(record, module.recall, data.val_records), f"{name}: {title}")
         _draw(module, data, folder, config["pictures"], config["top"])
         outcome = keep_outcome(module, data, config["outcome"], 100, folder)[0] if config["outcome"] else None
         record.write_problems(data.listed)

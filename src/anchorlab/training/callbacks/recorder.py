@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from anchorlab.training.stopping import Stopped
 
 MONITORED = "AR_100"
 """The metric the best checkpoint is chosen by."""
+DRAWS_AFTER = 10.0
+"""Seconds between two drawings of the recall curve, which takes a quarter of one: epochs can be shorter than that."""
 
 
 class Recorder(Callback):
@@ -33,6 +36,8 @@ class Recorder(Callback):
         self._images = 0
         self._training = 0.0  # seconds, waiting for data included
         self._clock = 0.0
+        self._curve: tuple[dict[str, np.ndarray], str] | None = None  # of the last validation, where not drawn yet
+        self._drawn = self._started
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clock = time.perf_counter()  # where a resumed run goes on within an epoch, no epoch starts
@@ -70,8 +75,15 @@ class Recorder(Callback):
             },
         )
         images: list[Record] = trainer.datamodule.val_records  # pyright: ignore[reportAttributeAccessIssue]
-        title = f"{len(images)} validation images, epoch {trainer.current_epoch + 1}"
-        keep_ranks(self.record, pl_module.recall, images, title)
+        self._curve = (
+            keep_ranks(self.record, pl_module.recall, images),
+            f"{len(images)} validation images, epoch {trainer.current_epoch + 1}",
+        )
+        if time.perf_counter() - self._drawn >= DRAWS_AFTER:
+            self._draw_curve()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw_curve()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         assert isinstance(pl_module, RPNModule)
@@ -92,10 +104,17 @@ class Recorder(Callback):
         self._images = state_dict["images"]
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if not trainer.is_global_zero or isinstance(exception, Stopped):
+        if not trainer.is_global_zero:
             return
         with contextlib.suppress(OSError):  # a full disk, perhaps the very exception
-            self.record.fail(reason(exception))
+            if not isinstance(exception, Stopped):
+                self.record.fail(reason(exception))
+            self._draw_curve()
+
+    def _draw_curve(self) -> None:
+        if self._curve is not None:
+            draw_recall(self.record.folder, *self._curve)
+            self._curve, self._drawn = None, time.perf_counter()
 
     def _fit_seconds(self) -> float:
         return self._before + time.perf_counter() - self._started
@@ -110,17 +129,22 @@ def log_recall_table(loggers: Loggers, recall: ProposalRecall) -> None:
     loggers.log_table("recall_table", columns, rows)
 
 
-def keep_ranks(record: RunRecord, recall: ProposalRecall, images: Sequence[Record], title: str) -> None:
-    """recall.npz, and the curve of recall against N that follows from it; `images`: those that were scored."""
-    from anchorlab.plots.boxes import recall_figure, save  # matplotlib: not before the first step
-
+def keep_ranks(record: RunRecord, recall: ProposalRecall, images: Sequence[Record]) -> dict[str, np.ndarray]:
+    """Write recall.npz; its arrays (see `ProposalRecall.ranks`). `images`: those that were scored."""
     arrays = recall.ranks()
     record.write_recall(arrays, [images[int(row)].image_id for row in arrays["index"]])
-    budgets = np.unique(np.geomspace(1, recall.budgets[-1], 60).astype(int))
+    return arrays
+
+
+def draw_recall(folder: Path, arrays: Mapping[str, np.ndarray], title: str) -> None:
+    """figures/recall.png of a run: recall against N, from the ranks."""
+    from anchorlab.plots.boxes import recall_figure, save  # matplotlib: not before the first step
+
+    budgets = np.unique(np.geomspace(1, arrays["budgets"][-1], 60).astype(int))
     found = recall_from_ranks(arrays["rank"], arrays["counted"], budgets.tolist())[:, :, 0]
     curves = {
         "IoU 0.5": (budgets, found[:, AT_50]),
         "IoU 0.7": (budgets, found[:, AT_70]),
         "mean over IoU 0.5:0.95 (AR)": (budgets, found.mean(1)),
     }
-    save(recall_figure(curves, title), record.folder / "figures" / "recall.png")
+    save(recall_figure(curves, title), folder / "figures" / "recall.png")
