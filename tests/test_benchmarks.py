@@ -33,7 +33,7 @@ def threads():
     torch.set_num_threads(before)
 
 
-MINUTE_LONG = {"sweep", "time_to_recall"}  # whole trainings, several of them
+MINUTE_LONG = {"load", "sweep", "time_to_recall"}  # whole trainings, several of them
 
 
 @pytest.mark.parametrize(

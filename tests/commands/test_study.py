@@ -197,7 +197,8 @@ def test_probe_ranks_anchors_and_says_which_to_take(small, tmp_path):
     expected = [row["metrics"]["AR_100"] for row in content["candidates"]]
     assert expected == sorted(expected, reverse=True)
     assert f"train.py {' '.join(small)}" in done.stdout.replace("'", "")
-    assert Image.open(folder / "figures" / "probe.png").width > 600
+    for name in ("probe", "probe_anchors"):
+        assert Image.open(folder / "figures" / f"{name}.png").width > 600
     again = study(tmp_path, *small, "probe=true", *candidates, "assigner=max_iou", "hydra.run.dir=again")
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "again" / "study.json").read_text())["candidates"] == content["candidates"]

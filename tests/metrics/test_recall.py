@@ -134,6 +134,14 @@ def test_a_proposal_finds_one_box_and_a_box_is_found_once():
     assert ranks[:, -1, 0].tolist() == [0, UNMATCHED]  # at IoU 0.95 the other box is out of reach
 
 
+def test_what_a_proposal_may_take_when_its_first_choice_is_gone_includes_the_threshold():
+    gt = [[0, 0, 10, 10], [0, 0, 10, 20]]
+    one = scored([[0, 0, 10, 10], [0, 0, 10, 10]], [0.9, 0.8], gt)
+    ranks = measure([one], [2]).ranks()["rank"]
+    assert ranks[:, 0, 0].tolist() == [0, 1]  # the second proposal has an IoU of exactly 0.5 with what is left
+    assert ranks[:, 1, 0].tolist() == [0, UNMATCHED]
+
+
 def test_among_boxes_of_equal_iou_the_later_is_taken():
     gt = [[0, 0, 10, 8], [0, 2, 10, 10]]
     assert measure([scored([[0, 1, 10, 9]], [1], gt)], [1]).ranks()["rank"][:, 0, 0].tolist() == [
@@ -174,6 +182,18 @@ def test_key_names_and_arrays():
     assert arrays["areas"].tolist() == list(AREA_RANGES)
     np.testing.assert_array_equal(arrays["thresholds"], THRESHOLDS)
     assert metric.table().shape == (2, 10)
+
+
+def test_the_table_is_recall_of_boxes_of_every_size():
+    found, missed = scored([[0, 0, 9, 9]], [1], [[0, 0, 9, 9]]), scored(gt=[[0, 0, 99, 99]])
+    assert (measure([found, missed], [1]).table() == 0.5).all()
+
+
+def test_flags_may_be_numbers():
+    image = scored(gt=[[0, 0, 9, 9], [0, 0, 5, 5]], ignore=[True, False])
+    metric = ProposalRecall([1])
+    metric.update(0, *image._replace(gt_ignore=image.gt_ignore.astype(np.uint8)))
+    assert metric.ranks()["counted"][:, 0].tolist() == [False, True]
 
 
 def test_figures_follow_from_the_saved_arrays(tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 
-from anchorlab.analysis.ground_truth import anchors_per_image, feature_grids, input_size
+from anchorlab.analysis.ground_truth import BackboneGrids, anchors_per_image, feature_grids, input_size, truth_of
 from anchorlab.analysis.probe import Budget, Trunk, probe
 from anchorlab.build import build, build_on
 from anchorlab.cli.overrides import check_overrides
@@ -86,9 +86,15 @@ def run_probe(
     console().print(Facts([("verdict", verdict(rows, chosen)), ("beware", BEWARE)]))
     expected = {row.label: row.metrics[JUDGED_BY] for row in rows}
     good = {row.label for row in rows if row.as_good_as_best}
-    picture = save(pictures.candidates_figure(expected, good, data.root.name), folder / "figures" / "probe.png")
+    anchors = {row.label: networks[" ".join(row.overrides)].anchors for row in rows}
+    truth = truth_of(data, "train", BackboneGrids(next(iter(networks.values())).backbone))
+    figures = {
+        "probe": pictures.candidates_figure(expected, good, data.root.name),
+        "probe_anchors": pictures.shapes_figure(expected, good, anchors, truth),
+    }
+    files = [save(figure, folder / "figures" / f"{name}.png") for name, figure in figures.items()]
     content = {"candidates": [_values(row) for row in rows], "chosen": list(chosen.overrides)}
-    return content, [picture], chosen
+    return content, files, chosen
 
 
 BEWARE = "a probe trains the last layers alone, for minutes; how well it foretold trainings: docs/which-anchors.md"

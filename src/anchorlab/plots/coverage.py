@@ -25,6 +25,7 @@ SIZE_CELLS, RATIO_CELLS, PLACES = 48, 32, 12
 """The map's columns and rows, and random places that each of its cells is tried at."""
 
 MAX_DOTS = 3000
+SIZE, RATIO = "size: square root of area, input pixels", "ratio: height / width"
 
 
 def coverage_map(coverage: Coverage, title: str) -> Figure:
@@ -35,7 +36,7 @@ def coverage_map(coverage: Coverage, title: str) -> Figure:
     truth, anchors = coverage.truth, coverage.anchors
     size, ratio = truth.size.numpy(), truth.ratio.numpy()
     sizes = np.geomspace(min(6.0, size.min(initial=6.0)), 1.1 * max(_largest(truth), 7.0), SIZE_CELLS + 1)
-    ratios = np.geomspace(*_ratio_span(ratio, anchors), RATIO_CELLS + 1)
+    ratios = np.geomspace(*ratio_span(ratio, anchors), RATIO_CELLS + 1)
     iou = mean_iou_map(truth, anchors, coverage.assigner, _middles(sizes), _middles(ratios))
     figure = Figure(figsize=(8.4, 5.2), layout="constrained")
     axis = figure.subplots()
@@ -44,19 +45,15 @@ def coverage_map(coverage: Coverage, title: str) -> Figure:
     threshold = coverage.assigner.foreground_iou
     if np.nanmin(iou) < threshold < np.nanmax(iou):
         axis.contour(_middles(sizes), _middles(ratios), iou, levels=[threshold], colors="black", linewidths=1.2)
-    dots = np.random.default_rng(0).permutation(len(size))[:MAX_DOTS]
-    axis.scatter(size[dots], ratio[dots], s=4, color="white", alpha=0.5, linewidths=0)
-    _draw_anchors(axis, anchors)
+    draw_boxes_and_anchors(axis, truth, anchors, "white")
     axis.set(
-        xscale="log",
-        yscale="log",
-        xlabel="size: square root of area, input pixels",
-        ylabel="ratio: height / width",
+        xlabel=SIZE,
+        ylabel=RATIO,
         xlim=(sizes[0], sizes[-1]),
         ylim=(ratios[0], ratios[-1]),
         title=title,
     )
-    _plain_ticks(axis)
+    plain_ticks(axis)
     axis.legend(loc="upper center", ncols=6, fontsize=7, bbox_to_anchor=(0.5, -0.13), frameon=False)
     return figure
 
@@ -181,7 +178,11 @@ def best_anchor(coverage: Coverage, g: int) -> torch.Tensor:
     return anchors[iou.argmax()]
 
 
-def _draw_anchors(axis: Axes, anchors: AnchorGrid) -> None:
+def draw_boxes_and_anchors(axis: Axes, truth: GroundTruth, anchors: AnchorGrid, colour: str) -> None:
+    """Boxes as dots, at most `MAX_DOTS`, anchors as crosses, a colour a level, over size and ratio."""
+    axis.set(xscale="log", yscale="log")
+    dots = np.random.default_rng(0).permutation(len(truth))[:MAX_DOTS]
+    axis.scatter(truth.size[dots], truth.ratio[dots], s=4, color=colour, alpha=0.5, linewidths=0)
     for level, (stride, shapes) in enumerate(zip(anchors.strides, anchors.shapes, strict=True)):
         width, height = shapes.unbind(1)
         axis.scatter(
@@ -203,9 +204,9 @@ def _largest(truth: GroundTruth) -> float:
     return float(truth.sizes.max()) if truth.num_images else 1.0
 
 
-def _ratio_span(ratio: np.ndarray, anchors: AnchorGrid) -> tuple[float, float]:
+def ratio_span(ratio: np.ndarray, *anchors: AnchorGrid) -> tuple[float, float]:
     """Ratios from smallest to largest, the same on both sides of 1: nearly all boxes, and all anchors."""
-    every = torch.cat([shapes[:, 1] / shapes[:, 0] for shapes in anchors.shapes]).double().numpy()
+    every = torch.cat([shapes[:, 1] / shapes[:, 0] for grid in anchors for shapes in grid.shapes]).double().numpy()
     seen = np.quantile(ratio, [0.005, 0.995]) if len(ratio) else np.ones(2)
     span = 1.25 * max(3.0, *np.exp(np.abs(np.log(np.concatenate((every, seen))))))
     return 1 / span, span
@@ -215,7 +216,8 @@ def _middles(edges: np.ndarray) -> np.ndarray:
     return np.sqrt(edges[1:] * edges[:-1])
 
 
-def _plain_ticks(axis: Axes) -> None:
+def plain_ticks(axis: Axes) -> None:
+    """Powers of two, as numbers, on two logarithmic axes whose limits are set."""
     for side, ticks in ((axis.xaxis, 2.0 ** np.arange(2, 12)), (axis.yaxis, 2.0 ** np.arange(-5, 6))):
         side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         side.set_minor_formatter(NullFormatter())
