@@ -184,15 +184,13 @@ class Loader:
             _set_child_handler(before)
 
     def _look_for_dead(self, *_: object) -> None:
-        alive = {process.pid for process in multiprocessing.active_children()}
-        dead = _pids(self._slate) - alive
-        if dead:
+        if dead := _dead(self._slate):
             raise RuntimeError(f"{DEATH} (pid(s) {', '.join(map(str, dead))}) exited unexpectedly")
 
     def _dying(self, error: OSError | EOFError) -> list[int]:
         """The process ids of those whose end broke a connection; any other error goes on its way."""
         alive = {child.sentinel: child.pid for child in _children(self._slate)}
-        dead = _pids(self._slate) - set(alive.values())
+        dead = _dead(self._slate)
         if alive and not dead:
             dead = {alive[sentinel] for sentinel in multiprocessing.connection.wait(list(alive), LAST_BREATH_S)}
         if not dead:
@@ -342,6 +340,10 @@ def _kill(slate: torch.Tensor) -> None:
 def _children(slate: torch.Tensor) -> list[Any]:
     """The processes on a slate that are alive."""
     return [process for process in multiprocessing.active_children() if process.pid in _pids(slate)]
+
+
+def _dead(slate: torch.Tensor) -> set[int]:
+    return _pids(slate) - {child.pid for child in _children(slate)}
 
 
 def _set_child_handler(handler: Any) -> Any:
