@@ -12,6 +12,7 @@ from torch import Tensor
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.assigners.max_iou import MaxIoUAssigner
 from anchorlab.rpn.backbones.backbones import Tiny
+from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.coders import DeltaCoder
 from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.losses.box import GIoULoss, SmoothL1Loss
@@ -191,6 +192,21 @@ def test_targets_of_a_positive_lead_to_its_box() -> None:
     decoded = network.coder.decode(anchors.boxes[targets.positive], targets.deltas)
     nearest = torch.cdist(decoded, BOXES[0]).amin(dim=1)
     torch.testing.assert_close(nearest, torch.zeros_like(nearest), rtol=0, atol=1e-3)
+
+
+def test_box_iou_is_the_mean_over_the_positives_of_both_images() -> None:
+    network = build()
+    predictions = predict(network)
+    boxes = [BOXES[0], BOXES[0][:1] + 5]
+    losses = network.loss(predictions, boxes, [IGNORE[0], IGNORE[0][:1]], SIZES, seeded())
+    assert min(losses.num_positives.tolist()) > 0
+    apart: list[Tensor] = []
+    for image, target in enumerate(losses.targets):
+        moved = network.coder.decode(
+            predictions.anchors.boxes[target.positive], predictions.deltas[image][target.positive]
+        )
+        apart.append(pairwise_iou(moved, target.boxes).diagonal())
+    torch.testing.assert_close(losses.box_iou, torch.cat(apart).mean(), rtol=1e-4, atol=1e-4)
 
 
 def test_levels_may_differ_in_k() -> None:

@@ -176,6 +176,14 @@ def test_weights_from_a_file_of_the_whole_model(tmp_path: Path, suffix: str) -> 
     assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in loaded.items())
 
 
+def test_vgg16_takes_its_body_from_a_whole_run(tmp_path: Path) -> None:
+    trained = VGG16("none")
+    state = {f"network.backbone.{name}": tensor for name, tensor in trained.state_dict().items()}
+    torch.save({"state_dict": {**state, "network.head.scores.bias": torch.zeros(18)}}, tmp_path / "last.ckpt")
+    loaded = VGG16(str(tmp_path / "last.ckpt")).state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in trained.state_dict().items())
+
+
 @pytest.mark.parametrize("name", ["convnext_atto", "resnet10t", "tf_efficientnet_lite0"])
 def test_weights_from_a_file_of_a_timm_model(tmp_path: Path, name: str) -> None:
     whole: Any = timm.create_model(name, num_classes=7)
@@ -199,13 +207,13 @@ def test_file_of_another_model_says_what_does_not_fit(tmp_path: Path) -> None:
     assert "conv1.weight is (64, 4, 7, 7) instead of (64, 3, 7, 7)" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"no tensors", None])
-def test_file_that_holds_no_tensors(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [b"", b"no tensors", {"epoch": 3}, [torch.zeros(1)]], ids=str)
+def test_file_that_holds_no_tensors(tmp_path: Path, content: Any) -> None:
     file = tmp_path / "weights.pth"
-    if content is None:
-        torch.save({"epoch": 3}, file)
-    else:
+    if isinstance(content, bytes):
         file.write_bytes(content)
+    else:
+        torch.save(content, file)
     with pytest.raises(ValueError, match=r"^backbone\.weights=.*weights\.pth"):
         ResNetFPN("resnet18", str(file))
     with pytest.raises(ValueError, match="is no file"):
