@@ -76,7 +76,7 @@ def run_probe(
     configs = [with_fitted_anchors(config, data) for config in configs]
     budget = Budget(seed=configs[0]["seed"])
     torch.manual_seed(budget.seed)  # the networks start with random weights
-    networks = _networks(configs, [" ".join(candidate) for candidate in candidates], data)
+    networks = networks_on_a_trunk(configs, [" ".join(candidate) for candidate in candidates], data)
     found = _probed(networks, data, budget, configs[0])
     rows = _judged(candidates, networks, data, found)
     chosen = choice(rows)
@@ -121,7 +121,7 @@ def verdict(rows: Sequence[Candidate], chosen: Candidate) -> str:
     return f"{spread}; {told}: take {' '.join(chosen.overrides)}, as {why}"
 
 
-def _networks(
+def networks_on_a_trunk(
     configs: Sequence[Mapping[str, Any]], names: Sequence[str], data: DataModule
 ) -> dict[str, RegionProposalNetwork]:
     """A network for each candidate, all on one trunk, with heads of 1x1 convolutions."""

@@ -46,9 +46,9 @@ def anchors_figure(image: np.ndarray, anchors: Anchors, batch: Batch) -> Figure:
     return figure
 
 
-def proposals_figure(scenes: Sequence[Scene], top: int) -> Figure:
+def proposals_figure(scenes: Sequence[Scene], top: int, columns: int = 2) -> Figure:
     """Boxes against the `top` proposals of each image: which were found at IoU 0.5, which were missed."""
-    figure, axes = grid_of_axes(len(scenes), min(len(scenes), 2), scenes[0].image)
+    figure, axes = grid_of_axes(len(scenes), min(len(scenes), columns), scenes[0].image)
     for scene, axis in zip(scenes, axes, strict=False):
         proposals = scene.proposals[:top]
         iou = pairwise_iou(torch.as_tensor(scene.boxes), torch.as_tensor(proposals)).numpy()
