@@ -1,4 +1,4 @@
-"""Draws pictures.png: of each data set three held-out images with what `recommended` finds in 20 proposals.
+"""Draws pictures.jpg: of each data set three held-out images with what `recommended` finds in 20 proposals.
 
 python experiments/many-sets/pictures.py <folder of the runs>
 
@@ -24,7 +24,7 @@ IMAGES, TOP = 3, 20
 def main(runs: Path) -> None:
     trials = [Trial(data, "recommended", 0, "held out") for data in SETS]
     scenes = [scene for trial in trials if trial.folder(runs).exists() for scene in scenes_of(trial, runs)]
-    save(proposals_figure(scenes, TOP, columns=IMAGES), Path(__file__).parent / "pictures.png")
+    save(proposals_figure(scenes, TOP, columns=IMAGES), Path(__file__).parent / "pictures.jpg")
 
 
 def scenes_of(trial: Trial, runs: Path) -> list[Scene]:
