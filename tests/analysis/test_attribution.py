@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from anchorlab.analysis.attribution import anchor_report
-from anchorlab.analysis.funnel import Funnel, best_by_stage, stage_names
+from anchorlab.analysis.funnel import Funnel, best_by_stage, best_iou, stage_names
 from anchorlab.build import build_network
 from anchorlab.cli.overrides import check_overrides
 from anchorlab.data.batch import Batch, Item, Target, collate
@@ -188,3 +188,7 @@ def test_images_without_boxes():
     assert report.funnel.rows()[0] == {"stage": "anchors", "recall_50": None, "recall_70": None, "AR": None}
     assert all(shape.matched == 0 for shape in report.shapes)
     assert anchor_report(network(), [], BUDGET).images == 0
+
+
+def test_without_proposals_nothing_is_found():
+    assert best_iou(torch.zeros(0, 4), torch.tensor([[0.0, 0.0, 9.0, 9.0]])).tolist() == [0.0]

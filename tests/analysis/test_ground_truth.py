@@ -33,6 +33,24 @@ class Mixed(Backbone):
         return maps[1:]
 
 
+class Unpadded(Backbone):
+    """Convolutions without padding: floor((n - 1) / 2) cells, then floor((n - 15) / 4), and this rounded up."""
+
+    channels = 4
+    strides = (2, 4, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, 2)
+        self.second = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 4, 2))
+        self.third = nn.Conv2d(4, 4, 3, 2, 1)
+
+    def forward(self, images):
+        first = self.first(images)
+        second = self.second(first)
+        return [first, second, self.third(second)]
+
+
 def test_a_backbone_is_asked_once():
     backbone, asked = Tiny(channels=32), []
     backbone.register_forward_hook(lambda *_: asked.append(1))
@@ -46,7 +64,7 @@ def test_a_backbone_is_asked_once():
 
 @pytest.mark.parametrize(
     "backbone",
-    [Tiny(32), VGG16(weights="none"), ResNetFPN("resnet18", weights="none"), Mixed()],
+    [Tiny(32), VGG16(weights="none"), ResNetFPN("resnet18", weights="none"), Mixed(), Unpadded()],
     ids=lambda b: type(b).__name__,
 )
 def test_grids_are_those_of_the_feature_maps(backbone):

@@ -79,7 +79,7 @@ def best_by_stage(
 def best_iou(proposals: Tensor, boxes: Tensor) -> Tensor:
     """(G,) best IoU of boxes (G, 4) with any of the proposals (P, 4); 0 where there are none."""
     best = boxes.new_zeros(len(boxes))
-    if len(boxes) == 0:
+    if len(boxes) == 0 or len(proposals) == 0:
         return best
     for part in proposals.split(max(1, MAX_IOUS // len(boxes))):
         best = best.maximum(pairwise_iou(boxes, part).nan_to_num().amax(dim=1))

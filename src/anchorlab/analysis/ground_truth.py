@@ -73,10 +73,11 @@ _SHIFTS: WeakKeyDictionary[Backbone, list[int]] = WeakKeyDictionary()
 
 
 class BackboneGrids:
-    """The `Grids` of a backbone, found from the shapes of two inputs instead of one for each size.
+    """The `Grids` of a backbone, found from the shapes of one to three inputs instead of one for each size.
 
     Each halving of a map rounds up or down, so that a side of n pixels has floor((n + b) / stride) cells, with a b
-    below the stride for each level: 0 where all round down, stride - 1 where all round up.
+    below the stride for each level: 0 where all round down, stride - 1 where all round up, and less than 0 where
+    convolutions without padding take pixels away.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -90,33 +91,36 @@ class BackboneGrids:
 
 
 def _shifts(backbone: Backbone) -> list[int]:
-    """The b of each level."""
+    """The b of each level, from the smallest r > 0 by which a side has to grow to have one more cell."""
     base, found = 4 * max(backbone.strides), []
-    below, above = _cells(backbone, base - 1, base + 1)
+    here, above = _cells(backbone, base, base + 1)
+    below = (
+        here if all(more > cells for cells, more in zip(here, above, strict=True)) else _cells(backbone, base - 1)[0]
+    )
     for level, stride in enumerate(backbone.strides):
-        if below[level] < base // stride:
-            found.append(0)
-        elif above[level] > base // stride:
-            found.append(stride - 1)
+        if above[level] > here[level]:
+            r = 1
+        elif below[level] < here[level]:
+            r = stride
         else:
-            found.append(_search(backbone, level, base))
+            r = _search(backbone, level, base, here[level])
+        found.append(stride * (here[level] + 1) - base - r)
     return found
 
 
-def _search(backbone: Backbone, level: int, base: int) -> int:
-    """The b of a level that rounds both ways: the smallest r > 0 with one more cell at base + r is stride - b."""
-    stride = backbone.strides[level]
-    low, high = 1, stride
+def _search(backbone: Backbone, level: int, base: int, here: int) -> int:
+    """That r of a level that rounds both ways: with base + 1 it has `here` cells yet, with base + stride one more."""
+    low, high = 1, backbone.strides[level]
     while high - low > 1:
         middle = (low + high) // 2
-        grown = _cells(backbone, base + middle, base)[0][level] > base // stride
+        grown = _cells(backbone, base + middle)[0][level] > here
         low, high = (low, middle) if grown else (middle, high)
-    return stride - high
+    return high
 
 
-def _cells(backbone: Backbone, height: int, width: int) -> tuple[list[int], list[int]]:
-    """Rows and columns of each level."""
-    rows, columns = zip(*_map_sizes(backbone, height, width), strict=True)
+def _cells(backbone: Backbone, height: int, width: int | None = None) -> tuple[list[int], list[int]]:
+    """Rows and columns of each level; of a square where there is no width."""
+    rows, columns = zip(*_map_sizes(backbone, height, height if width is None else width), strict=True)
     return list(rows), list(columns)
 
 

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+TRIED = 128
+"""Side of the small image: Inception's stem needs 75 pixels."""
+
 
 class FoldedNorm(nn.BatchNorm2d):
     """A batch norm, with the same tensors, that leaves its scale and shift to the convolution before it in `run`.
@@ -110,7 +113,7 @@ def _norms_after_convolutions(body: nn.Module) -> dict[str, str]:
         elif isinstance(module, nn.BatchNorm2d):
             handles.append(module.register_forward_pre_hook(consumed(name)))
     training = body.training
-    body.eval()(next(body.parameters()).new_zeros(1, 3, 64, 64))
+    body.eval()(next(body.parameters()).new_zeros(1, 3, TRIED, TRIED))
     body.train(training)
     for handle in handles:
         handle.remove()

@@ -78,7 +78,14 @@ class TimmFPN(Backbone):
             self.mean, self.std = tuple(config.mean), tuple(config.std)
         freeze_stages(self.body, [stage["module"] for stage in info.info], frozen_stages)
         self.batch_norm = batch_norm
-        self.folded = fix_batch_norm(self.body, batch_norm)
+        try:
+            self.folded = fix_batch_norm(self.body, batch_norm)
+        except RuntimeError as error:
+            side = fold_batch_norm.TRIED
+            raise ValueError(
+                f"name={name} cannot read an image of {side} x {side} pixels ({str(error).splitlines()[0]}): choose "
+                "another model."
+            ) from error
         self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
