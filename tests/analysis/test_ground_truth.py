@@ -11,6 +11,7 @@ from anchorlab.analysis.ground_truth import BackboneGrids, ground_truth, truth_o
 from anchorlab.data.module import DataModule
 from anchorlab.data.sample import Record
 from anchorlab.data.voc import VocReader
+from anchorlab.errors import SettingError
 from anchorlab.rpn.backbones.backbones import VGG16, Backbone, ResNetFPN, Tiny
 
 
@@ -49,6 +50,31 @@ class Unpadded(Backbone):
         first = self.first(images)
         second = self.second(first)
         return [first, second, self.third(second)]
+
+
+class Joined(Backbone):
+    """Adds a coarse map, made larger, to a fine one: they meet where both sides are multiples of 8 alone."""
+
+    channels = 4
+    strides = (4, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 4, 4, 4), nn.Conv2d(4, 4, 2, 2, padding=0)
+
+    def forward(self, images):
+        fine = self.fine(images)
+        coarse = self.coarse(fine)
+        return [fine + nn.functional.interpolate(coarse, scale_factor=2), coarse]
+
+
+def test_a_backbone_that_reads_only_multiples_says_which():
+    backbone = Joined().train()
+    grids = BackboneGrids(backbone)
+    assert grids(torch.tensor([[64, 40], [8, 16]])).tolist() == [[[16, 10], [8, 5]], [[2, 4], [1, 2]]]
+    with pytest.raises(SettingError, match=r"multiples of 8: set data\.pad_to=8$"):
+        grids(torch.tensor([[64, 40], [8, 12]]))
+    assert backbone.training
 
 
 def test_a_backbone_is_asked_once():

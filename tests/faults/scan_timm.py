@@ -30,12 +30,12 @@ def verdict(name: str) -> str:
         except ValueError as error:
             return f"refused: {' '.join(str(error).split()[1:12])}"
         except Exception as error:  # timm raises anything for a model without maps of features
-            return f"cannot be built: {type(error).__name__}: {str(error).splitlines()[0][:100]}"
+            return f"cannot be built: {type(error).__name__}: {str(error)[:100]!r}"
         try:
             with torch.no_grad():
                 maps = backbone(torch.zeros(1, 3, *SIDES))
         except Exception as error:
-            return f"differs: {type(error).__name__}: {str(error).splitlines()[0][:100]}"
+            return f"differs: {type(error).__name__}: {str(error)[:100]!r}"
     more = SIDES[1] - SIDES[0]
     wanted = [(backbone.channels, more // stride) for stride in backbone.strides]
     found = [(level.shape[1], level.shape[3] - level.shape[2]) for level in maps]

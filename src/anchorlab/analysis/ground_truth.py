@@ -11,7 +11,7 @@ G: boxes of all images, I: images, L: levels.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor
 from anchorlab.data.module import DataModule
 from anchorlab.data.resize import padded_size, target_size
 from anchorlab.data.sample import Record
+from anchorlab.errors import SettingError, is_out_of_memory
 from anchorlab.rpn.backbones.backbones import Backbone
 from anchorlab.rpn.network import RegionProposalNetwork
 
@@ -68,26 +69,64 @@ class GroundTruth:
         return GroundTruth(**{field.name: chosen.get(field.name, getattr(self, field.name)) for field in fields(self)})
 
 
-_SHIFTS: WeakKeyDictionary[Backbone, list[int]] = WeakKeyDictionary()
-"""What `BackboneGrids` found of each backbone: a start asks several times, and a deep one takes half a second."""
-
-
 class BackboneGrids:
     """The `Grids` of a backbone, found from the shapes of one to three inputs instead of one for each size.
 
     Each halving of a map rounds up or down, so that a side of n pixels has floor((n + b) / stride) cells, with a b
     below the stride for each level: 0 where all round down, stride - 1 where all round up, and less than 0 where
     convolutions without padding take pixels away.
+
+    Raises, where sizes are asked for:
+        SettingError: the backbone cannot read images of such sizes (DLA, HaloNet, ...).
     """
 
     def __init__(self, backbone: Backbone) -> None:
         self.strides = tuple(backbone.strides)
-        if backbone not in _SHIFTS:
-            _SHIFTS[backbone] = _shifts(backbone)
-        self._shift = _SHIFTS[backbone]
+        if backbone not in _READ:
+            _READ[backbone] = _reading(backbone)
+        self._shifts, self._multiple = _READ[backbone]
 
     def __call__(self, sizes: Tensor) -> Tensor:
-        return torch.stack([(sizes + b) // s for b, s in zip(self._shift, self.strides, strict=True)], dim=1)
+        if (sizes % self._multiple).any():
+            raise SettingError(
+                f"this backbone reads only images whose sides are multiples of {self._multiple}: set "
+                f"data.pad_to={self._multiple}"
+            )
+        return torch.stack([(sizes + b) // s for b, s in zip(self._shifts, self.strides, strict=True)], dim=1)
+
+
+class _Reading(NamedTuple):
+    """How a backbone reads images: the b of each level, and what both sides have to be multiples of."""
+
+    shifts: list[int]
+    multiple: int
+
+
+_READ: WeakKeyDictionary[Backbone, _Reading] = WeakKeyDictionary()
+"""What `BackboneGrids` found of each backbone: a start asks several times, and a deep one takes half a second."""
+
+
+def _reading(backbone: Backbone) -> _Reading:
+    try:
+        return _Reading(_shifts(backbone), 1)
+    except (RuntimeError, AssertionError) as error:  # as the model puts it; shapes that do not meet, mostly
+        if is_out_of_memory(error):
+            raise
+        multiple, side = _multiple(backbone, error)
+        cells, _ = _cells(backbone, side)
+        return _Reading([stride * n - side for stride, n in zip(backbone.strides, cells, strict=True)], multiple)
+
+
+def _multiple(backbone: Backbone, reason: Exception) -> tuple[int, int]:
+    """What the sides of an image have to be multiples of, and a side that is."""
+    base, multiple = 4 * max(backbone.strides), min(backbone.strides)
+    while multiple <= base:
+        try:
+            _cells(backbone, base + multiple, base + 3 * multiple)
+            return multiple, base
+        except (RuntimeError, AssertionError):
+            multiple *= 2
+    raise SettingError(f"this backbone reads no image of {base} x {base} pixels: choose another ({reason})") from reason
 
 
 def _shifts(backbone: Backbone) -> list[int]:
@@ -132,10 +171,12 @@ def _map_sizes(backbone: Backbone, height: int, width: int) -> list[tuple[int, i
     modes = {module: module.training for module in backbone.modules()}
     backbone.eval()  # no norm is to learn from this image, no random number to be drawn
     device = next(backbone.parameters()).device
-    with torch.no_grad():
-        maps = backbone(torch.zeros(1, 3, height, width, device=device))
-    for module, mode in modes.items():
-        module.training = mode
+    try:
+        with torch.no_grad():
+            maps = backbone(torch.zeros(1, 3, height, width, device=device))
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
     return [(int(m.shape[-2]), int(m.shape[-1])) for m in maps]
 
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-TRIED = 128
-"""Side of the small image: Inception's stem needs 75 pixels."""
+SIDES = (64, 256)
+"""Of the small image: Inception's stem takes no 64 pixels, and some attention takes multiples of 256 alone."""
 
 
 class FoldedNorm(nn.BatchNorm2d):
@@ -47,6 +47,9 @@ def fold(body: nn.Module) -> dict[str, str]:
 
     The body still computes the same; `run` does it in fewer passes. Which norm reads what is seen in a pass of one
     small image; a norm that reads a sum or a concatenation stays as it is. Statistics must be meant to stay fixed.
+
+    Raises:
+        ValueError: it can read none of the images that are tried.
     """
     pairs = _norms_after_convolutions(body)
     for name in pairs.values():
@@ -113,8 +116,23 @@ def _norms_after_convolutions(body: nn.Module) -> dict[str, str]:
         elif isinstance(module, nn.BatchNorm2d):
             handles.append(module.register_forward_pre_hook(consumed(name)))
     training = body.training
-    body.eval()(next(body.parameters()).new_zeros(1, 3, TRIED, TRIED))
-    body.train(training)
-    for handle in handles:
-        handle.remove()
+    body.eval()
+    try:
+        _read_any(body)
+    finally:
+        body.train(training)
+        for handle in handles:
+            handle.remove()
     return pairs
+
+
+def _read_any(body: nn.Module) -> None:
+    """Let a body read the first of the small images that it can."""
+    reasons = []
+    for side in SIDES:
+        try:
+            body(next(body.parameters()).new_zeros(1, 3, side, side))
+            return
+        except (RuntimeError, AssertionError) as error:
+            reasons.append(str(error).partition("\n")[0] or type(error).__name__)
+    raise ValueError(f"no image of {SIDES[-1]} x {SIDES[-1]} pixels can be read ({reasons[-1]}): choose another model.")

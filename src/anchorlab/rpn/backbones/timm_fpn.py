@@ -42,7 +42,7 @@ class TimmFPN(Backbone):
         fpn_channels: channels of the pyramid.
         out_indices: which of the feature maps that the model returns to use; None: all of stride 4 and more.
 
-    Some models (DLA, HaloNet, TResNet, ...) take only images whose sides are multiples of their strides.
+    Some models (DLA, HaloNet, TResNet, ...) take only images whose sides are multiples of 32 or 256: `data.pad_to`.
 
     Raises:
         ValueError: the strides do not double from level to level, or the model takes images of one size only.
@@ -78,14 +78,7 @@ class TimmFPN(Backbone):
             self.mean, self.std = tuple(config.mean), tuple(config.std)
         freeze_stages(self.body, [stage["module"] for stage in info.info], frozen_stages)
         self.batch_norm = batch_norm
-        try:
-            self.folded = fix_batch_norm(self.body, batch_norm)
-        except RuntimeError as error:
-            side = fold_batch_norm.TRIED
-            raise ValueError(
-                f"name={name} cannot read an image of {side} x {side} pixels ({str(error).splitlines()[0]}): choose "
-                "another model."
-            ) from error
+        self.folded = fix_batch_norm(self.body, batch_norm)
         self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
