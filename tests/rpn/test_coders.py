@@ -95,6 +95,9 @@ def test_clip_limits_the_growth_and_nothing_else() -> None:
     at_limit, beyond = DeltaCoder().decode(ANCHOR.expand(2, 4), deltas)
     torch.testing.assert_close(at_limit[2] - at_limit[0], torch.tensor(62.5 * 40))
     assert torch.equal(at_limit, beyond)
+    assert torch.equal(
+        FittedDeltaCoder(clip=math.e).decode(ANCHOR, deltas[:1]), DeltaCoder(clip=math.e).decode(ANCHOR, deltas[:1])
+    )
     unlimited = DeltaCoder(clip=None).decode(ANCHOR, deltas[1:])[0]
     torch.testing.assert_close(unlimited[2] - unlimited[0], torch.tensor(math.e * 62.5 * 40))
 

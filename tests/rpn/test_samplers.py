@@ -118,13 +118,15 @@ def test_each_part_of_the_negatives_gives_as_many(parts, expected):
     assert asked in ([0.1], [])
 
 
-@given(st.integers(0, 12), st.integers(0, 80), st.integers(1, 40), st.integers(0, 2**31))
+@given(st.integers(0, 12), st.integers(0, 80), st.integers(1, 40), st.floats(0, 1), st.integers(0, 2**31))
 @settings(max_examples=100)
-def test_iou_balanced_is_a_sample_of_the_budget(positives, negatives, num, seed):
+def test_iou_balanced_is_a_sample_of_the_budget(positives, negatives, num, fraction, seed):
     label = labels(positives, negatives, 5)
     iou = torch.rand(len(label), generator=torch.Generator().manual_seed(seed)) * 0.3
-    found, again = (IoUBalancedSampler(num)(label, torch.Generator().manual_seed(seed), above(iou)) for _ in range(2))
-    balanced = sample(BalancedSampler(num), label, seed)
+    found, again = (
+        IoUBalancedSampler(num, fraction)(label, torch.Generator().manual_seed(seed), above(iou)) for _ in range(2)
+    )
+    balanced = sample(BalancedSampler(num, fraction), label, seed)
     assert torch.equal(found.positive, balanced.positive)
     assert len(found.negative) == len(balanced.negative)
     assert (label[found.negative] == BACKGROUND).all()

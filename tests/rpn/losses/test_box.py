@@ -20,7 +20,7 @@ from anchorlab.rpn.losses.box import (
     RPNLoss,
     SmoothL1Loss,
 )
-from anchorlab.rpn.losses.objectness import VarifocalLoss
+from anchorlab.rpn.losses.objectness import FocalLoss, VarifocalLoss
 
 COUNTS = LossCounts(budget=512, locations=2400)
 LOGITS, LABELS = torch.zeros(8), torch.tensor([1, 1, 0, 0, 0, 0, 0, 0])  # each costs log 2
@@ -115,6 +115,15 @@ def test_error_of_the_deltas_is_added(kind: type[DecodedBoxLoss]) -> None:
     assert both - alone == pytest.approx(0.5 * smooth_l1, rel=1e-5)
 
 
+def test_a_loss_of_decoded_boxes_weighs_its_terms_like_any_other() -> None:
+    plain = cost(GIoULoss("positives"))
+    weighted = GIoULoss("positives", box_weight=10, objectness_weight=3, objectness=FocalLoss())
+    objectness, box = cost(weighted)
+    assert box == pytest.approx(10 * plain[1])
+    assert objectness == pytest.approx(3 * cost(L1Loss("positives", objectness=FocalLoss()))[0])
+    assert objectness != pytest.approx(3 * plain[0])
+
+
 @pytest.mark.parametrize("kind", OF_DECODED)
 @pytest.mark.parametrize("too_large", [2.0, 4.0, 9.0])  # the last beyond coder.clip
 def test_boxes_far_too_large_are_led_back(kind: type[DecodedBoxLoss], too_large: float) -> None:
@@ -151,6 +160,8 @@ def test_positives_or_images_divide_whichever_is_more() -> None:
     counts = COUNTS._replace(images=2)
     assert L1Loss("positives")(LOGITS, labels, NOTHING, counts)[0].item() == pytest.approx(8 * math.log(2) / 2)
     counts = counts._replace(positives=5)
+    assert L1Loss("positives")(LOGITS, LABELS, errors_of(ERRORS), counts)[1].item() == pytest.approx(4 / 5)
+    counts = counts._replace(positives=torch.tensor(5.0), images=torch.tensor(2.0))  # as averaged over processes
     assert L1Loss("positives")(LOGITS, LABELS, errors_of(ERRORS), counts)[1].item() == pytest.approx(4 / 5)
 
 
