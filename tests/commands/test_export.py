@@ -76,7 +76,7 @@ def test_every_file_gives_the_proposals_of_pytorch_at_three_sizes(exported):
     proposals = [check for check in checks if isinstance(check, Check)]
     assert {max(check.size) for check in proposals} == {96, 150, 221}
     for check in proposals:
-        assert check.passed, check
+        assert check.same == check.proposals == check.given, check
         assert check.proposals > 50
         assert check.largest_difference < 1e-4
         assert min(check.milliseconds, check.milliseconds_pytorch) > 0
@@ -137,6 +137,10 @@ def test_a_file_with_proposals_of_its_own_does_not_pass():
         (check,) = compare(_always(ours), {"file": _always(theirs)}, [image], 1)
         assert not check.passed
     assert compare(_always(few), {"file": _always(few)}, [image], 1)[0].passed
+    check = Check("model.onnx", (100, 100), 1000, 1000, 990, 0.0, 1.0, 1.0)
+    assert check.passed
+    assert not dataclasses.replace(check, same=989).passed
+    assert not dataclasses.replace(check, given=1001).passed
 
 
 def _always(boxes: Tensor) -> Propose:
@@ -293,7 +297,7 @@ def test_files_of_several_images_at_a_time(tmp_path, monkeypatch):
     checks = compare(reference(network, 32), runners, images, 1, 2)
     assert [check.file for check in checks] == ["model.pt2", "model.onnx"] * 2
     for check in checks:
-        assert check.passed, check
+        assert check.same == check.proposals == check.given, check
         assert check.proposals > 50
     wanted = Proposer(trained)(pixels[0])
     monkeypatch.chdir(tmp_path)

@@ -43,6 +43,9 @@ CARD = "MODEL_CARD.md"
 EQUAL = 1e-4
 """Of boxes in image sides, of scores absolute: as close as a proposal has to be to count as the same."""
 
+ALIKE = 0.99
+"""Share of the proposals that have to be: the last bit of a number can move an overlap over the threshold of NMS."""
+
 EQUAL_AR = 1e-3
 """As close as AR@N of a file has to be to that of evaluate.py."""
 
@@ -76,7 +79,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        return self.same == self.proposals == self.given
+        return self.same >= ALIKE * max(self.proposals, self.given)
 
     def __str__(self) -> str:
         height, width = self.size
