@@ -15,6 +15,7 @@ from anchorlab.build import build_data, build_network
 from anchorlab.cli.overrides import check_overrides
 from anchorlab.rpn.network import Losses, RegionProposalNetwork
 from anchorlab.rpn.variants import CascadeRPN
+from anchorlab.training.preflight import fit_coder
 
 CONFIGS = Path(__file__).parents[1] / "conf"
 BATCHES = 4
@@ -25,6 +26,7 @@ def main(overrides: list[str]) -> None:
     seed_everything(config["seed"], verbose=False)
     network, data = build_network(config), build_data(config)
     data.setup()
+    fit_coder(config, data, network)
     norms: dict[str, list[float]] = {}
     for number, batch in zip(range(BATCHES), data.train_dataloader(), strict=False):
         predictions = network(network.prepare(batch.images, batch.sizes))
