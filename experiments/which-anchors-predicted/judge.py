@@ -8,6 +8,7 @@ other data sets (leave one out).
 """
 
 import csv
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ HERE = Path(__file__).parent
 METRICS = ("AR_10", "AR_100", "AR_1000")
 LEAST = 8
 """Configurations of a data set from which on it is judged."""
+FIELDS = (1, 2, 3, 4, 6)
 
 Place = tuple[str, str]
 Values = Mapping[str, float]
@@ -36,7 +38,9 @@ def main() -> None:
     screen = Console(width=150)
     screen.print(spread_table(places, trained, seeds))
     for recipe in dict.fromkeys(recipe for _, recipe in places):
-        screen.print(correlations([place for place in places if place[1] == recipe], trained, known))
+        of_recipe = [place for place in places if place[1] == recipe]
+        screen.print(correlations(of_recipe, trained, known))
+        screen.print(first_rungs(of_recipe, trained, known))
         draw(recipe, [data for data, of in places if of == recipe])
 
 
@@ -112,6 +116,36 @@ def correlations(
             feature, *cells, f"{np.mean(signed):+.2f}" if signed else "", f"{np.mean(lost):.3f}" if lost else ""
         )
     return table
+
+
+def first_rungs(
+    places: list[Place], trained: Mapping[Place, Values], known: Mapping[str, Mapping[Place, Values]]
+) -> Table:
+    """AR points that the best of the m configurations with the most of a feature lies behind the best of all.
+
+    What a sweep would lose that trains those m alone. Chance: the mean over all choices of m.
+    """
+    table = Table(
+        "trained of twelve", *map(str, FIELDS), title=f"{places[0][1]}: behind the best, mean of the data sets"
+    )
+
+    def lost(place: Place, most_of: Values, m: int) -> float:
+        kept = sorted(trained[place], key=lambda name: -most_of[name])[:m]
+        return max(trained[place].values()) - max(trained[place][name] for name in kept)
+
+    for feature, of_place in known.items():
+        if all(place in of_place for place in places):
+            means = [np.mean([lost(place, of_place[place], m) for place in places]) for m in FIELDS]
+            table.add_row(feature, *(f"{value:.4f}" for value in means))
+    table.add_row("chance", *(f"{np.mean([by_chance(trained[place], m) for place in places]):.4f}" for m in FIELDS))
+    return table
+
+
+def by_chance(trained: Values, m: int) -> float:
+    """The mean over all fields of m: the i-th best is the best of as many as can be made of those behind it."""
+    ranked = sorted(trained.values(), reverse=True)
+    fields = [math.comb(len(ranked) - 1 - i, m - 1) for i in range(len(ranked))]
+    return ranked[0] - float(np.average(ranked, weights=fields))
 
 
 def rank_correlation(known: Values, trained: Values) -> float:
