@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all lint types bench docs site lock clean
+.PHONY: help install train test test-long test-all lint types bench docs site lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -15,11 +15,14 @@ install: $(VENV)/dev  ## virtual environment with AnchorLab, its tests and its t
 train: $(VENV)/base  ## train on the built-in data (three minutes on two cores); ARGS="anchor.ratios=[0.5,1,2]" changes settings
 	$(BIN)/python train.py $(ARGS)
 
-test: $(VENV)/dev  ## run the tests; ARGS="-k recall" picks some
+test: $(VENV)/dev  ## run the tests, all but the long ones (under ten minutes on two cores); ARGS="-k recall" picks some
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-all: $(VENV)/dev  ## all tests: also the long ones, and those on a Slurm that they start (apt-get install slurm-wlm munge; as root)
-	$(BIN)/python -m pytest -n 2 -m "cluster or not cluster" $(ARGS)
+test-long: $(VENV)/dev  ## whole trainings, sweeps, killed runs, servers: a quarter of an hour on two cores
+	$(BIN)/python -m pytest -n 2 -m "long and not slow" $(ARGS)
+
+test-all: $(VENV)/dev  ## all tests: also those that take minutes each, and those on a Slurm that they start (apt-get install slurm-wlm munge; as root)
+	$(BIN)/python -m pytest -n 2 -m "long or not long" $(ARGS)
 
 lint: $(VENV)/dev  ## ruff: style and formatting; deptry: imports and dependencies agree; links between the pages
 	$(BIN)/ruff check .

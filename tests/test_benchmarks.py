@@ -36,6 +36,7 @@ def threads():
 MINUTE_LONG = {"load", "sweep", "time_to_recall"}  # whole trainings, several of them
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in MINUTE_LONG else ()) for name in runner.names()]
 )

@@ -284,6 +284,7 @@ class OneLevel(Tiny):
         return super().forward(images)[-1:]
 
 
+@pytest.mark.long
 def test_files_of_several_images_at_a_time(tmp_path, monkeypatch):
     """By the lines of the card too: both kinds of file, each image at another place among the others."""
     anchors = AnchorGrid([[16, 24, 32, 40, 48, 64, 80, 96]], strides=STRIDES[-1:])

@@ -140,6 +140,7 @@ def test_study_says_what_is_covered_and_leaves_its_folder(small, tmp_path):
     assert Image.open(folder / "figures" / "coverage.png").width > 600
 
 
+@pytest.mark.long
 def test_fit_says_what_to_paste_and_training_takes_its_file(small, tmp_path):
     done = study(tmp_path, *small, "hydra.run.dir=found", "fit=true", "anchor.k=1,2,3", "anchor.boxes=200")
     assert done.returncode == 0, done.stderr
@@ -185,6 +186,7 @@ def test_wrong_settings_are_one_sentence(small, tmp_path):
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_probe_ranks_anchors_and_says_which_to_take(small, tmp_path):
     candidates = ("anchor.scale=3,0.2", "anchor.ratios=[1]")
     done = study(tmp_path, *small, "probe=true", *candidates, "assigner=max_iou", "hydra.run.dir=found")
@@ -213,6 +215,7 @@ def test_a_cascade_is_not_probed(small, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_sentence_and_the_next_study_clears_what_a_killed_one_left(small, tmp_path):
     study(tmp_path, *small, "hydra.run.dir=first", "worst=0")  # draws the data
     (tmp_path / "study").mkdir()

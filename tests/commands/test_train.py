@@ -86,6 +86,7 @@ def test_report_on_anchors_has_the_ar_of_the_validation(small, train, tmp_path):
     assert anchors["AR"] == pytest.approx(record(tmp_path / "run")["figures"]["final"]["AR_100"], abs=1e-9)
 
 
+@pytest.mark.long
 def test_same_seed_gives_the_same_run_and_another_seed_another(small, train, tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         assert train(*small, f"seed={seed}", f"hydra.run.dir={name}").returncode == 0
@@ -104,6 +105,7 @@ def kill_after(line: str, arguments: list[str], cwd: Path) -> None:
         process.kill()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("callbacks", ["default", "ema"])
 def test_killed_run_resumes_to_the_same_end(callbacks, small, train, tmp_path):
     settings = (*small, "trainer.epochs=3", "augment=strong", f"callbacks={callbacks}")
@@ -123,6 +125,7 @@ def test_killed_run_resumes_to_the_same_end(callbacks, small, train, tmp_path):
     assert (ours["status"], ours["resumed"], ours["config_hash"]) == ("finished", 1, theirs["config_hash"])
 
 
+@pytest.mark.long
 def test_resuming_refuses_another_experiment_and_a_finished_run(small, train, tmp_path):
     kill_after("epoch 2/3", command(*small, "trainer.epochs=3", "hydra.run.dir=broken"), tmp_path)
     other = train("resume=broken", "anchor.ratios=[1]")
@@ -162,6 +165,7 @@ def test_last_step_is_scored_wherever_it_falls(small, train, tmp_path):
     assert [float(row["step"]) for row in curves(tmp_path / "run") if row["train/loss"]] == [2, 3]  # counted from 0
 
 
+@pytest.mark.long
 def test_network_overfits_eight_images(small, train, tmp_path):
     settings = ("debug=overfit", "trainer.epochs=150", "anchor.scales_per_octave=2", "optimizer.lr=0.003")
     done = train(*small, *settings, "hydra.run.dir=run")
@@ -169,6 +173,7 @@ def test_network_overfits_eight_images(small, train, tmp_path):
     assert record(tmp_path / "run")["figures"]["final"]["recall_100"] > 0.9
 
 
+@pytest.mark.long
 def test_data_errors_name_what_is_wrong(train, tmp_path, real_data):
     arguments = ("data=voc", f"data.root={real_data / 'bccd/BCCD'}", "debug=one_step", "hydra.run.dir=run")
     refused = train(*arguments)
@@ -199,6 +204,7 @@ def test_wandb_run_of_a_training_holds_everything(small, train, tmp_path):
     assert "WARNING" not in done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_ema_is_what_is_validated_and_kept(small, train, tmp_path):
     for name, callbacks in (("plain", "default"), ("ema", "ema")):
         assert train(*small, f"callbacks={callbacks}", f"hydra.run.dir={name}").returncode == 0
@@ -209,12 +215,14 @@ def test_ema_is_what_is_validated_and_kept(small, train, tmp_path):
     assert not torch.equal(average[key], plain[key])
 
 
+@pytest.mark.long
 def test_an_epoch_without_validation_repeats_no_figures(small, train, tmp_path):
     done = train(*small, "trainer.epochs=3", "trainer.val_every=2", "hydra.run.dir=run")
     lines = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("epoch ")}
     assert ["recall@100" in lines[f"{epoch}/3"] for epoch in (1, 2)] == [False, True], done.stdout
 
 
+@pytest.mark.long
 def test_a_run_that_is_validated_only_after_its_last_step_logs_that_validation(small, train, tmp_path):
     arguments = ("trainer.epochs=1", "trainer.val_every=3", "logger=wandb", "hydra.run.dir=run")
     done = train(*small, *arguments, WANDB_MODE="offline")
@@ -227,6 +235,7 @@ def test_a_run_that_is_validated_only_after_its_last_step_logs_that_validation(s
     assert found[1000] > 0
 
 
+@pytest.mark.long
 def test_a_start_downloads_no_weights_that_it_replaces(small, train, tmp_path):
     """`backbone.weights` is ImageNet by default, and a machine that got the detector as a file may have no network."""
     body = resnet_fpn_backbone(backbone_name="resnet18", weights=None)

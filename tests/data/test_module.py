@@ -298,6 +298,7 @@ class Recorder(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("at_train_end", [False, True], ids=["after validation", "at the epoch's end"])
 def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(make_data, tmp_path, workers, at_train_end):

@@ -16,6 +16,7 @@ from anchorlab.data.sample import DataError
 from anchorlab.data.voc import CORNERS, VocReader
 
 
+@pytest.mark.long
 def test_bccd_names_its_two_boxes_without_area(real_data):
     data = _module(VocReader, real_data / "bccd/BCCD")
     with pytest.raises(DataError, match="2 problems") as caught:

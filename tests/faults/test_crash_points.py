@@ -64,6 +64,7 @@ def goes_on_from_each(
         shutil.rmtree(folder)
 
 
+@pytest.mark.long
 def test_run_that_crashes_at_some_points(config, forker: Forker, whole, tmp_path):
     reference, count = whole
     goes_on_from_each(range(1, count + 1, count // SAMPLE), forker, config, reference, None, tmp_path)

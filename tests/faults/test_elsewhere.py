@@ -22,6 +22,7 @@ def lines() -> list[tuple[str, ...]]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", lines(), ids=lambda words: words[0])
 def test_what_is_proposed_is_a_command_line_that_works(words):
     config = checked(*(word for word in words if not word.startswith("hydra.")), classes="here")

@@ -49,6 +49,7 @@ def runs(small, forker, tmp_path_factory):
     return get
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("moment", "before", "after", "seed"), CASES)
 def test_run_that_goes_on_ends_like_a_whole_one(moment, before, after, seed, forker: Forker, runs, tmp_path):
     shutil.copytree(runs(before, seed, moment), tmp_path / "run")

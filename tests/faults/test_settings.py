@@ -17,6 +17,7 @@ ODD = ("null", "-1", "1e300", "abc", "[]", "[null]", "[[1e-300]]", "{a:1}")
 GROUPS = [group for group in group_defaults("train", CONFIGS) if group != "sweep"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["train", "study", "compare", "evaluate", "propose", "export", "explain"])
 def test_no_setting_of_any_value_ends_in_a_traceback(command):
     base = to_plain(composed(command, CONFIGS, ()), complete=False)

@@ -303,6 +303,7 @@ def score_share(rank: int, folder: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.long
 def test_three_processes_one_without_images_give_the_figures_of_one(tmp_path):
     spawn(score_share, args=(tmp_path,), nprocs=len(SHARES))
     alone = measure(processes_dataset(), [5, 20])

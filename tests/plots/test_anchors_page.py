@@ -538,6 +538,7 @@ def test_stages_and_budget_of_proposals(page, case):
         assert drawn == 7, stage
 
 
+@pytest.mark.long
 def test_a_fresh_head_is_trained_for_each_set_of_anchors(page, case):
     page.set_script_timeout(120)
     page.execute_async_script("trainSets().then(arguments[0])")

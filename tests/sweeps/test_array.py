@@ -11,6 +11,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.training.conftest import command
 from tests.training.processes import TIMEOUT, family
 
@@ -37,6 +39,7 @@ def kill(sweep: Path, job: int, but: str | None = None) -> str:
     return number
 
 
+@pytest.mark.long
 def test_lost_job_is_run_once_more_and_then_failed(small, tmp_path):
     arguments = ("-m", *small, "optimizer.lr=0.001,0.002", "debug=one_step", "hydra.sweep.dir=sweep", *LAUNCHER)
     process = subprocess.Popen(command(*arguments), cwd=tmp_path, stdout=subprocess.PIPE, text=True)

@@ -83,6 +83,7 @@ def test_job_dies_with_a_forker_that_is_killed(tmp_path):
     forker.close()
 
 
+@pytest.mark.long
 def test_forked_jobs_compute_what_the_command_alone_computes(small, train, tmp_path):
     same = (*small, "trainer.epochs=1", "data.workers=1", "callbacks.outcome.images=0")
     swept = train("-m", *same, "seed=0,1", "sweep.probe=false", "hydra.sweep.dir=sweep")

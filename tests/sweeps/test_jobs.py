@@ -21,6 +21,7 @@ def records(sweep: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in sweep.glob("*/run.json")}
 
 
+@pytest.mark.long
 def test_failing_jobs_are_recorded_and_the_others_go_on(small, train, tmp_path):
     # k=7 cannot be built, lr=1e30 diverges, and the anchors of k=null are those of k=3.
     lists = ("anchor.k=3,7,null", "optimizer.lr=0.001,1e30")
@@ -69,6 +70,7 @@ def test_job_that_was_asked_to_stop_has_not_failed(code, end, tmp_path):
     assert outcome.has_ended
 
 
+@pytest.mark.long
 def test_same_command_finishes_a_killed_sweep(small, train, tmp_path):
     arguments = (
         *small,
@@ -109,6 +111,7 @@ def test_same_command_finishes_a_killed_sweep(small, train, tmp_path):
     assert groups == {f"{sweep.parent.name}_{sweep.name}"}
 
 
+@pytest.mark.long
 def test_sweep_of_two_process_jobs_runs_each_job_once(small, train, tmp_path):
     arguments = ("-m", "anchor.k=3,6", "trainer=ddp_cpu", "trainer.threads=1", "trainer.epochs=1", "sweep.probe=false")
     done = train(*small, *arguments, "hydra.sweep.dir=sweep")  # -m may stand behind overrides

@@ -29,6 +29,7 @@ def serial(small, tmp_path_factory) -> Path:
     return folder / "sweep"
 
 
+@pytest.mark.long
 def test_halving_by_two_workers_trains_its_winner_as_the_grid_does(small, train: Train, serial, tmp_path):
     halving = ("sweep=halving", "sweep.factor=2", "hydra.sweep.dir=sweep")
     done = train("-m", *small, *SHORT, AXIS, *halving, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -51,6 +52,7 @@ def test_halving_by_two_workers_trains_its_winner_as_the_grid_does(small, train:
     assert after_one[k] == max(after_one.values())
 
 
+@pytest.mark.long
 def test_search_goes_on_with_the_trial_a_killed_process_left(small, train: Train, serial, tmp_path):
     arguments = ("-m", *small, *SHORT, AXIS, "sweep=tpe", "hydra.sweep.dir=sweep")
     assert train(*arguments, "sweep.trials=1").returncode == 0

@@ -62,6 +62,7 @@ def test_both_stages_are_logged_and_evaluation_finds_them_again(folder, tmp_path
     assert "second look" in found.outcome.funnel.stages
 
 
+@pytest.mark.long
 def test_a_short_training_finds_more_with_it_than_its_first_stage_alone(tmp_path):
     """128 steps on the built-in data; the same weights propose with the second look and without."""
     overrides = (
@@ -78,6 +79,7 @@ def test_a_short_training_finds_more_with_it_than_its_first_stage_alone(tmp_path
     assert found["AR_1000"] > found["stage1_AR_1000"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(
     "selector",

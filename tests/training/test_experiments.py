@@ -12,6 +12,7 @@ CONFIGS = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiment_trains_one_step(experiment, small, tmp_path, real_data):
     overrides = [f"experiment={experiment}", "debug=one_step", "logger=none", "trainer.threads=1"]

@@ -55,6 +55,7 @@ def before_the_first_figures(folder: Path) -> bool:
     return steps(folder) >= 3  # all of the first epoch; its validation comes next
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "code", "group", "moment", "more"),
     [
@@ -147,6 +148,7 @@ def test_checkpoint_that_is_none_is_named(broken, tmp_path):
         position(tmp_path / "run")
 
 
+@pytest.mark.long
 def test_file_that_cannot_be_written_ends_the_run_and_leaves_the_checkpoint(small, forker, whole, tmp_path):
     running = forker.start(tmp_path, *small, *HARD, EVERY_STEP, "hydra.run.dir=run")
     folder = tmp_path / "run"
@@ -223,6 +225,7 @@ def killed_on_the_way(forker: Forker, folder: Path, config: dict, kills: int, mo
     return kills
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("more", "kills"),
     [

@@ -74,6 +74,7 @@ def taking_no_rows(request: Request) -> bool:
     return True
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arrives", ["in time", "too late"])
 def test_a_run_that_is_killed_and_resumed_is_on_the_server_row_for_row(
     arrives, server, account, small, forker: Forker, hold, tmp_path
@@ -109,6 +110,7 @@ def test_a_run_that_is_killed_and_resumed_is_on_the_server_row_for_row(
     assert pictures[2]["path"] == pictures[3]["path"], "the same pixels are one file"
 
 
+@pytest.mark.long
 def test_a_server_that_goes_away_costs_nothing_but_an_upload(
     server, account, small, forker: Forker, hold, tmp_path, monkeypatch
 ):
@@ -131,6 +133,7 @@ def test_a_server_that_goes_away_costs_nothing_but_an_upload(
     assert server.run.exit_code == 0
 
 
+@pytest.mark.long
 def test_a_server_that_refuses_from_some_moment_on_is_said_to_lack_something(
     server, account, small, forker: Forker, hold, tmp_path
 ):
@@ -156,6 +159,7 @@ def test_online_alone_without_an_answer_is_one_sentence(server, account, small, 
     assert run.reason == f"logger.mode=online: {answer}; use logger.mode=offline"
 
 
+@pytest.mark.long
 def test_a_run_that_a_scheduler_stops_is_preempted(server, account, small, forker: Forker, tmp_path):
     running = forker.start(tmp_path, *small, *ONLINE, "trainer.epochs=50", environment=account)
     running.wait_until(lambda: server.runs and server.run.history)

@@ -23,6 +23,7 @@ def record(folder: Path) -> dict:
     return json.loads((folder / "run" / "run.json").read_text())
 
 
+@pytest.mark.long
 def test_anchors_and_coder_are_fitted_kept_and_not_fitted_again_on_resume(small, tmp_path):
     fit = ("anchor=fit", "anchor.k=2", "anchor.boxes=200", "trainer.epochs=2", "callbacks.stop_after.epochs=1")
     done = study(tmp_path, *small, *QUICK, *fit, "data.batch_size=4", script="train.py")
@@ -52,6 +53,7 @@ def test_anchors_and_coder_are_fitted_kept_and_not_fitted_again_on_resume(small,
     assert kept["coder"] == marked["coder"]
 
 
+@pytest.mark.long
 def test_too_little_coverage_warns_with_an_override_that_helps_or_refuses(small, tmp_path):
     hopeless = ("anchor.scale=0.5", "debug=one_step", "debug.look=0", "assigner=max_iou")
     refused = study(tmp_path, *small, *QUICK, *hopeless, "preflight=refuse", script="train.py")

@@ -73,6 +73,7 @@ def ranks_of_boxes(folder: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", [(), ("loss=paper", "sampler.num=3", "trainer.accumulate=2")])
 def test_losses_and_weights_are_those_of_one_process(more, forker, sparse, tmp_path):
     for world in WORLDS:
@@ -89,6 +90,7 @@ def test_losses_and_weights_are_those_of_one_process(more, forker, sparse, tmp_p
             torch.testing.assert_close(weights(tmp_path / str(world))[key], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("images", [(13, 7), (2, 2)])  # uneven last batches; fewer images than processes
 def test_recall_of_the_same_weights_is_equal_bit_for_bit(images, forker, sparse, tmp_path):
     train, val = images
@@ -133,6 +135,7 @@ def slurm(forker: Forker, world: int, folder: Path, *arguments: str) -> list[Run
     return [forker.start(folder, *arguments, environment=job | task) for task in tasks]
 
 
+@pytest.mark.long
 def test_slurm_job_stops_before_its_time_is_up_and_goes_on_when_requeued(forker, sparse, tmp_path):
     arguments = settings(sparse, "trainer.epochs=3", "resume=auto", trainer="slurm")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -193,6 +196,7 @@ def test_shell_of_a_job_trains_in_one_process(forker, sparse, tmp_path):
     ended_well([running])
 
 
+@pytest.mark.long
 def test_torchrun_itself_and_one_run_of_wandb(small, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SERVICE", f"3-1-unix-{tmp_path}/ended")  # as a parent that used W&B leaves it
@@ -207,6 +211,7 @@ def test_torchrun_itself_and_one_run_of_wandb(small, tmp_path, monkeypatch):
     assert len(ranks_of_boxes(tmp_path / "run")["image_ids"]) == 7
 
 
+@pytest.mark.long
 def test_lightning_starts_the_other_processes_where_nobody_did(small, train, tmp_path):
     done = train(*small, "trainer=ddp_cpu", "trainer.threads=1", "trainer.epochs=1", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr

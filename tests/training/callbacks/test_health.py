@@ -35,6 +35,7 @@ def test_no_figures_no_warnings() -> None:
     assert warnings_of({}) == {}
 
 
+@pytest.mark.long
 def test_anchors_far_too_large_are_learnt(small, train, tmp_path) -> None:
     done = train(*small, *LARGE)
     assert done.returncode == 0, done.stderr
@@ -47,6 +48,7 @@ def test_anchors_far_too_large_are_learnt(small, train, tmp_path) -> None:
     assert final["AR_100"] > 0.03
 
 
+@pytest.mark.long
 def test_boxes_that_died_are_said(small, train, tmp_path) -> None:
     done = train(*small, *LARGE, *BEYOND_RETURN)
     assert done.returncode == 0, done.stderr

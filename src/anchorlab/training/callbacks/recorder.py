@@ -11,8 +11,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from anchorlab.data.sample import Record
+from anchorlab.errors import DamagedFile
 from anchorlab.metrics.from_ranks import AT_50, AT_70, THRESHOLDS, recall_from_ranks
 from anchorlab.metrics.recall import ProposalRecall
+from anchorlab.runs.reading import read_arrays
 from anchorlab.runs.record import RunRecord
 from anchorlab.training.loggers.hub import Loggers, loggers_of
 from anchorlab.training.module import RPNModule
@@ -36,8 +38,8 @@ class Recorder(Callback):
         self._images = 0
         self._training = 0.0  # seconds, waiting for data included
         self._clock = 0.0
-        self._curve: tuple[dict[str, np.ndarray], str] | None = None  # of the last validation, where not drawn yet
-        self._drawn = self._started
+        self._drawn = self._started  # when the recall curve was
+        self._curve_is_drawn = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clock = time.perf_counter()  # where a resumed run goes on within an epoch, no epoch starts
@@ -75,15 +77,14 @@ class Recorder(Callback):
             },
         )
         images: list[Record] = trainer.datamodule.val_records  # pyright: ignore[reportAttributeAccessIssue]
-        self._curve = (
-            keep_ranks(self.record, pl_module.recall, images),
-            f"{len(images)} validation images, epoch {trainer.current_epoch + 1}",
-        )
+        keep_ranks(self.record, pl_module.recall, images)
+        self._curve_is_drawn = False
         if time.perf_counter() - self._drawn >= DRAWS_AFTER:
             self._draw_curve()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._draw_curve()
+        if trainer.is_global_zero:
+            self._draw_curve()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         assert isinstance(pl_module, RPNModule)
@@ -106,15 +107,20 @@ class Recorder(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if not trainer.is_global_zero:
             return
-        with contextlib.suppress(OSError):  # a full disk, perhaps the very exception
+        with contextlib.suppress(OSError, DamagedFile):  # a full disk, perhaps the very exception
             if not isinstance(exception, Stopped):
                 self.record.fail(reason(exception))
             self._draw_curve()
 
     def _draw_curve(self) -> None:
-        if self._curve is not None:
-            draw_recall(self.record.folder, *self._curve)
-            self._curve, self._drawn = None, time.perf_counter()
+        """Of the last validation, from its file: it may be one before this process was resumed."""
+        ranks = self.record.folder / "recall.npz"
+        if self._curve_is_drawn or not ranks.exists():
+            return
+        arrays = read_arrays(ranks)
+        epoch = int(self.record.content["figures"]["final"]["epoch"])
+        draw_recall(self.record.folder, arrays, f"{len(arrays['index'])} validation images, epoch {epoch}")
+        self._drawn, self._curve_is_drawn = time.perf_counter(), True
 
     def _fit_seconds(self) -> float:
         return self._before + time.perf_counter() - self._started
