@@ -53,6 +53,8 @@ from anchorlab.trained.proposer import Proposer
 from anchorlab.trained.usage import EXAMPLE, program
 from tests.commands.conftest import composed
 
+pytestmark = pytest.mark.long
+
 STRIDES = (8, 16, 32)
 SNIPPETS = re.findall(
     r"```python\n(.*?)```", Path(__file__).parents[2].joinpath("docs/using.md").read_text(), re.DOTALL
@@ -284,7 +286,6 @@ class OneLevel(Tiny):
         return super().forward(images)[-1:]
 
 
-@pytest.mark.long
 def test_files_of_several_images_at_a_time(tmp_path, monkeypatch):
     """By the lines of the card too: both kinds of file, each image at another place among the others."""
     anchors = AnchorGrid([[16, 24, 32, 40, 48, 64, 80, 96]], strides=STRIDES[-1:])

@@ -13,6 +13,8 @@ import torch
 
 from tests.training.conftest import command
 
+pytestmark = pytest.mark.long
+
 EPOCHS = 3
 
 
