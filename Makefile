@@ -18,7 +18,7 @@ train: $(VENV)/base  ## train on the built-in data (three minutes on two cores);
 test: $(VENV)/dev  ## run the tests, all but the long ones (under ten minutes on two cores); ARGS="-k recall" picks some
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-long: $(VENV)/dev  ## whole trainings, sweeps, killed runs, servers: a quarter of an hour on two cores
+test-long: $(VENV)/dev  ## whole trainings, sweeps, killed runs, servers: twice as long
 	$(BIN)/python -m pytest -n 2 -m "long and not slow" $(ARGS)
 
 test-all: $(VENV)/dev  ## all tests: also those that take minutes each, and those on a Slurm that they start (apt-get install slurm-wlm munge; as root)

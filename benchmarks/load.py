@@ -6,8 +6,6 @@ is measured is what a command keeps for each image and box, not decoding.
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,19 +14,20 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measure import Options, Row, parse, report, set_threads
+from benchmarks.start import run
 
 ROOT = Path(__file__).parents[1]
 IMAGES, QUICK = (12_000, 120_000), (100, 200)
 BOXES, VALIDATION = 8.34, 100  # boxes an image in the mean; images that an epoch ends with
 FILES = 50  # drawn; the others are links to them, of which file systems allow some ten thousand each
 HEIGHT, WIDTH = 48, 64
-MEASURED = """
-import re, runpy, sys
-from pathlib import Path
+MEASURED = f"""
+import runpy, sys
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
-status = Path("/proc/self/status").read_text()
-print("PEAK", int(re.search(r"VmHWM:\\s+(\\d+) kB", status).group(1)) / 1024, file=sys.stderr)
+sys.path.insert(0, {str(ROOT)!r})
+from benchmarks.measure import peak_mib
+print("PEAK", peak_mib(), file=sys.stderr)
 """
 SETTINGS = (
     *("data=coco", f"data.long={WIDTH}", "data.pad_to=32", "data.batch_size=64", "data.workers=0"),
@@ -76,10 +75,8 @@ def _draw_split(root: Path, split: str, images: int, sources: list[Path], rng: n
 def measured(words: list[str], folder: Path) -> tuple[float, float]:
     """(seconds, peak MiB) of a command from its start to its end."""
     started = time.perf_counter()
-    command = [sys.executable, "-c", MEASURED, *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return time.perf_counter() - started, float(done.stderr.rpartition("PEAK ")[2])
+    printed = run(["-c", MEASURED, *words], folder)
+    return time.perf_counter() - started, float(printed.rpartition("PEAK ")[2])
 
 
 def main(options: Options) -> None:
@@ -92,15 +89,15 @@ def main(options: Options) -> None:
             data = folder / "data"
             data.mkdir()
             boxes = draw(data, images)
-            run, same = folder / "run", [*SETTINGS, f"data.root={data}"]
+            trained, same = folder / "run", [*SETTINGS, f"data.root={data}"]
             commands = {
                 "study.py": ["study.py", *same, f"hydra.run.dir={folder / 'study'}"],
                 "train.py, an epoch": [
-                    *("train.py", *same, f"hydra.run.dir={run}", "trainer.epochs=1", "logger=csv"),
+                    *("train.py", *same, f"hydra.run.dir={trained}", "trainer.epochs=1", "logger=csv"),
                     *(f"trainer.threads={threads}", "trainer.precision=32"),
                 ],
                 "evaluate.py, all images": [
-                    *("evaluate.py", f"run={run}", "eval.split=train", f"hydra.run.dir={folder / 'scored'}"),
+                    *("evaluate.py", f"run={trained}", "eval.split=train", f"hydra.run.dir={folder / 'scored'}"),
                 ],
             }
             for name, (script, *words) in commands.items():

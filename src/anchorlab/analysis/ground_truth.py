@@ -107,52 +107,52 @@ _READ: WeakKeyDictionary[Backbone, _Reading] = WeakKeyDictionary()
 
 
 def _reading(backbone: Backbone) -> _Reading:
+    side = 4 * max(backbone.strides)
     try:
-        return _Reading(_shifts(backbone), 1)
+        return _Reading(_shifts(backbone, side), 1)
     except (RuntimeError, AssertionError) as error:  # as the model puts it; shapes that do not meet, mostly
         if is_out_of_memory(error):
             raise
-        multiple, side = _multiple(backbone, error)
+        multiple = _multiple(backbone, side, error)
         cells, _ = _cells(backbone, side)
         return _Reading([stride * n - side for stride, n in zip(backbone.strides, cells, strict=True)], multiple)
 
 
-def _multiple(backbone: Backbone, reason: Exception) -> tuple[int, int]:
-    """What the sides of an image have to be multiples of, and a side that is."""
-    base, multiple = 4 * max(backbone.strides), min(backbone.strides)
-    while multiple <= base:
+def _multiple(backbone: Backbone, side: int, reason: Exception) -> int:
+    """What the sides of an image have to be multiples of; `side` is one of them, if any is."""
+    multiple = min(backbone.strides)
+    while multiple <= side:
         try:
-            _cells(backbone, base + multiple, base + 3 * multiple)
-            return multiple, base
+            _cells(backbone, side + multiple, side + 3 * multiple)
+            return multiple
         except (RuntimeError, AssertionError):
             multiple *= 2
-    raise SettingError(f"this backbone reads no image of {base} x {base} pixels: choose another ({reason})") from reason
+    raise SettingError(f"this backbone reads no image of {side} x {side} pixels: choose another ({reason})") from reason
 
 
-def _shifts(backbone: Backbone) -> list[int]:
+def _shifts(backbone: Backbone, side: int) -> list[int]:
     """The b of each level, from the smallest r > 0 by which a side has to grow to have one more cell."""
-    base, found = 4 * max(backbone.strides), []
-    here, above = _cells(backbone, base, base + 1)
-    below = (
-        here if all(more > cells for cells, more in zip(here, above, strict=True)) else _cells(backbone, base - 1)[0]
-    )
+    here, above = _cells(backbone, side, side + 1)
+    all_round_up = all(more > cells for cells, more in zip(here, above, strict=True))
+    below = here if all_round_up else _cells(backbone, side - 1)[0]
+    found = []
     for level, stride in enumerate(backbone.strides):
         if above[level] > here[level]:
             r = 1
         elif below[level] < here[level]:
             r = stride
         else:
-            r = _search(backbone, level, base, here[level])
-        found.append(stride * (here[level] + 1) - base - r)
+            r = _search(backbone, level, side, here[level])
+        found.append(stride * (here[level] + 1) - side - r)
     return found
 
 
-def _search(backbone: Backbone, level: int, base: int, here: int) -> int:
-    """That r of a level that rounds both ways: with base + 1 it has `here` cells yet, with base + stride one more."""
+def _search(backbone: Backbone, level: int, side: int, here: int) -> int:
+    """That r of a level that rounds both ways: with side + 1 it has `here` cells yet, with side + stride one more."""
     low, high = 1, backbone.strides[level]
     while high - low > 1:
         middle = (low + high) // 2
-        grown = _cells(backbone, base + middle)[0][level] > here
+        grown = _cells(backbone, side + middle)[0][level] > here
         low, high = (low, middle) if grown else (middle, high)
     return high
 
