@@ -60,7 +60,7 @@ EXTREMES = {
     "batch of 1": ["data.batch_size=1", "trainer.epochs=2", "trainer.val_every=1"],
     "averaged weights": ["callbacks=ema"],
     "one box an image": ["data.reader.boxes_per_image=[1,1]"],
-    "120 small boxes an image": ["data.reader.boxes_per_image=[120,120]", "data.reader.sizes=[5,8]", "anchor.scale=1"],
+    "120 small boxes an image": ["data.reader.boxes_per_image=[120,120]", "data.reader.sizes=[7,9]", "anchor.scale=1"],
     "no gradient clipping": ["trainer.gradient_clip=null"],
     "the paper's start and coder": ["head.delta_std=0.01", "coder=delta"],
     "a start 100 times as wide": ["head.delta_std=1"],
@@ -136,13 +136,16 @@ def draw(rows: dict[str, dict[str, Any]]) -> None:
     matplotlib.use("Agg")
     figure, panels = pyplot.subplots(1, len(ASSIGNERS), figsize=(11, 8), sharey=True, layout="constrained")
     pairs = list(itertools.product(LOSSES, OBJECTNESS))
+    best = max(float(row["AR_100"]) for row in rows.values())
     for panel, assigner in zip(panels, ASSIGNERS, strict=True):
         of_pairs = [[rows[f"{loss}, {assigner}, {kind}, {size}"] for size in SCALES] for loss, kind in pairs]
         values = np.array([[float(row["AR_100"]) for row in line] for line in of_pairs])
-        panel.imshow(values, vmin=0, vmax=0.5, cmap="viridis", aspect="auto")
+        panel.imshow(values, vmin=0, vmax=best, cmap="viridis", aspect="auto")
         for (y, x), value in np.ndenumerate(values):
             mark = "!" if of_pairs[y][x]["warnings"] else ""
-            panel.text(x, y, f"{value:.2f}{mark}", ha="center", va="center", color="white" if value < 0.3 else "black")
+            panel.text(
+                x, y, f"{value:.2f}{mark}", ha="center", va="center", color="white" if value < 0.6 * best else "black"
+            )
         panel.set_title(f"assigner={assigner}")
         panel.set_xticks(range(len(SCALES)), list(SCALES))
         panel.set_yticks(range(len(pairs)), [f"{loss}, {kind}" for loss, kind in pairs])

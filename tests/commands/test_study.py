@@ -188,7 +188,7 @@ def test_wrong_settings_are_one_sentence(small, tmp_path):
 
 @pytest.mark.long
 def test_probe_ranks_anchors_and_says_which_to_take(small, tmp_path):
-    candidates = ("anchor.scale=3,0.2", "anchor.ratios=[1]")
+    candidates = ("anchor.scale=3,0.2", "anchor.ratios=[1]", "probes=probes")
     done = study(tmp_path, *small, "probe=true", *candidates, "assigner=max_iou", "hydra.run.dir=found")
     assert done.returncode == 0, done.stderr
     for words in ("behind the best", "verdict  expected AR@100 spreads over", "train on these anchors with:"):
@@ -204,6 +204,15 @@ def test_probe_ranks_anchors_and_says_which_to_take(small, tmp_path):
     again = study(tmp_path, *small, "probe=true", *candidates, "assigner=max_iou", "hydra.run.dir=again")
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "again" / "study.json").read_text())["candidates"] == content["candidates"]
+
+    quick = ("trainer.epochs=1", "callbacks.pictures.images=0", "callbacks.outcome.images=0", "logger=none")
+    one = ("anchor.scale=3", "anchor.ratios=[1]", "probes=probes", *quick)
+    trained = study(tmp_path, *small, *one, "assigner=max_iou", "hydra.run.dir=run", script="train.py")
+    assert trained.returncode == 0, trained.stderr
+    assert "probe     expected AR@100 spreads over" in trained.stdout
+    otherwise = study(tmp_path, *small, *one, "assigner=atss", "hydra.run.dir=other", script="train.py")
+    assert otherwise.returncode == 0, otherwise.stderr
+    assert "probe  " not in otherwise.stdout
 
 
 def test_a_cascade_is_not_probed(small, tmp_path):

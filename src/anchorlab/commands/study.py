@@ -79,7 +79,7 @@ def _study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) ->
         from anchorlab.commands.study_probe import run_probe  # networks and statistics, which no other study needs
 
         shared = of_groups(overrides, [path.name for path in CONFIGS.iterdir() if path.is_dir()])
-        found, files, best = run_probe(config["candidates"], shared, basis.data, folder)
+        found, files, best = run_probe(config["candidates"], shared, basis.data, folder, config["probes"])
         training = command("train", [*shared, *best.overrides])
         rows = [*_left(folder, files), ("next", f"train on these anchors with: {training}")]
     else:

@@ -6,6 +6,7 @@ Every candidate is composed as train.py would compose it, so that what is probed
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from anchorlab.build import build, build_on
 from anchorlab.cli.overrides import check_overrides
 from anchorlab.comparing.statistics import Bootstrap, Difference, Group
 from anchorlab.config.composition import own_choices_of
+from anchorlab.config.identity import anchor_hash
 from anchorlab.console import Column, Facts, TextTable, bar, console
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError
@@ -28,6 +30,8 @@ from anchorlab.plots import probe as pictures
 from anchorlab.plots.boxes import save
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.variants import CascadeRPN, RefinedRPN
+from anchorlab.training import known_probes
+from anchorlab.training.known_probes import KnownProbe
 from anchorlab.training.preflight import fit_coder, with_fitted_anchors
 
 METRICS = ("AR_10", "AR_100", "AR_1000")
@@ -59,13 +63,14 @@ class Candidate:
 
 
 def run_probe(
-    candidates: Sequence[Sequence[str]], shared: Sequence[str], data: DataModule, folder: Path
+    candidates: Sequence[Sequence[str]], shared: Sequence[str], data: DataModule, folder: Path, probes: str | None
 ) -> tuple[dict[str, Any], list[Path], Candidate]:
     """Probe the candidates and say which to take: values for study.json, files, and that one.
 
     Args:
         candidates: what makes each differ from the others, as overrides of train.py.
         shared: what was typed for all of them, of settings that train.py has.
+        probes: where the verdict is kept for the start screens of trainings; None: nowhere.
 
     Raises:
         SettingError: a candidate that train.py would refuse, or a network that cannot be probed.
@@ -88,6 +93,9 @@ def run_probe(
     good = {row.label for row in rows if row.as_good_as_best}
     anchors = {row.label: networks[" ".join(row.overrides)].anchors for row in rows}
     truth = truth_of(data, "train", BackboneGrids(next(iter(networks.values())).backbone))
+    by_hash = {anchor_hash(anchors[label].shapes): value for label, value in expected.items()}
+    known = KnownProbe(f"{date.today()}", verdict(rows, chosen), by_hash)
+    known_probes.keep(probes, configs[0], truth, known)
     figures = {
         "probe": pictures.candidates_figure(expected, good, data.root.name),
         "probe_anchors": pictures.shapes_figure(expected, good, anchors, truth),

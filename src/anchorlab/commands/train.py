@@ -249,8 +249,8 @@ def _start(
     if found is None:
         return []
     record.add(axes=found.axes)
-    warning = [] if found.warning is None else [("warning", found.warning)]
-    return [("coverage", found.line), *warning]
+    said = {"coverage": found.line, "probe": found.probe, "warning": found.warning}
+    return [(name, words) for name, words in said.items() if words is not None]
 
 
 def _choices() -> dict[str, str]:

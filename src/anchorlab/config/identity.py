@@ -43,6 +43,7 @@ IGNORED_KEYS = (
     "overwrite",
     "preflight",
     "preflight_least",
+    "probes",
     "resume",
     "sweep",
 )

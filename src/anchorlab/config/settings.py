@@ -64,6 +64,7 @@ COMMAND_SETTINGS: dict[str, Any] = {
     "overwrite": bool,
     "preflight": Literal["warn", "refuse", "none"],
     "preflight_least": Share,
+    "probes": or_null(Text),
     "debug.look": CountOrZero,
     # study.py
     "split": Literal["train", "val", "test"],

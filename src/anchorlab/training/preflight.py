@@ -18,6 +18,7 @@ from anchorlab.rpn.assigners.max_iou import Assigner, yardstick
 from anchorlab.rpn.coders import FittedDeltaCoder
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.variants import CascadeRPN
+from anchorlab.training import known_probes
 
 ADVICE_BOXES = 2000
 """Enough to name an override that helps: its metric is given without a promise of the third digit."""
@@ -30,11 +31,13 @@ class Preflight:
     """What the anchors of a run cover.
 
     axes: coverage, possible_recall_50 and positives_per_image of the training boxes, for the run's record; empty
-    without boxes. line: the same for people; warning: what to do about it, None where nothing is wrong.
+    without boxes. line: the same for people; probe: what a probe found of such a network on these boxes, None where
+    none is known; warning: what to do about the coverage, None where nothing is wrong.
     """
 
     axes: dict[str, float]
     line: str
+    probe: str | None = None
     warning: str | None = None
 
 
@@ -92,8 +95,10 @@ def look_ahead(config: Mapping[str, Any], data: DataModule, network: RegionPropo
     axes = {name: coverage.metrics[name] for name in ("coverage", "possible_recall_50", "positives_per_image")}
     goes_by_it = network.assigner is coverage.assigner
     line = _line(coverage, network.assigner)
+    known = known_probes.find(config.get("probes"), config, truth)
+    probe = None if known is None else known.line(network.anchors)
     if axes["coverage"] >= config["preflight_least"] or not (goes_by_it or config["preflight"] == "refuse"):
-        return Preflight(axes, line)
+        return Preflight(axes, line, probe)
     share, threshold, least = axes["coverage"], coverage.assigner.foreground_iou, config["preflight_least"]
     warning = (
         f"only {share:.2f} of the training boxes have an anchor of IoU >= {threshold:g} (preflight_least={least:g}): "
@@ -101,7 +106,7 @@ def look_ahead(config: Mapping[str, Any], data: DataModule, network: RegionPropo
     )
     if config["preflight"] == "refuse":
         raise SettingError(f"preflight=refuse: {warning}")
-    return Preflight(axes, line, warning)
+    return Preflight(axes, line, probe, warning)
 
 
 def _line(coverage: Coverage, assigner: Assigner) -> str:
