@@ -1,4 +1,4 @@
-"""What probes found: `study.py probe=true` keeps its verdict, and the trainings that it holds for start with it.
+"""Verdicts of earlier probes: `study.py probe=true` keeps its own, and the trainings that it holds for start with it.
 
 It holds for the same training boxes at the same size and the same network, whatever its anchors: one file for each.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anchorlab.analysis.ground_truth import GroundTruth
-from anchorlab.config.identity import anchor_hash, settings_that_count
+from anchorlab.config.identity import anchor_hash, config_hash
 from anchorlab.errors import DamagedFile
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.runs.files import write_whole
@@ -76,8 +76,8 @@ def find(folder: str | None, config: Mapping[str, Any], truth: GroundTruth) -> K
 
 
 def _path(folder: str, config: Mapping[str, Any], truth: GroundTruth) -> Path:
-    network = settings_that_count({name: config[name] for name in GROUPS})
-    digest = hashlib.sha256(json.dumps(network, sort_keys=True, default=str).encode())
+    network = config_hash({name: config[name] for name in GROUPS if name in config})  # a run of old may lack a group
+    digest = hashlib.sha256(network.encode())
     for part in (truth.boxes, truth.image, truth.sizes):
         digest.update(part.contiguous().numpy().tobytes())
     return Path(folder).expanduser() / f"{digest.hexdigest()[:16]}.json"
