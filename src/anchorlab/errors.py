@@ -15,6 +15,8 @@ from anchorlab.printable import printable
 
 USAGE_ERROR = 2
 FAILED = 1
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the signal's number."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Of an OSError: a full disk, a quota, a file larger than allowed."""

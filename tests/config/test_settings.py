@@ -9,7 +9,6 @@ from anchorlab.config.settings import (
     check_keys,
     check_kinds,
     check_signatures,
-    check_signatures_apart,
     nearest_word,
     unknown_key,
 )
@@ -51,12 +50,6 @@ def test_value_that_the_signature_refuses_is_one_sentence(config, words):
 def test_images_need_a_size():
     with pytest.raises(SettingError, match=r"data\.short and data\.long are both null.*data\.long=416"):
         check({"data": {**DATA, "short": None, "long": None}})
-
-
-def test_process_apart_names_the_wrong_value_of_any_config():
-    check_signatures_apart([{"anchor": GRID}])
-    with pytest.raises(SettingError, match=r"^anchor\.k=0 is not possible"):
-        check_signatures_apart([{}, {"anchor": {**GRID, "k": 0}}])
 
 
 @pytest.mark.parametrize(

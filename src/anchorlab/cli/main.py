@@ -22,9 +22,10 @@ from anchorlab.cli.study_arguments import unfold
 from anchorlab.config.composition import VERSION_BASE
 from anchorlab.config.settings import nearest_word
 from anchorlab.deferred import defer
-from anchorlab.errors import exit_with, user_sentences
+from anchorlab.errors import INTERRUPTED, exit_with, user_sentences
 from anchorlab.installation import CONFIGS, arguments_of, program
 from anchorlab.sweeps.jobs import run_job
+from anchorlab.training.processes import process_rank
 from anchorlab.version import __version__
 
 
@@ -102,10 +103,21 @@ def main() -> None:
 def run(name: str, behind_program: list[str] | None = None) -> None:
     """Run a command with the arguments in `sys.argv`; a wrong command line is one sentence and exit code 2.
 
+    Ctrl-C where the command has nothing to keep, or to say of it, is one word and exit code 130.
+
     Args:
         behind_program: arguments that choose the command, which are not in `sys.argv`. Lightning starts the other
             processes of a run by `sys.argv`, so that they stand in it again when the command runs.
     """
+    try:
+        _run(name, behind_program or [])
+    except KeyboardInterrupt:
+        if process_rank() == 0:
+            print("\nstopped", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _run(name: str, behind_program: list[str]) -> None:
     defer()
     command = COMMANDS[name]
     if "--version" in sys.argv[1:]:  # Hydra would print its own
@@ -123,7 +135,7 @@ def run(name: str, behind_program: list[str] | None = None) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             run_job(config, sweep_job, module)
             return
-        sys.argv[1:1] = behind_program or []
+        sys.argv[1:1] = behind_program
         import_module(module).run_from_command_line(config)
 
     _compose_once()

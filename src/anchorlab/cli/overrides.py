@@ -32,7 +32,6 @@ from anchorlab.config.settings import (
     check_keys,
     check_kinds,
     check_signatures,
-    check_signatures_apart,
     leaf_keys,
     takes_more,
     unknown_key,
@@ -42,6 +41,7 @@ from anchorlab.console import begin, in_sweep
 from anchorlab.errors import SettingError, exit_with, user_sentences
 from anchorlab.runs.files import make_folder, new_folder
 from anchorlab.signatures import shown
+from anchorlab.sweeps.check import check_signatures_apart
 from anchorlab.sweeps.folder import claim, find
 from anchorlab.training.processes import check_ranks, process_rank, started_processes
 

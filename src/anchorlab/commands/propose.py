@@ -27,7 +27,7 @@ from anchorlab.data.batch import Batch
 from anchorlab.data.decode import decode
 from anchorlab.data.resize import resized
 from anchorlab.data.sample import DataError
-from anchorlab.errors import FAILED, SettingError, user_sentences
+from anchorlab.errors import FAILED, INTERRUPTED, SettingError, user_sentences
 from anchorlab.plots.boxes import proposals_picture, save
 from anchorlab.plots.scene import Scene
 from anchorlab.rpn.predictions import Predictions
@@ -41,7 +41,6 @@ from anchorlab.training.hardware import flush_denormals
 from anchorlab.training.trainer import TrainerSettings
 
 PARTS, MANIFEST, SHARDS, UNREADABLE = ".parts", "manifest.json", "shards", "unreadable.txt"
-INTERRUPTED = 130
 
 BATCHES_READ = 4
 """So many batches a loading process reads at a time, to find images of one size among them."""

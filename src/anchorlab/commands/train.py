@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from anchorlab.analysis.ground_truth import input_size, scalar_axes
 from anchorlab.build import build, build_callbacks, build_data, build_network, user_errors, without_weights
 from anchorlab.config.composition import settings_of
+from anchorlab.config.declared import targets
 from anchorlab.config.identity import config_hash
 from anchorlab.console import begin, console, in_sweep
 from anchorlab.data.module import DataModule
@@ -24,7 +25,7 @@ from anchorlab.errors import FAILED, SettingError, user_sentences
 from anchorlab.plots.contact_sheet import contact_sheet
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.runs.record import RunRecord
-from anchorlab.trained.load import network_settings, targets
+from anchorlab.trained.load import network_settings
 from anchorlab.trained.start import start_with
 from anchorlab.training import summary
 from anchorlab.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep

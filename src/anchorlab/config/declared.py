@@ -8,6 +8,7 @@ import collections.abc
 import contextlib
 import sys
 import typing
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,18 @@ def defaults(target: str) -> dict[str, Any]:
     pairs = list(zip(positional[len(positional) - len(given.defaults) :], given.defaults, strict=True))
     pairs += [(argument, value) for argument, value in zip(given.kwonlyargs, given.kw_defaults, strict=True) if value]
     return {argument.arg: _plain(value) for argument, value in pairs}
+
+
+def targets(node: Any) -> Iterator[Any]:
+    """The names of classes in settings, however deep."""
+    if isinstance(node, Mapping):
+        if node.get("_target_") is not None:
+            yield node["_target_"]
+        for child in node.values():
+            yield from targets(child)
+    elif isinstance(node, (list, tuple)):
+        for child in node:
+            yield from targets(child)
 
 
 def _arguments(target: str) -> ast.arguments | None:

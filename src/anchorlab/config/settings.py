@@ -5,13 +5,9 @@ its class. This module checks a config against both, and declares the commands' 
 itself, so that a wrong key is answered at once.
 """
 
-import contextlib
 import difflib
 import inspect
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args
@@ -203,26 +199,6 @@ def _check_names(cls: Any, given: Iterable[str], key: str) -> None:
             raise SettingError(f"{place} is not possible: {cls.__name__} takes {', '.join(parameters) or 'no setting'}")
 
 
-def check_signatures_apart(configs: Sequence[Mapping[str, Any]]) -> None:
-    """`check_signatures` of many configs in a process of its own: that of a sweep stays small, without torch."""
-    command = [sys.executable, "-m", "anchorlab.config.settings"]
-    done = subprocess.run(command, input=json.dumps(configs), stdout=subprocess.PIPE, text=True, check=True)
-    if sentence := json.loads(done.stdout):
-        raise SettingError(sentence)
-
-
-def main() -> None:
-    """Of the program: JSON list of configs on standard input -> the sentence for the first wrong value, or null."""
-    sentence = None
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            for config in json.load(sys.stdin):
-                check_signatures(config)
-        except SettingError as error:
-            sentence = str(error)
-    print(json.dumps(sentence))
-
-
 def _located(target: str, key: str) -> Any:
     """The class or function that `_target_` names, under the name that it has today."""
     current = with_current_names({"_target_": target})["_target_"]
@@ -378,7 +354,3 @@ def _same_kind(value: Any, default: Any) -> bool:
 def _kind(default: Any) -> str:
     kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
     return kinds.get(type(default), "a group of keys")
-
-
-if __name__ == "__main__":
-    main()

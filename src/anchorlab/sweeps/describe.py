@@ -1,12 +1,11 @@
 """Descriptions of a sweep's configurations before training: their anchors, heads and coverage of the boxes.
 
-Works in a process of its own (this module as a program: configs in, facts out, as JSON), so that torch and the data
-set do not stay in memory while the sweep's jobs run.
+Works in a process of its own (`main`: configs in, facts out, as JSON), so that the data set does not stay in memory
+while the sweep's jobs run.
 """
 
 import contextlib
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from anchorlab.config import declared
 from anchorlab.config.identity import anchor_hash, config_hash
 from anchorlab.config.settings import check_signatures
 from anchorlab.errors import SettingError
+from anchorlab.sweeps.forker import ask
 
 if TYPE_CHECKING:
     from anchorlab.analysis.ground_truth import GroundTruth
@@ -57,12 +57,8 @@ def describe(configs: Sequence[Config], probe: bool = False) -> list[Facts | Set
     """
     if not configs:
         return []
-    command = [sys.executable, "-m", "anchorlab.sweeps.describe"]
-    asked = json.dumps({"configs": configs, "probe": probe})
-    done = subprocess.run(command, input=asked, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} ended with exit code {done.returncode}")
-    return [SettingError(found) if isinstance(found, str) else Facts(**found) for found in json.loads(done.stdout)]
+    found = ask("anchorlab.sweeps.describe", {"configs": configs, "probe": probe}, configs[0])
+    return [SettingError(facts) if isinstance(facts, str) else Facts(**facts) for facts in found]
 
 
 def experiment_key(config: Config, shapes: Sequence[Any]) -> str:
@@ -79,7 +75,7 @@ def experiment_key(config: Config, shapes: Sequence[Any]) -> str:
 
 
 def main() -> None:
-    """Of the program: JSON on standard input -> JSON list of facts, or sentences, on standard output."""
+    """Of that process: JSON on standard input -> JSON list of facts, or sentences, on standard output."""
     started = time.perf_counter()
     asked = json.load(sys.stdin)
     with contextlib.redirect_stdout(sys.stderr):
@@ -216,7 +212,3 @@ def _with_seconds(configs: Mapping[int, Config], found: Sequence[Facts | str], s
 
 def _text(group: Any) -> str:
     return json.dumps(group, sort_keys=True, default=str)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,17 @@
-"""Forker: one process that has imported what a training imports, and forks a process for every job of a sweep.
+"""Forker: one process that has imported what a sweep's processes import, and forks each of them.
 
     python -m anchorlab.sweeps.forker
 
-A job is a process of its own as before: a crash ends that job alone, its exit code and its signals are its own. Only
-the seconds that a new interpreter spends importing torch are spent once. Nothing else is shared: the forker reads no
-data, draws no random number, starts no thread and touches no GPU, so that a job computes what it would have alone.
+These are its jobs, and before them the programs that look at its settings and describe its configurations (`ask`). Each
+is a process of its own: a crash ends that job alone, its exit code and its signals are its own, and its memory is free
+when it ends. Only the seconds that a new interpreter spends importing torch are spent once. Nothing else is shared: the
+forker reads no data, draws no random number, starts no thread and touches no GPU, so that a job computes what it would
+have alone.
 
 `Forker` is the sweep's end of it; the program itself stands below.
 """
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -20,31 +23,31 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from anchorlab.config.declared import targets
 from anchorlab.config.settings import check_signatures
 from anchorlab.deferred import defer
 from anchorlab.errors import SettingError
 
 PR_SET_PDEATHSIG = 1
 MESSAGE = 1 << 20  # bytes, more than the command and environment of a job
+LINUX = sys.platform == "linux"
+_shared: "Forker | None" = None
 
 
 class Forker:
-    """Starts processes of one kind of command, from a process that is started with the first of them.
+    """Starts processes that have imported what they need before they begin.
 
     Args:
-        modules: imported before the first job: the command's, and what it imports in its course.
-        config: the classes that it names are imported, too; of the first job, whose others are mostly alike.
-        environment: of the forker; a job gets its own.
+        environment: of the forker; a process gets its own.
     """
 
-    def __init__(
-        self, modules: Sequence[str], config: Mapping[str, Any], environment: Mapping[str, str], cwd: Path
-    ) -> None:
+    def __init__(self, environment: Mapping[str, str], cwd: Path) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -54,27 +57,48 @@ class Forker:
                 pass_fds=(theirs.fileno(),),
                 preexec_fn=_begin,
             )
-        interruptible = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
-        self._socket.send(
-            json.dumps({"modules": list(modules), "config": config, "interruptible": interruptible}).encode()
-        )
+        self._imported: set[str] = set()
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
+    def imports(self, modules: Sequence[str], config: Mapping[str, Any]) -> None:
+        """Have all further processes begin with these modules, and with the classes that a config names, imported."""
+        names = {*modules, *map(str, targets(config))}
+        if names <= self._imported:
+            return
+        self._imported |= names
+        with contextlib.suppress(OSError):  # it has ended: so says `start`
+            self._socket.send(json.dumps({"modules": list(modules), "config": config, "path": sys.path[0]}).encode())
+
     def start(
-        self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], stderr: int, kept: int
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        environment: Mapping[str, str],
+        streams: Mapping[int, int],
+        kept: Sequence[int] = (),
+        interruptible: bool = True,
     ) -> "Forked | None":
         """Start `python <arguments>` in `cwd`; None where the forker has ended, which says why on the screen.
 
         Args:
-            stderr: descriptor of what becomes the process's standard error; standard output is the sweep's own.
-            kept: a further descriptor that the process keeps open until it ends.
+            streams: by number (0, 1, 2), descriptors of what becomes the process's standard input, output and error;
+                those not given are the forker's own.
+            kept: further descriptors that the process keeps open until it ends.
+            interruptible: Ctrl-C reaches the process too, where it reaches this one.
         """
-        order = {"arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment)}
+        order = {
+            "arguments": list(arguments),
+            "cwd": str(cwd),
+            "path": sys.path[0],
+            "environment": dict(environment),
+            "streams": list(streams),
+            "interruptible": interruptible and signal.getsignal(signal.SIGINT) != signal.SIG_IGN,
+        }
         try:
-            socket.send_fds(self._socket, [json.dumps(order).encode()], [stderr, kept])
+            socket.send_fds(self._socket, [json.dumps(order).encode()], [*streams.values(), *kept])
             answer = self._socket.recv(MESSAGE)
         except OSError:
             return None
@@ -85,6 +109,54 @@ class Forker:
         self._socket.close()
         self._process.kill()
         self._process.wait()
+
+
+def shared() -> Forker | None:
+    """The forker of this process, which is started with the first call; None where there can be none."""
+    global _shared
+    if _shared is None and LINUX:
+        _shared = Forker(os.environ, Path.cwd())
+        atexit.register(end_shared)
+    return _shared
+
+
+def end_shared() -> None:
+    """End this process's forker; the next call of `shared` starts another."""
+    global _shared
+    if _shared is not None:
+        _shared.close()
+        _shared = None
+
+
+def ask(module: str, question: Any, config: Mapping[str, Any]) -> Any:
+    """What the `main` of a module of ours answers in a process of its own: JSON on standard input, JSON on its output.
+
+    Args:
+        config: whose classes the program needs, and programs after it.
+
+    Raises:
+        RuntimeError: where the process breaks off.
+    """
+    command = ["-c", f"from {module} import main; main()"]
+    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as answered:
+        asked.write(json.dumps(question).encode())
+        asked.seek(0)
+        code = _ended(command, config, asked.fileno(), answered.fileno())
+        if code != 0:
+            raise RuntimeError(f"{module} ended with exit code {code}")
+        answered.seek(0)
+        return json.load(answered)
+
+
+def _ended(command: Sequence[str], config: Mapping[str, Any], read: int, written: int) -> int:
+    """The exit code of `python <command>` that reads and writes these descriptors."""
+    if (forker := shared()) is not None:
+        forker.imports([], config)
+        forked = forker.start(command, Path.cwd(), os.environ, {0: read, 1: written}, interruptible=False)
+        if forked is not None:
+            return forked.wait()
+        end_shared()
+    return subprocess.run([sys.executable, *command], stdin=read, stdout=written, check=False).returncode
 
 
 class Forked:
@@ -126,20 +198,22 @@ def _begin() -> None:
 
 
 def main() -> None:
-    """Of the program: import, then fork for each order and answer with the new process's number and its exit code."""
+    """Of the program: import what it is told to; fork for each order, and answer with the new process's number and its
+    exit code."""
     orders = socket.socket(fileno=int(sys.argv[1]))
-    plan = json.loads(orders.recv(MESSAGE))
-    _import(plan["modules"], plan["config"])
+    defer()
     while True:
-        message, descriptors, _, _ = socket.recv_fds(orders, MESSAGE, maxfds=2)
+        message, descriptors, _, _ = socket.recv_fds(orders, MESSAGE, maxfds=4)
         if not message:
             os._exit(0)
+        order = json.loads(message)
+        if "modules" in order:
+            _import(**order)
+            continue
         child = os.fork()
         if child == 0:
             orders.close()
-            if plan["interruptible"]:  # what a shell has in the background ignores Ctrl-C, and so do its jobs
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-            _become(json.loads(message), *descriptors)
+            _become(order, descriptors)
             return  # ends like any program: with what is registered for its end
         for descriptor in descriptors:
             os.close(descriptor)
@@ -148,31 +222,41 @@ def main() -> None:
         orders.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _import(modules: Sequence[str], config: Mapping[str, Any]) -> None:
-    """All that the command imports with this config."""
-    defer()
+def _import(modules: Sequence[str], config: Mapping[str, Any], path: str) -> None:
+    """All that a command imports with this config."""
+    sys.path[0] = path
     for name in modules:
         import_module(name)
     with contextlib.suppress(SettingError):  # the job says it, in its own words and place
         check_signatures(config)
+    sys.stdout.flush()  # what a module of one's own has printed, which each new process would say again
     gc.collect()
     gc.freeze()  # a collection in a job does not touch, and so copy, what all share
 
 
-def _become(order: Mapping[str, Any], stderr: int, kept: int) -> None:
+def _become(order: Mapping[str, Any], descriptors: Sequence[int]) -> None:
     """Run the order's command in this new process as an interpreter of its own would."""
     end_with_parent()
+    if order["interruptible"]:  # what a shell has in the background ignores Ctrl-C, and so do its jobs
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(order["environment"])
     os.chdir(order["cwd"])
-    os.dup2(stderr, sys.stderr.fileno())
-    os.close(stderr)
-    os.set_inheritable(kept, True)  # as one handed over at a start is: processes of the job keep it, too
+    streams = order["streams"]
+    for number, descriptor in zip(streams, descriptors, strict=False):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    for descriptor in descriptors[len(streams) :]:
+        os.set_inheritable(descriptor, True)  # as one handed over at a start is: processes of the job keep it, too
     first, *rest = order["arguments"]
-    if first == "-m":
+    sys.path[0] = order["path"]
+    if first == "-c":
+        program, *rest = rest
+        sys.argv = [first, *rest]
+        exec(program, {"__name__": "__main__"})
+    elif first == "-m":
         module, *rest = rest
         sys.argv = [module, *rest]
-        sys.path[0] = order["cwd"]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     else:
         sys.argv = [first, *rest]

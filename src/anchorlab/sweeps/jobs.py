@@ -6,7 +6,6 @@ runs several at once, each job has its own interpreter.
 The launcher, whichever it is, calls `run_job` for each job; what became of it is read from the job's folder.
 """
 
-import atexit
 import os
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from anchorlab.cores import available_cores
 from anchorlab.runs.record import RunRecord, read_content
 from anchorlab.sweeps.describe import Facts
 from anchorlab.sweeps.folder import SweepFolder, held_by_job
-from anchorlab.sweeps.forker import Forked, Forker, end_with_parent
+from anchorlab.sweeps.forker import LINUX, Forked, end_shared, end_with_parent, shared
 from anchorlab.sweeps.space import Point
 from anchorlab.training.resume import LAST
 from anchorlab.training.stopping import SIGNALS
@@ -68,10 +67,6 @@ Imports = tuple[Sequence[str], Mapping[str, Any]]
 """Modules, and a config whose classes are imported."""
 IN_ITS_COURSE = ("anchorlab.plots.anchor_report", "anchorlab.plots.boxes", "anchorlab.plots.coverage")
 """What a training imports behind its first step."""
-
-LINUX = sys.platform == "linux"
-_forker: Forker | None = None
-"""This process's, which it starts with its first job."""
 
 HYDRAS_ADVICE = b"Set the environment variable HYDRA_FULL_ERROR"
 """How Hydra's last line begins, behind the traceback of any error: it says nothing of the reason."""
@@ -141,7 +136,7 @@ def run_job(config: DictConfig, start: Sequence[str], module: str) -> None:
         live = is_serial(hydra.launcher)
         place, left = place_and_time_left(folder)
         print(f"\n{', '.join(filter(None, [title, place, left]))}" if live else f"{title}: started", flush=True)
-        forked = ((module, *IN_ITS_COURSE), to_plain(config)) if live and LINUX else None
+        forked = ((module, *IN_ITS_COURSE), to_plain(config)) if live else None
         code, last_line = _run(command, Path(hydra.runtime.cwd), lock, None if live else folder / LOG, place, forked)
         if code != 0:
             _note_failure(folder, config, hydra.overrides.task, code, last_line)
@@ -262,15 +257,14 @@ def ask_to_stop() -> None:
 def _fork(
     imports: Imports, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], stderr: int, lock: int
 ) -> Forked | None:
-    """The command, started by this sweep's forker; None where that one ended."""
-    global _forker
-    if _forker is None:
-        _forker = Forker(*imports, environment, cwd)
-        atexit.register(_forker.close)
-    process = _forker.start(arguments, cwd, environment, stderr, lock)
+    """The command, started by this sweep's forker; None where there is none, or it has ended."""
+    forker = shared()
+    if forker is None:
+        return None
+    forker.imports(*imports)
+    process = forker.start(arguments, cwd, environment, {2: stderr}, [lock])
     if process is None:
-        _forker.close()
-        _forker = None
+        end_shared()
     return process
 
 

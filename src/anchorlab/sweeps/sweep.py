@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from anchorlab.config.composition import Composer
 from anchorlab.config.instantiation import instantiate
 from anchorlab.console import console, tell
-from anchorlab.errors import FAILED, SettingError, user_sentences
+from anchorlab.errors import FAILED, INTERRUPTED, SettingError, user_sentences
 from anchorlab.runs import environment
 from anchorlab.runs.files import write_whole
 from anchorlab.runs.record import RunRecord, read_run
@@ -30,8 +30,6 @@ from anchorlab.sweeps.folder import SweepFolder, hold
 from anchorlab.sweeps.jobs import SWEEP_ORDER, SWEEP_PID, Job, Outcome, outcome, queues, side_by_side
 from anchorlab.sweeps.space import Point, Space, read_space
 from anchorlab.sweeps.strategy import Strategy
-
-INTERRUPTED = 130
 
 
 def run_sweep(config: DictConfig, loader: ConfigLoader, launcher: Launcher, arguments: Sequence[str]) -> None:

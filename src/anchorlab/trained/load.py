@@ -16,6 +16,7 @@ from hydra.utils import get_object
 from torch import Tensor
 
 from anchorlab.build import NETWORK_GROUPS, build_network, without_weights
+from anchorlab.config.declared import targets
 from anchorlab.config.moved import with_current_names
 from anchorlab.data.headers import ImageRules
 from anchorlab.errors import SettingError
@@ -222,15 +223,3 @@ def _sources(place: Path) -> Iterator[Path]:
         if "run.json" in files or package.is_exported(Path(folder)):
             yield Path(folder)
             inner.clear()  # a run's folder is one source: no search inside it
-
-
-def targets(node: Any) -> Iterator[Any]:
-    """The names of classes in settings, however deep."""
-    if isinstance(node, Mapping):
-        if node.get("_target_") is not None:
-            yield node["_target_"]
-        for child in node.values():
-            yield from targets(child)
-    elif isinstance(node, (list, tuple)):
-        for child in node:
-            yield from targets(child)
