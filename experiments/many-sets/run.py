@@ -73,11 +73,12 @@ class Recipe:
 
 TIERS = ("tiers", "proposals=tiered")
 APART = ("levels apart", "proposals=tiered proposals.across_levels=0")
+FITTED = ("fitted tiers", "proposals=fit")
 RECIPES = {
     "torchvision lr 0.0005": Recipe(("optimizer.lr=0.0005",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "torchvision lr 0.001": Recipe(("optimizer.lr=0.001",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "plain": Recipe(("experiment=recipe",), scored=(TIERS,)),
-    "recommended": Recipe(("experiment=recommended",), scored=(APART,)),
+    "recommended": Recipe(("experiment=recommended",), scored=(APART, FITTED)),
     "recommended, one look": Recipe(
         ("experiment=recommended", "refine=none", "proposals.across_levels=0"),
         scored=(("nms 0.7", "proposals=default"),),

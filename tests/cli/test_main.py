@@ -31,7 +31,8 @@ def test_ctrl_c_while_the_settings_are_read_is_one_word(words, tmp_path):
         assert process.stderr is not None
         said = b""
         while b"imports" not in said:
-            assert (more := os.read(process.stderr.fileno(), 1000)), said
+            more = os.read(process.stderr.fileno(), 1000)
+            assert more, said
             said += more
         os.killpg(process.pid, signal.SIGINT)
         rest = process.stderr.read().decode()  # to its end: no process is left that holds it

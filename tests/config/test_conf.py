@@ -32,6 +32,7 @@ DERIVED = {
 }
 OTHER = {  # another value where adding or negating gives none
     "proposals.tiers": [[100, 0.7], [1000, 0.85]],
+    "proposals.thresholds": [0.5, 0.6, 0.7, 0.8, 0.9],
     "proposals.vote_sigma": 0.01,
     "anchor.sizes": [16, 24, 48],
     "anchor.shapes": [[[16, 32]], [[32, 64]], [[64, 128]]],

@@ -21,19 +21,22 @@ from anchorlab.build import build_validation_data
 from anchorlab.commands import evaluate_report
 from anchorlab.commands.evaluate_report import Evaluated
 from anchorlab.config.composition import settings_of
-from anchorlab.console import console
+from anchorlab.console import begin, console
 from anchorlab.data.module import DataModule
 from anchorlab.data.resize import resized
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.metrics.from_ranks import ar_of_oracle
 from anchorlab.plots.boxes import proposals_figure, save
+from anchorlab.rpn.proposals.tiered_nms import FittedTieredNMSSelector
 from anchorlab.runs import gallery
 from anchorlab.runs.record import RunRecord, read_run
+from anchorlab.signatures import shown
 from anchorlab.trained.coco import CocoFiles, largest_difference
 from anchorlab.trained.device import settings_for
 from anchorlab.trained.load import Trained, check_classes, find_trained, load_asked_for
 from anchorlab.trained.scoring import Scoring
 from anchorlab.training.callbacks.anchor_report import keep_outcome
+from anchorlab.training.callbacks.fit_tiers import thresholds_on, with_thresholds
 from anchorlab.training.callbacks.pictures import Pictures, kept
 from anchorlab.training.callbacks.progress import ConsoleProgress
 from anchorlab.training.callbacks.recorder import MONITORED, draw_recall, keep_ranks
@@ -81,7 +84,7 @@ def evaluate(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] =
     several = len(sizes) * len(sources) > 1
     found: list[Evaluated] = []
     for source in sources:
-        trained = load_asked_for(config, source)
+        trained = load_asked_for(config, source, finds_tiers=True)
         for size in sizes:
             name = trained.name if size is None else f"{trained.name} at {size} px"
             place = folder / f"{len(found):02d}-{name.replace(' ', '-')}" if several else folder
@@ -108,6 +111,7 @@ def _score(
     machine.prepare_process()
     files = CocoFiles(folder, data.val_records) if how["proposals"] or how["check"] else None
     module = Scoring(trained.network, settings["seed"], machine.channels_last, how["flip"], files)
+    settings = _with_tiers(module, trained, settings)
     _start(record, trained, settings, machine, data, overrides)
     with _started_loggers(config, record) as loggers:
         started = time.perf_counter()
@@ -173,6 +177,29 @@ def evaluated_settings(trained: Trained, config: Mapping[str, Any], size: int | 
     usual = {"flip": False, "checkpoint": "last"}
     evaluation = {key: value for key, value in changed.items() if value != usual[key]}
     return {"seed": 0, **trained.config, "data": data, **({"evaluation": evaluation} if evaluation else {})}
+
+
+def _with_tiers(module: Scoring, trained: Trained, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the thresholds of `proposals=fit`, which are found here where the run has none.
+
+    Raises:
+        SettingError: an exported model, which knows no training images to find them on.
+    """
+    selector = module.network.selector
+    if not isinstance(selector, FittedTieredNMSSelector) or selector.is_fitted:
+        return settings
+    own = trained.config["data"]
+    if "reader" not in own:
+        raise SettingError(
+            "proposals=fit finds its thresholds on the run's training images, and an exported model knows none: "
+            "evaluate the run, or give proposals.thresholds=[...]"
+        )
+    begin("finding the thresholds of tiered NMS on training images")
+    data = build_validation_data({**own, "root": settings["data"]["root"], "validate_on": "train"}, settings["seed"])
+    selector.fit(thresholds_on(module, data))
+    found = with_thresholds(settings, selector)
+    console().print(f"proposals.thresholds={shown(found['proposals']['thresholds'])}", markup=False)
+    return found
 
 
 def _start(

@@ -31,6 +31,7 @@ from anchorlab.training import summary
 from anchorlab.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, SeedOfTheStep
 from anchorlab.training.callbacks.data_wait import DataWatch
 from anchorlab.training.callbacks.early_stopping import stopped_early
+from anchorlab.training.callbacks.fit_tiers import FitTiers
 from anchorlab.training.callbacks.health import Health
 from anchorlab.training.callbacks.late_loggers import LateLoggers
 from anchorlab.training.callbacks.recorder import MONITORED, Recorder, log_recall_table
@@ -287,6 +288,7 @@ def _callbacks(config: Mapping[str, Any], record: RunRecord, stop: StopRequest) 
         *build_callbacks(config),
         SeedOfTheStep(config["seed"]),
         Recorder(record, config),
+        FitTiers(record, config),
         Health(record),
         DataWatch(record),
         LateLoggers(),

@@ -84,7 +84,7 @@ class Loader:
     def __init__(
         self,
         dataset: ImageDataset,
-        sampler: Sampler[Any],
+        sampler: Sampler[Any] | Sequence[Any],
         batch_size: int,
         drop_last: bool = False,
         *,

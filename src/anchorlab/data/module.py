@@ -305,6 +305,13 @@ class DataModule(lightning.LightningDataModule):
         batch_size = self._share("val_batch_size", self.val_batch_size, world)
         return Loader(dataset, sampler, batch_size, **self._loading())
 
+    def few(self, split: str, count: int) -> Loader:
+        """`count` images, evenly spread over a split, one at a time and on one process."""
+        dataset = self.dataset(split)
+        count = min(count, len(dataset))
+        rows = [i * len(dataset) // count for i in range(count)]
+        return Loader(dataset, rows, 1, pad_to=self.pad_to, on_error=self.on_error, report=self.note)
+
     def _loading(self) -> dict:
         return {
             "pad_to": self.pad_to,

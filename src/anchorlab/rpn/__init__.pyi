@@ -36,6 +36,7 @@ from anchorlab.rpn.predictions import Predictions as Predictions
 from anchorlab.rpn.proposals.nms import Proposals as Proposals
 from anchorlab.rpn.proposals.nms import ProposalSelector as ProposalSelector
 from anchorlab.rpn.proposals.nms import SoftNMSSelector as SoftNMSSelector
+from anchorlab.rpn.proposals.tiered_nms import FittedTieredNMSSelector as FittedTieredNMSSelector
 from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector as TieredNMSSelector
 from anchorlab.rpn.refine import SecondLook as SecondLook
 from anchorlab.rpn.samplers import AllSampler as AllSampler

@@ -21,6 +21,7 @@ from anchorlab.config.moved import with_current_names
 from anchorlab.data.headers import ImageRules
 from anchorlab.errors import SettingError
 from anchorlab.rpn.network import RegionProposalNetwork
+from anchorlab.rpn.proposals.tiered_nms import FittedTieredNMSSelector
 from anchorlab.runs.reading import check_checkpoint
 from anchorlab.runs.record import Run, read_run
 from anchorlab.trained import package
@@ -82,9 +83,24 @@ class Trained:
         return self.config["data"].get("megapixels", ImageRules.megapixels)
 
 
-def load_asked_for(config: Mapping[str, Any], source: str | Path | None = None) -> Trained:
-    """What a command's own settings name: run (or `source` of several), checkpoint, allow, and proposals if given."""
-    return load_trained(source or config["run"], config["checkpoint"], config["allow"], config.get("proposals"))
+def load_asked_for(config: Mapping[str, Any], source: str | Path | None = None, finds_tiers: bool = False) -> Trained:
+    """What a command's own settings name: run (or `source` of several), checkpoint, allow, and proposals if given.
+
+    Args:
+        finds_tiers: the command finds the thresholds of `proposals=fit` by itself.
+
+    Raises:
+        SettingError: as `load_trained`; proposals=fit without thresholds, where nothing finds them.
+    """
+    asked, run = config.get("proposals"), source or config["run"]
+    trained = load_trained(run, config["checkpoint"], config["allow"], asked)
+    selector = trained.network.selector
+    if asked is None or finds_tiers or not isinstance(selector, FittedTieredNMSSelector) or selector.is_fitted:
+        return trained
+    raise SettingError(
+        f"proposals=fit has no thresholds yet: evaluate.py run={run} proposals=fit finds them, and prints the "
+        "proposals.thresholds=[...] to give here"
+    )
 
 
 def load_trained(

@@ -11,7 +11,12 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from anchorlab.rpn.boxes import pairwise_iou
-from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector, first_of_nms, strictly_descending
+from anchorlab.rpn.proposals.tiered_nms import (
+    FittedTieredNMSSelector,
+    TieredNMSSelector,
+    first_of_nms,
+    strictly_descending,
+)
 from tests.rpn.proposals.test_nms import random_level, select
 
 ONE = ((0, 0, 10, 20), 2.0)
@@ -118,3 +123,12 @@ def test_scores_descend_and_change_where_they_must(values: list[float]) -> None:
 def test_tiers_that_are_none(tiers: Any) -> None:
     with pytest.raises(ValueError, match=r"tiers=\["):
         TieredNMSSelector(tiers)
+
+
+def test_thresholds_that_were_found_take_the_place_of_those_it_began_with() -> None:
+    begun = FittedTieredNMSSelector([(20, 0.7), (100, 0.5)])
+    assert (begun.is_fitted, begun.tiers) == (False, [(20, 0.7), (100, 0.5)])
+    fitted = FittedTieredNMSSelector([(20, 0.7), (100, 0.5)], thresholds=[0.9, 0.8])
+    assert (fitted.is_fitted, fitted.tiers) == (True, [(20, 0.9), (100, 0.8)])
+    with pytest.raises(ValueError, match=r"thresholds=\[0\.9\] has 1 numbers for 2 tiers"):
+        begun.fit([0.9])

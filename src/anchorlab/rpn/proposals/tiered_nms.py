@@ -30,6 +30,7 @@ Tiers = Annotated[
     MinLen(1),
     doc("a list of pairs, a number of proposals (ascending) and an IoU, such as [[100,0.7],[1000,0.85]]"),
 ]
+Shares = Annotated[Sequence[Share], MinLen(1)]
 
 
 @checked
@@ -85,6 +86,57 @@ class TieredNMSSelector(ProposalSelector):
             taken = torch.cat((taken, found))
         taken = taken[: self.post_nms_top_n]
         return order[taken], strictly_descending(scores[taken])
+
+
+@checked
+class FittedTieredNMSSelector(TieredNMSSelector):
+    """Tiered NMS whose thresholds are those with which the network's proposals find most on training images.
+
+    Training finds them before each validation, with the weights of that moment, and keeps them in the run's config and
+    checkpoints; until then they are those of `tiers`. Which are best depends on the data: where an image has few
+    objects, a budget is best spent on further tries at them, and where it has many, on what none has covered yet.
+
+    Args:
+        tiers: pairs (count, iou): the counts stay, the thresholds are where the search begins.
+        images: training images that they are chosen on, evenly spread.
+        thresholds: an IoU for each tier; None: not found yet.
+        others: as `TieredNMSSelector`'s.
+    """
+
+    derived = ("thresholds",)
+    """Follow from data and network, which are in a run's identity already."""
+
+    def __init__(
+        self,
+        tiers: Tiers,
+        images: Count = 24,
+        pre_nms_top_n: Count | Counts = 1000,
+        post_nms_top_n: Count = 1000,
+        min_size: NotNegative = 0.0,
+        score_threshold: Share = 0.0,
+        vote_sigma: Positive | None = None,
+        across_levels: CountOrZero = 0,
+        thresholds: Shares | None = None,
+    ):
+        super().__init__(tiers, pre_nms_top_n, post_nms_top_n, min_size, score_threshold, vote_sigma, across_levels)
+        self.images = images
+        self.is_fitted = False
+        if thresholds is not None:
+            self.fit(thresholds)
+
+    def fit(self, thresholds: Sequence[float]) -> None:
+        """Take an IoU for each tier.
+
+        Raises:
+            ValueError: another number of them.
+        """
+        if len(thresholds) != len(self.tiers):
+            raise ValueError(
+                f"thresholds={list(thresholds)} has {len(thresholds)} numbers for {len(self.tiers)} tiers: give one "
+                "for each."
+            )
+        self.tiers = [(count, float(iou)) for (count, _), iou in zip(self.tiers, thresholds, strict=True)]
+        self.is_fitted = True
 
 
 def strictly_descending(scores: Tensor) -> Tensor:

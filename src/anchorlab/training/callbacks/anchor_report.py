@@ -10,7 +10,6 @@ from anchorlab.analysis.attribution import AnchorReport, anchor_report
 from anchorlab.analysis.coverage import cover
 from anchorlab.analysis.ground_truth import BackboneGrids, truth_of
 from anchorlab.console import tell
-from anchorlab.data.batch import collate
 from anchorlab.data.module import DataModule
 from anchorlab.runs.files import write_whole
 from anchorlab.signatures import Count, CountOrZero, checked
@@ -77,10 +76,7 @@ def keep_outcome(
 
 
 def _report(module: RPNModule, data: DataModule, images: int, budget: int) -> AnchorReport:
-    dataset = data.dataset(data.validate_on)
-    count = min(images, len(dataset))
-    rows = [i * len(dataset) // count for i in range(count)]
-    batches = (collate([dataset[row]], data.pad_to) for row in rows)
+    batches = data.few(data.validate_on, images)
     return anchor_report(module.network, ((predict(module, batch), batch) for batch in batches), budget)
 
 

@@ -1,0 +1,61 @@
+"""Callback that finds the thresholds of `proposals=fit` before each validation, and keeps them with the run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from anchorlab.analysis.tiers import Image, best_thresholds
+from anchorlab.data.module import DataModule
+from anchorlab.rpn.network import as_pairs
+from anchorlab.rpn.proposals.tiered_nms import FittedTieredNMSSelector
+from anchorlab.runs.record import RunRecord
+from anchorlab.training.callbacks.pictures import predict
+from anchorlab.training.module import RPNModule
+
+
+class FitTiers(Callback):
+    """Finds them on the first process, for all; the run's config and its checkpoints have those of the last validation.
+
+    Stands behind the Recorder, which puts the config into checkpoints, and behind what swaps weights for a validation.
+    """
+
+    def __init__(self, record: RunRecord, config: Mapping[str, Any]) -> None:
+        self.record = record
+        self.config = dict(config)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, RPNModule)
+        selector = pl_module.network.selector
+        if not isinstance(selector, FittedTieredNMSSelector):
+            return
+        data: DataModule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        found = thresholds_on(pl_module, data) if trainer.is_global_zero else None
+        selector.fit(trainer.strategy.broadcast(found))  # pyright: ignore[reportArgumentType]
+        self.config = with_thresholds(self.config, selector)
+        if trainer.is_global_zero:
+            self.record.write_config(self.config)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+
+
+def thresholds_on(module: RPNModule, data: DataModule) -> list[float]:
+    """The best thresholds of the module's selector on training images."""
+    selector = module.network.selector
+    assert isinstance(selector, FittedTieredNMSSelector)
+    images = []
+    for batch in data.few("train", selector.images):
+        predictions = predict(module, batch)
+        (size,) = as_pairs(batch.sizes)
+        candidates = module.network.candidates(predictions, 0, size)[-1]
+        objects, ignore = batch.all_boxes.cpu().numpy().astype(np.float64), batch.all_ignore.cpu().numpy()
+        images.append(Image(size, candidates, objects, ignore))
+    return best_thresholds(images, selector)
+
+
+def with_thresholds(config: Mapping[str, Any], selector: FittedTieredNMSSelector) -> dict[str, Any]:
+    """The config with the selector's thresholds."""
+    return {**config, "proposals": {**config["proposals"], "thresholds": [iou for _, iou in selector.tiers]}}

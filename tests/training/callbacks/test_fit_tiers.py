@@ -1,0 +1,58 @@
+"""A run with `proposals=fit` keeps the thresholds of its last validation, and whatever reads the run has them."""
+
+import pytest
+import torch
+import yaml
+
+from anchorlab.commands.evaluate import evaluate
+from anchorlab.commands.propose import propose
+from anchorlab.commands.train import train as train_here
+from anchorlab.config.identity import config_hash
+from anchorlab.errors import SettingError
+from anchorlab.rpn.proposals.tiered_nms import FittedTieredNMSSelector
+from anchorlab.runs.record import read_run
+from anchorlab.trained.load import load_trained
+from tests.commands.conftest import CONFIGS, check_overrides, composed
+from tests.training.conftest import SMALL
+
+QUICK = ("pictures=0", "outcome=0")
+PROPOSALS = ("proposals.images=4", "proposals.tiers=[[10,0.3],[100,0.3]]")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder, root = tmp_path_factory.mktemp("runs") / "fit", tmp_path_factory.mktemp("drawn")
+    more = ["logger=csv", "callbacks.outcome.images=0", "preflight=none", "proposals=fit", *PROPOSALS]
+    train_here(check_overrides("train", CONFIGS, [*SMALL, f"data.root={root}", *more]), folder)
+    return folder
+
+
+def test_thresholds_lie_in_config_and_checkpoints_and_are_no_other_experiment(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    thresholds = config["proposals"]["thresholds"]
+    assert len(thresholds) == 2
+    assert config_hash(config) == read_run(run).content["config_hash"]
+    config["proposals"]["thresholds"] = None
+    assert config_hash(config) == read_run(run).content["config_hash"]
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["config"]["proposals"]["thresholds"] == thresholds
+    selector = load_trained(run).network.selector
+    assert isinstance(selector, FittedTieredNMSSelector)
+    assert selector.is_fitted
+    assert [iou for _, iou in selector.tiers] == thresholds
+
+
+def test_evaluation_with_them_gives_the_run_s_figures(run, tmp_path):
+    (found,) = evaluate(composed("evaluate", *QUICK, f"run={run}"), tmp_path)
+    assert {key: value for key, value in found.metrics.items() if key in found.own} == {
+        key: value for key, value in found.own.items() if key in found.metrics
+    }
+
+
+def test_evaluation_finds_them_for_a_run_without(run, tmp_path):
+    with_others = evaluate(composed("evaluate", *QUICK, f"run={run}", "proposals=fit", *PROPOSALS), tmp_path)
+    found = yaml.safe_load((tmp_path / "config.yaml").read_text())["proposals"]["thresholds"]
+    assert found == yaml.safe_load((run / "config.yaml").read_text())["proposals"]["thresholds"]
+    assert with_others[0].metrics["AR_100"] == read_run(run).final["AR_100"]
+    with pytest.raises(SettingError, match=r"proposals=fit has no thresholds yet: evaluate\.py run="):
+        propose(composed("propose", f"run={run}", "proposals=fit", "source=nothing"))
