@@ -129,6 +129,7 @@ class Composer:
         self._loader = loader
         self._parser = OverridesParser.create(config_loader=loader)
         self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._is_group: dict[str, bool] = {}
 
     def __call__(self, overrides: Sequence[str]) -> dict[str, Any]:
         """The config without its `hydra` part.
@@ -161,4 +162,7 @@ class Composer:
     def _is_value(self, override: Override) -> bool:
         if override.type != OverrideType.CHANGE or isinstance(override.value(), dict):
             return False
-        return not self._loader.get_group_options(override.key_or_group)
+        key = override.key_or_group
+        if key not in self._is_group:  # Hydra reads its search path anew for each question
+            self._is_group[key] = bool(self._loader.get_group_options(key))
+        return not self._is_group[key]
