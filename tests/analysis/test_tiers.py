@@ -35,6 +35,13 @@ def test_where_the_best_box_ranks_behind_a_near_one_second_tries_are_let_in():
     assert best_thresholds([few], TieredNMSSelector([(10, 0.5)])) == [0.8]
 
 
+def test_what_one_image_of_many_gains_is_chance():
+    gains = image(moved(14, 0), [OBJECT])
+    same = image([OBJECT], [OBJECT])
+    assert best_thresholds([gains, same, same], TieredNMSSelector([(10, 0.5)])) == [0.5]
+    assert best_thresholds([*[gains] * 5, same], TieredNMSSelector([(10, 0.5)])) == [0.8]
+
+
 def test_where_tries_at_one_object_hide_another_they_are_left_out():
     crowd = image([*moved(*range(0, 20, 2)), [200, 200, 300, 300]], [OBJECT, [200, 200, 300, 300]])
     assert best_thresholds([crowd], TieredNMSSelector([(2, 0.95)])) == [0.5]
@@ -58,7 +65,7 @@ def test_more_is_found_and_a_second_search_finds_no_better(seed):
         tries = objects[rng.integers(num_objects, size=400)] + rng.normal(0, 9, (400, 4))
         return image(tries, objects)
 
-    images = [drawn(count) for count in (1, 3, 9)]
+    images = [drawn(count) for count in (1, 2, 3, 4) * 4]
     tiers = [(20, 0.3), (100, 0.3), (300, 0.3)]
     found = best_thresholds(images, TieredNMSSelector(tiers))
     again = [(count, iou) for (count, _), iou in zip(tiers, found, strict=True)]

@@ -43,7 +43,7 @@ from anchorlab.rpn.heads import RPNHead
 from anchorlab.rpn.losses.box import SmoothL1Loss
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.proposals.nms import ProposalSelector
-from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
+from anchorlab.rpn.proposals.tiered_nms import FittedTieredNMSSelector, TieredNMSSelector
 from anchorlab.rpn.samplers import BalancedSampler
 from anchorlab.trained.graph import Graph, _with_symbolic_padding
 from anchorlab.trained.graph_selection import DROPPED, GraphSelection
@@ -216,7 +216,7 @@ def network_of(
         (AnchorGrid([16, 32, 64], strides=STRIDES), TieredNMSSelector(TIERS, 300, 250), {}),
         (
             AnchorGrid([16, 32, 64], strides=STRIDES),
-            TieredNMSSelector(TIERS, 300, 250, across_levels=TIERS[1][0]),
+            FittedTieredNMSSelector(TIERS, 12, 300, 250, across_levels=TIERS[1][0], thresholds=[0.6] * len(TIERS)),
             {},
         ),
         (

@@ -1,6 +1,6 @@
 """Thresholds of tiered NMS: those with which the proposals of a trained network find most on some images.
 
-I images | C candidates of one image | G its objects
+I images | C candidates of one image | G its objects | T IoU thresholds of recall
 """
 
 import copy
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from anchorlab.metrics.from_ranks import AT_50, recall_from_ranks
+from anchorlab.metrics.from_ranks import AT_50
 from anchorlab.metrics.recall import match
 from anchorlab.rpn.proposals.nms import Candidates
 from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
@@ -21,8 +21,8 @@ BUDGETS = (10, 100, 300, 1000)
 FIRST = 100
 """Tiers of up to so many proposals are chosen by what these find, and those behind them by what all find."""
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95)
-LEAST_GAIN = 0.001
-"""Of the sum of recalls: less is what a box or two make."""
+SURE = 2.0
+"""Standard errors, over images, by which another threshold has to find more."""
 
 Thresholds = tuple[float, ...]
 
@@ -37,7 +37,7 @@ class Image(NamedTuple):
 
 
 def best_thresholds(images: Sequence[Image], selector: TieredNMSSelector) -> list[float]:
-    """An IoU for each of the selector's tiers; its own, where none of `THRESHOLDS` finds more.
+    """An IoU for each of the selector's tiers; its own, where none of `THRESHOLDS` surely finds more.
 
     One after the other is moved to its best value, until none moves. Best is the largest sum of AR@N over `BUDGETS`
     and half of the recall at IoU 0.5 of the last: AR alone would pay for tighter boxes with objects that none finds.
@@ -53,36 +53,44 @@ def best_thresholds(images: Sequence[Image], selector: TieredNMSSelector) -> lis
     return list(chosen)
 
 
-def _climbed(value: Callable[[Thresholds], float], start: Thresholds, tiers: Sequence[int]) -> Thresholds:
+def _climbed(value: Callable[[Thresholds], np.ndarray], start: Thresholds, tiers: Sequence[int]) -> Thresholds:
+    """`start` with those of `tiers` moved; `value` gives what each image adds, (I,)."""
     best, best_value = start, value(start)
     at_rest = 0  # so many tiers in a row are at their best beside the others
     for tier in cycle(tiers):
-        before = best
-        for threshold in THRESHOLDS:
-            other = (*best[:tier], threshold, *best[tier + 1 :])
-            if other != best and (reached := value(other)) > best_value + LEAST_GAIN:
-                best, best_value = other, reached
-        at_rest = at_rest + 1 if best == before else 1
+        others = [(*best[:tier], threshold, *best[tier + 1 :]) for threshold in THRESHOLDS if threshold != best[tier]]
+        values = {other: value(other) for other in others}
+        more = {other: reached for other, reached in values.items() if _surely_more(reached - best_value)}
+        at_rest = 1 if more else at_rest + 1
+        if more:
+            best, best_value = max(more.items(), key=lambda item: item[1].sum())
         if at_rest >= len(tiers):
-            break
+            return best
     return best
+
+
+def _surely_more(gains: np.ndarray) -> bool:
+    """Whether the sum of the images' gains (I,) is more than what the choice of images could make."""
+    error = np.sqrt(len(gains)) * gains.std(ddof=1) if len(gains) > 1 else 0.0
+    return bool(gains.sum() > SURE * error)
 
 
 def _worth(
     images: Sequence[Image], selector: TieredNMSSelector, budgets: Sequence[int], thresholds: Thresholds
-) -> float:
-    """What the selector's proposals find with these thresholds, of tiers up to the last of `budgets`."""
+) -> np.ndarray:
+    """What each image adds (I,) to what proposals find with these thresholds, of tiers up to the last of `budgets`."""
     tried = copy.copy(selector)
     pairs = zip(selector.tiers, thresholds, strict=True)
     tried.tiers = [(count, iou) for (count, _), iou in pairs if count <= budgets[-1]]
-    ranks, counted = [], []
+    found = []
     for image in images:
         proposals = tried.select(image.candidates, 0, image.size)
         boxes, scores = (_float64(values) for values in (proposals.boxes, proposals.scores))
-        counted.append(~image.ignore[:, None])
-        ranks.append(match(boxes, scores, image.objects, counted[-1], limit=budgets[-1]))
-    recall = recall_from_ranks(np.concatenate(ranks), np.concatenate(counted), budgets)[..., 0]  # (N, T)
-    return float(recall.mean(axis=1).sum() + recall[-1, AT_50] / 2)
+        rank = match(boxes, scores, image.objects, ~image.ignore[:, None], limit=budgets[-1])[..., 0]  # (G, T)
+        shares = [(rank < budget).mean(axis=1).sum() for budget in budgets]
+        found.append(sum(shares) + (rank[:, AT_50] < budgets[-1]).sum() / 2)
+    objects = sum(int((~image.ignore).sum()) for image in images)
+    return np.array(found) / max(objects, 1)
 
 
 def _float64(values: Tensor) -> np.ndarray:

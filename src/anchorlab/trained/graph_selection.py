@@ -15,7 +15,7 @@ from torchvision.ops import nms
 
 from anchorlab.rpn.boxes import pairwise_iou
 from anchorlab.rpn.proposals.nms import ProposalSelector
-from anchorlab.rpn.proposals.tiered_nms import TieredNMSSelector
+from anchorlab.rpn.proposals.tiered_nms import FittedTieredNMSSelector, TieredNMSSelector
 from anchorlab.rpn.proposals.voting import weighted_means
 
 DROPPED = -1.0
@@ -26,7 +26,7 @@ OUTSIDE = ((-2.0, -2.0, -1.0, -1.0), (-4.0, -4.0, -3.0, -3.0))
 rest, which would else be compared with each other. One box more lies at each: torch.export takes for granted that NMS
 keeps two boxes."""
 
-EXPRESSIBLE = (ProposalSelector, TieredNMSSelector)
+EXPRESSIBLE = (ProposalSelector, TieredNMSSelector, FittedTieredNMSSelector)
 """The selectors that a graph can hold; neither is a subclass of another kind."""
 
 VOTERS_AT_A_TIME = 128

@@ -109,7 +109,7 @@ class FittedTieredNMSSelector(TieredNMSSelector):
     def __init__(
         self,
         tiers: Tiers,
-        images: Count = 24,
+        images: Count = 40,
         pre_nms_top_n: Count | Counts = 1000,
         post_nms_top_n: Count = 1000,
         min_size: NotNegative = 0.0,
