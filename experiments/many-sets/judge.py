@@ -1,6 +1,6 @@
 """Tables of results.csv: each recipe on each data set, and its difference to another, paired by image.
 
-python experiments/many-sets/judge.py [<folder of the runs>] [--against recommended]
+python experiments/many-sets/judge.py [<folder of the runs>] [--against "recommended, fixed tiers"] [--seeds 0 1]
 
 With the runs' folder, compares those that lie there image by image and keeps the differences in differences.csv beside
 this file; without, prints what is kept. An interval is that of a paired bootstrap over images (compare.py) and knows
@@ -29,7 +29,8 @@ Row = dict[str, str]
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="?")
-    parser.add_argument("--against", default="recommended")
+    parser.add_argument("--against", default="recommended, fixed tiers")
+    parser.add_argument("--seeds", nargs="+", help="those of the tables; without, all that there are")
     parser.add_argument("--split", default="held out", choices=("held out", "published"))
     said = parser.parse_args(arguments)
     results = [row for row in rows_of("results.csv") if row["split"] == said.split]
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str]) -> None:
     if said.runs is not None:
         kept |= {key_of(row): row for row in compared(results, said.runs, said.against)}
         write(list(kept.values()))
+    results = [row for row in results if said.seeds is None or row["seed"] in said.seeds]
+    kept = {key: row for key, row in kept.items() if said.seeds is None or row["seed"] in said.seeds}
     screen = Console(width=170)
     for metric in METRICS:
         screen.print(table(metric, results, kept, said.against))

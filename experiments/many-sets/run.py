@@ -78,9 +78,10 @@ RECIPES = {
     "torchvision lr 0.0005": Recipe(("optimizer.lr=0.0005",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "torchvision lr 0.001": Recipe(("optimizer.lr=0.001",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "plain": Recipe(("experiment=recipe",), scored=(TIERS,)),
-    "recommended": Recipe(("experiment=recommended",), scored=(APART, FITTED)),
+    "recommended": Recipe(("experiment=recommended",)),
+    "recommended, fixed tiers": Recipe(("experiment=recommended", "proposals=tiered"), scored=(APART, FITTED)),
     "recommended, one look": Recipe(
-        ("experiment=recommended", "refine=none", "proposals.across_levels=0"),
+        ("experiment=recommended", "refine=none", "proposals=tiered", "proposals.across_levels=0"),
         scored=(("nms 0.7", "proposals=default"),),
     ),
     "recommended, square": Recipe(("experiment=recommended", "anchor=default", "anchor.ratios=[1]")),

@@ -12,6 +12,8 @@ from anchorlab.errors import SettingError
 from anchorlab.rpn.proposals.tiered_nms import FittedTieredNMSSelector
 from anchorlab.runs.record import read_run
 from anchorlab.trained.load import load_trained
+from anchorlab.training.callbacks import fit_tiers
+from anchorlab.training.callbacks.fit_tiers import thresholds_on
 from tests.commands.conftest import CONFIGS, check_overrides, composed
 from tests.training.conftest import SMALL
 
@@ -20,9 +22,17 @@ PROPOSALS = ("proposals.images=4", "proposals.tiers=[[10,0.3],[100,0.3]]")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder, root = tmp_path_factory.mktemp("runs") / "fit", tmp_path_factory.mktemp("drawn")
-    more = ["logger=csv", "callbacks.outcome.images=0", "preflight=none", "proposals=fit", *PROPOSALS]
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("drawn")
+
+
+@pytest.fixture(scope="module")
+def run(root, tmp_path_factory):
+    return trained(root, tmp_path_factory.mktemp("runs") / "fit")
+
+
+def trained(root, folder, *overrides):
+    more = ["logger=csv", "callbacks.outcome.images=0", "preflight=none", "proposals=fit", *PROPOSALS, *overrides]
     train_here(check_overrides("train", CONFIGS, [*SMALL, f"data.root={root}", *more]), folder)
     return folder
 
@@ -56,3 +66,23 @@ def test_evaluation_finds_them_for_a_run_without(run, tmp_path):
     assert with_others[0].metrics["AR_100"] == read_run(run).final["AR_100"]
     with pytest.raises(SettingError, match=r"proposals=fit has no thresholds yet: evaluate\.py run="):
         propose(composed("propose", f"run={run}", "proposals=fit", "source=nothing"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        (("trainer.epochs=3",), [3, 9]),
+        (("trainer.epochs=9", "trainer.max_steps=6"), [3, 6]),
+        (("trainer.epochs=9", "trainer.max_steps=7"), [3, 7]),
+    ],
+)
+def test_they_are_found_for_the_first_validation_and_the_last(overrides, steps, root, tmp_path, monkeypatch):
+    found_at = []
+
+    def noting(module, data):
+        found_at.append(module.trainer.global_step)
+        return thresholds_on(module, data)
+
+    monkeypatch.setattr(fit_tiers, "thresholds_on", noting)
+    trained(root, tmp_path / "run", *overrides)
+    assert found_at == steps

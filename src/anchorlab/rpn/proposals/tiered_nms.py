@@ -92,9 +92,10 @@ class TieredNMSSelector(ProposalSelector):
 class FittedTieredNMSSelector(TieredNMSSelector):
     """Tiered NMS whose thresholds are those with which the network's proposals find most on training images.
 
-    Training finds them before each validation, with the weights of that moment, and keeps them in the run's config and
-    checkpoints; until then they are those of `tiers`. Which are best depends on the data: where an image has few
-    objects, a budget is best spent on further tries at them, and where it has many, on what none has covered yet.
+    Training finds them before its first validation and its last, with the weights of that moment, and keeps them in the
+    run's config and checkpoints; until then they are those of `tiers`. Which are best depends on the data: where an
+    image has few objects, a budget is best spent on further tries at them, and where it has many, on what none has
+    covered yet.
 
     Args:
         tiers: pairs (count, iou): the counts stay, the thresholds are where the search begins.
