@@ -36,7 +36,7 @@ from anchorlab.trained.device import settings_for
 from anchorlab.trained.load import Trained, check_classes, find_trained, load_asked_for
 from anchorlab.trained.scoring import Scoring
 from anchorlab.training.callbacks.anchor_report import keep_outcome
-from anchorlab.training.callbacks.fit_tiers import thresholds_on, with_thresholds
+from anchorlab.training.callbacks.fit_tiers import in_words, thresholds_on, with_thresholds
 from anchorlab.training.callbacks.pictures import Pictures, kept
 from anchorlab.training.callbacks.progress import ConsoleProgress
 from anchorlab.training.callbacks.recorder import MONITORED, draw_recall, keep_ranks
@@ -198,7 +198,8 @@ def _with_tiers(module: Scoring, trained: Trained, settings: dict[str, Any]) -> 
     data = build_validation_data({**own, "root": settings["data"]["root"], "validate_on": "train"}, settings["seed"])
     selector.fit(thresholds_on(module, data))
     found = with_thresholds(settings, selector)
-    console().print(f"proposals.thresholds={shown(found['proposals']['thresholds'])}", markup=False)
+    console().print(f"IoU between proposals at most: {in_words(selector)}", markup=False)
+    console().print(f"'proposals.thresholds={shown(found['proposals']['thresholds'])}'", markup=False)
     return found
 
 

@@ -76,7 +76,7 @@ def test_evaluation_finds_them_for_a_run_without(run, tmp_path):
         (("trainer.epochs=9", "trainer.max_steps=7"), [3, 7]),
     ],
 )
-def test_they_are_found_for_the_first_validation_and_the_last(overrides, steps, root, tmp_path, monkeypatch):
+def test_they_are_found_for_the_first_validation_and_the_last(overrides, steps, root, tmp_path, monkeypatch, capsys):
     found_at = []
 
     def noting(module, data):
@@ -86,3 +86,4 @@ def test_they_are_found_for_the_first_validation_and_the_last(overrides, steps, 
     monkeypatch.setattr(fit_tiers, "thresholds_on", noting)
     trained(root, tmp_path / "run", *overrides)
     assert found_at == steps
+    assert "IoU between proposals at most, found on training images: 0." in capsys.readouterr().out

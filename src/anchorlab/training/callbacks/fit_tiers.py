@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from anchorlab.analysis.tiers import Image, best_thresholds
+from anchorlab.console import tell
 from anchorlab.data.module import DataModule
 from anchorlab.rpn.network import as_pairs
 from anchorlab.rpn.proposals.tiered_nms import FittedTieredNMSSelector
@@ -41,6 +42,12 @@ class FitTiers(Callback):
         if trainer.is_global_zero:
             self.record.write_config(self.config)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, RPNModule)
+        selector = pl_module.network.selector
+        if isinstance(selector, FittedTieredNMSSelector) and selector.is_fitted and trainer.is_global_zero:
+            tell(f"IoU between proposals at most, found on training images: {in_words(selector)}")
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["config"] = self.config
 
@@ -63,6 +70,12 @@ def thresholds_on(module: RPNModule, data: DataModule) -> list[float]:
         objects, ignore = batch.all_boxes.cpu().numpy().astype(np.float64), batch.all_ignore.cpu().numpy()
         images.append(Image(size, candidates, objects, ignore))
     return best_thresholds(images, selector)
+
+
+def in_words(selector: FittedTieredNMSSelector) -> str:
+    """`0.7 for the first 20, 0.9 until 70, ...`."""
+    (first, iou), *others = selector.tiers
+    return ", ".join([f"{iou:g} for the first {first}", *(f"{iou:g} until {count:,}" for count, iou in others)])
 
 
 def with_thresholds(config: Mapping[str, Any], selector: FittedTieredNMSSelector) -> dict[str, Any]:
