@@ -125,4 +125,4 @@ def test_tensor_that_was_left_on_the_cpu_is_found():
         moved(network.head)
         planted = torch.zeros(3)
         with pytest.raises(RuntimeError, match=r"mixes devices: .*shapes \[\(3,\)\]"):
-            network(images).logits[0][0].flatten()[:3] + planted
+            torch.add(network(images).logits[0][0].flatten()[:3], planted)
