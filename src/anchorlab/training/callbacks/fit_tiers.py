@@ -21,7 +21,7 @@ class FitTiers(Callback):
     """Finds them before the first validation and, with the weights of the end, before the last.
 
     On the first process, for all; the run's config and its checkpoints have those that the last validation had. In
-    between they stay: a search takes some 20 s of a CPU's core.
+    between they stay: a search takes 20 to 30 s of a CPU's core.
 
     Stands behind the Recorder, which puts the config into checkpoints, and behind what swaps weights for a validation.
     """
