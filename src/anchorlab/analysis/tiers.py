@@ -56,16 +56,15 @@ def best_thresholds(images: Sequence[Image], selector: TieredNMSSelector) -> lis
 def _climbed(value: Callable[[Thresholds], np.ndarray], start: Thresholds, tiers: Sequence[int]) -> Thresholds:
     """`start` with those of `tiers` moved; `value` gives what each image adds, (I,)."""
     best, best_value = start, value(start)
-    at_rest = 0  # so many tiers in a row are at their best beside the others
-    for tier in cycle(tiers):
+    order, at_rest = cycle(tiers), 0  # so many tiers in a row are at their best beside the others
+    while at_rest < len(tiers):
+        tier = next(order)
         others = [(*best[:tier], threshold, *best[tier + 1 :]) for threshold in THRESHOLDS if threshold != best[tier]]
         values = {other: value(other) for other in others}
         more = {other: reached for other, reached in values.items() if _surely_more(reached - best_value)}
         at_rest = 1 if more else at_rest + 1
         if more:
             best, best_value = max(more.items(), key=lambda item: item[1].sum())
-        if at_rest >= len(tiers):
-            return best
     return best
 
 

@@ -283,12 +283,12 @@ def _callbacks(config: Mapping[str, Any], record: RunRecord, stop: StopRequest) 
 
     `last` is a callback of its own: `save_last` would write it only when a better one is saved too.
     """
-    folder = record.folder / "checkpoints"
+    folder, recorder = record.folder / "checkpoints", Recorder(record, config)
     return [
         *build_callbacks(config),
         SeedOfTheStep(config["seed"]),
-        Recorder(record, config),
-        FitTiers(record, config),
+        recorder,
+        FitTiers(recorder),
         Health(record),
         DataWatch(record),
         LateLoggers(),

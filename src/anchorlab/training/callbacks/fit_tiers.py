@@ -12,8 +12,8 @@ from anchorlab.console import tell
 from anchorlab.data.module import DataModule
 from anchorlab.rpn.network import as_pairs
 from anchorlab.rpn.proposals.tiered_nms import FittedTieredNMSSelector
-from anchorlab.runs.record import RunRecord
 from anchorlab.training.callbacks.pictures import predict
+from anchorlab.training.callbacks.recorder import Recorder
 from anchorlab.training.module import RPNModule
 
 
@@ -23,12 +23,14 @@ class FitTiers(Callback):
     On the first process, for all; the run's config and its checkpoints have those that the last validation had. In
     between they stay: a search takes 20 to 30 s of a CPU's core.
 
-    Stands behind the Recorder, which puts the config into checkpoints, and behind what swaps weights for a validation.
+    Stands behind what swaps weights for a validation.
+
+    Args:
+        recorder: the run's, which puts the config into checkpoints.
     """
 
-    def __init__(self, record: RunRecord, config: Mapping[str, Any]) -> None:
-        self.record = record
-        self.config = dict(config)
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, RPNModule)
@@ -38,18 +40,15 @@ class FitTiers(Callback):
         data: DataModule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         found = thresholds_on(pl_module, data) if trainer.is_global_zero else None
         selector.fit(trainer.strategy.broadcast(found))  # pyright: ignore[reportArgumentType]
-        self.config = with_thresholds(self.config, selector)
+        self._recorder.config = with_thresholds(self._recorder.config, selector)
         if trainer.is_global_zero:
-            self.record.write_config(self.config)
+            self._recorder.record.write_config(self._recorder.config)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, RPNModule)
         selector = pl_module.network.selector
         if isinstance(selector, FittedTieredNMSSelector) and selector.is_fitted and trainer.is_global_zero:
             tell(f"IoU between proposals at most, found on training images: {in_words(selector)}")
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"] = self.config
 
 
 def _ends(trainer: Trainer, module: RPNModule) -> bool:
