@@ -10,6 +10,8 @@ from anchorlab.rpn.backbones.backbones import Backbone as Backbone
 from anchorlab.rpn.backbones.backbones import ResNetFPN as ResNetFPN
 from anchorlab.rpn.backbones.backbones import Tiny as Tiny
 from anchorlab.rpn.backbones.timm_fpn import EfficientNetLite0FPN as EfficientNetLite0FPN
+from anchorlab.rpn.backbones.timm_fpn import EfficientNetLite1FPN as EfficientNetLite1FPN
+from anchorlab.rpn.backbones.timm_fpn import EfficientNetLite2FPN as EfficientNetLite2FPN
 from anchorlab.rpn.backbones.timm_fpn import TimmFPN as TimmFPN
 from anchorlab.rpn.cascade import AnchorRefinement as AnchorRefinement
 from anchorlab.rpn.coders import DeltaCoder as DeltaCoder

