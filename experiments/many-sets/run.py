@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ HELD_OUT = 0.2
 FIGURES = (
     *("AR_10", "AR_100", "AR_300", "AR_1000", "recall_100", "recall_1000"),
     *("AR_s_1000", "AR_m_1000", "AR_l_1000"),
+    *("oracle_AR_10", "oracle_AR_100"),  # of the same proposals ranked by their true IoU; evaluate.py alone has them
 )
 
 
@@ -78,7 +79,7 @@ RECIPES = {
     "torchvision lr 0.0005": Recipe(("optimizer.lr=0.0005",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "torchvision lr 0.001": Recipe(("optimizer.lr=0.001",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "plain": Recipe(("experiment=recipe",), scored=(TIERS,)),
-    "recommended": Recipe(("experiment=recommended",)),
+    "recommended": Recipe(("experiment=recommended",), scored=(("evaluated", ""),)),
     "recommended, fixed tiers": Recipe(("experiment=recommended", "proposals=tiered"), scored=(APART, FITTED)),
     "recommended, one look": Recipe(
         ("experiment=recommended", "refine=none", "proposals=tiered", "proposals.across_levels=0"),
@@ -196,8 +197,9 @@ def read_results() -> dict[tuple[Trial, str], dict[str, Any]]:
 
 def write_results(known: dict[tuple[Trial, str], dict[str, Any]]) -> None:
     rows = [known[key] for key in in_order(known)]
+    columns = [*(field.name for field in fields(Trial)), "scored", *FIGURES, "seconds", "commit"]
     with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
