@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from run import Trial
+from run import AS_IT_IS, Trial
 
 import anchorlab
 
@@ -66,7 +66,7 @@ def compared(results: Sequence[Row], runs: Path, against: str) -> Iterator[Row]:
     plain = {(row["data"], row["seed"]): row for row in results if (row["recipe"], row["scored"]) == (against, "")}
     for row in results:
         other = plain.get((row["data"], row["seed"]))
-        if other is None or other is row:
+        if other is None or (row["recipe"] == against and row["scored"] in ("", AS_IT_IS)):
             continue
         folders = [folder_of(row, runs), folder_of(other, runs)]
         if not all((folder / "recall.npz").exists() for folder in folders):

@@ -75,11 +75,12 @@ class Recipe:
 TIERS = ("tiers", "proposals=tiered")
 APART = ("levels apart", "proposals=tiered proposals.across_levels=0")
 FITTED = ("fitted tiers", "proposals=fit")
+AS_IT_IS = "evaluated"  # for what evaluate.py alone finds out
 RECIPES = {
     "torchvision lr 0.0005": Recipe(("optimizer.lr=0.0005",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "torchvision lr 0.001": Recipe(("optimizer.lr=0.001",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "plain": Recipe(("experiment=recipe",), scored=(TIERS,)),
-    "recommended": Recipe(("experiment=recommended",), scored=(("evaluated", ""),)),
+    "recommended": Recipe(("experiment=recommended",), scored=((AS_IT_IS, ""),)),
     "recommended, fixed tiers": Recipe(("experiment=recommended", "proposals=tiered"), scored=(APART, FITTED)),
     "recommended, one look": Recipe(
         ("experiment=recommended", "refine=none", "proposals=tiered", "proposals.across_levels=0"),
