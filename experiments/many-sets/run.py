@@ -89,6 +89,7 @@ RECIPES = {
     "recommended, square": Recipe(("experiment=recommended", "anchor=default", "anchor.ratios=[1]")),
     "recommended, three": Recipe(("experiment=recommended", "anchor=default")),
     "recommended, fitted": Recipe(("experiment=recommended", "anchor=fit", "anchor.k=3")),
+    "recommended, quick look": Recipe(("experiment=recommended", "refine.lr_factor=2")),
     "recommended, two convolutions": Recipe(("experiment=recommended", "head.convs=2")),
     "recommended, wide look": Recipe(("experiment=recommended", "refine.width=128", "refine.channels=512")),
     "recommended, lite1": Recipe(("experiment=recommended", "backbone=efficientnet_lite1_fpn")),

@@ -230,7 +230,13 @@ def killed_on_the_way(forker: Forker, folder: Path, config: dict, kills: int, mo
     ("more", "kills"),
     [
         (HARD, 14),
-        (("trainer.max_steps=4", "trainer.accumulate=2", "augment=strong", "trainer.val_every=2", "refine=roi"), 6),
+        (
+            (
+                *("trainer.max_steps=4", "trainer.accumulate=2", "augment=strong", "trainer.val_every=2"),
+                *("refine=roi", "refine.lr_factor=2"),
+            ),
+            6,
+        ),
     ],
 )
 def test_run_that_is_killed_again_and_again_ends_like_the_one_that_is_not(more, kills, small, forker, tmp_path):

@@ -24,7 +24,7 @@ from anchorlab.rpn.proposals.nms import Candidates
 from anchorlab.rpn.proposals.tiered_nms import first_of_nms
 from anchorlab.rpn.roi_align import roi_align
 from anchorlab.rpn.samplers import choose
-from anchorlab.signatures import Count, NotNegative, PositiveShare, Share, checked
+from anchorlab.signatures import Count, NotNegative, Positive, PositiveShare, Share, checked
 
 IGNORE_IOF = 0.5
 """A box of which this share lies in an ignored region does not teach that it is background."""
@@ -73,6 +73,7 @@ class SecondLook(nn.Module):
         score_weight: factor of the loss of the score, binary cross-entropy with the IoU of the moved box.
         box_weight: factor of the loss of the boxes, 1 - GIoU and a tenth of smooth L1 of the deltas, summed over near
             boxes. Both are divided by the number of all.
+        lr_factor: times the optimizer's learning rate: its layers begin from nothing.
         in_channels: the backbone's channels.
         strides: pixels per cell of every level.
 
@@ -92,6 +93,7 @@ class SecondLook(nn.Module):
         channels: Count = 256,
         score_weight: NotNegative = 1.0,
         box_weight: NotNegative = 1.0,
+        lr_factor: Positive = 1.0,
         *,
         in_channels: int,
         strides: Sequence[int],
@@ -106,6 +108,7 @@ class SecondLook(nn.Module):
         self.bins = bins
         self.score_weight = score_weight
         self.box_weight = box_weight
+        self.lr_factor = lr_factor
         self.strides = tuple(strides)
         self.narrow = nn.ModuleList(nn.Conv2d(in_channels, width, 1) for _ in strides)
         self.hidden = nn.Sequential(

@@ -129,12 +129,22 @@ class RPNModule(LightningModule):
                 schedule.pop(length, None)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._make_optimizer([p for p in self.network.parameters() if p.requires_grad])
+        optimizer = self._optimizer()
         if self._make_schedule is None:
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = self._make_schedule(optimizer, steps if self.max_steps is None else min(steps, self.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _optimizer(self) -> Optimizer:
+        """Of all parameters that train; those of a part with an `lr_factor` are a group of their own."""
+        parts = [part for part in self.network.modules() if getattr(part, "lr_factor", 1) != 1]
+        apart = {parameter for part in parts for parameter in part.parameters()}
+        optimizer = self._make_optimizer([p for p in self.network.parameters() if p.requires_grad and p not in apart])
+        for part in parts:
+            group = [p for p in part.parameters() if p.requires_grad]
+            optimizer.add_param_group({"params": group, "lr": part.lr_factor * optimizer.defaults["lr"]})
+        return optimizer
 
     def _images(self, batch: Batch) -> Tensor:
         images = self.network.prepare(batch.images, batch.sizes)
