@@ -147,7 +147,10 @@ def test_mirroring_twice_is_nothing_and_flipped_proposals_do_not_depend_on_the_s
     for row, (here, there) in enumerate(zip(ours, other, strict=True)):
         back = unmirrored(there, int(batch.sizes[row, 1]))
         torch.testing.assert_close(here.scores, back.scores)
-        torch.testing.assert_close(here.boxes[:50], back.boxes[:50], rtol=1e-4, atol=1e-2)
+        # Found again by where they lie: scores that differ by a rounding may change places.
+        far, twin = (here.boxes[:50, None] - back.boxes).abs().amax(dim=2).min(dim=1)
+        assert far.max() < 1e-2
+        torch.testing.assert_close(here.scores[:50], back.scores[twin])
 
 
 @pytest.mark.parametrize(
