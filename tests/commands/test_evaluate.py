@@ -150,6 +150,7 @@ def test_mirroring_twice_is_nothing_and_flipped_proposals_do_not_depend_on_the_s
         # Found again by where they lie: scores that differ by a rounding may change places.
         far, twin = (here.boxes[:50, None] - back.boxes).abs().amax(dim=2).min(dim=1)
         assert far.max() < 1e-2
+        assert len(twin.unique()) == len(twin)
         torch.testing.assert_close(here.scores[:50], back.scores[twin])
 
 
