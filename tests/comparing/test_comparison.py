@@ -93,12 +93,27 @@ def test_a_finished_and_a_broken_run_of_one_setting_are_no_seeds_of_each_other(t
     assert sorted((entry.status, len(entry.seeds)) for entry in table.entries) == [("failed", 1), ("finished", 1)]
 
 
+def write_twice(folder: Path) -> None:
+    """The same settings and seed in `first` and, a year later, in `again`."""
+    for name, year in (("first", 2025), ("again", 2026)):
+        record = write_run(folder / name, config(seed=0)) / "run.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"created": f"{year}-01-01T00:00:00+00:00"}))
+
+
 def test_a_repeat_is_no_second_seed(tmp_path):
-    for name in ("first", "again"):
-        write_run(tmp_path / name, config(seed=0))
+    write_twice(tmp_path)
     comparison = compared(tmp_path)
     assert comparison.tables[0].entries[0].seeds == (0,)
-    assert any("repeats a newer run" in note for note in comparison.notes)
+    (note,) = (note for note in comparison.notes if "left out" in note)
+    assert note.startswith(f"{tmp_path / 'first'} has the settings and the seed of a newer run, {tmp_path / 'again'}")
+
+
+def test_a_baseline_that_is_left_out_as_a_repeat_stands_for_the_newer_run(tmp_path):
+    write_twice(tmp_path)
+    write_run(tmp_path / "other", config(anchor__scale=4))
+    (table,) = compared(tmp_path, baseline=str(tmp_path / "first")).tables
+    assert table.chosen and table.baseline is not None
+    assert table.entries[table.baseline].runs[0].folder == tmp_path / "again"
 
 
 def test_equal_runs_cannot_be_told_apart(tmp_path):

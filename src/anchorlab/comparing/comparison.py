@@ -176,6 +176,7 @@ def compare(runs: Sequence[Run], question: Question, notes: Iterable[str] = ()) 
     problems = [one.why if isinstance(one, Unreadable) else None for one in found]
     scores = [None if isinstance(one, Unreadable) else one for one in found]
     members, repeats = _newest_of_each(list(zip(runs, run_names(runs), scores, problems, strict=True)))
+    question = replace(question, baseline=_newer_of(question.baseline, repeats))
     entries = _entries(members, question.choices)
     tables = _name_tables([_rank(rows, question.metric) for rows in entries if rows[0].scores])
     baselines = _baselines(tables, question.baseline)
@@ -194,18 +195,37 @@ Member = tuple[Run, str, Scores | None, str | None]
 """A run with its name, its scores, and why they cannot be read."""
 
 
-def _newest_of_each(members: Sequence[Member]) -> tuple[list[Member], list[Run]]:
+@dataclass(frozen=True)
+class Repeat:
+    """A run that is left out, with its name, and the newest one of the same settings, seed, status and data."""
+
+    run: Run
+    name: str
+    newest: Run
+
+
+def _newest_of_each(members: Sequence[Member]) -> tuple[list[Member], list[Repeat]]:
     """The newest of runs with equal settings, seed, status and data: a repeat is no independent evidence."""
     newest: dict[Any, Member] = {}
-    repeats: list[Run] = []
+    older: list[tuple[Any, Member]] = []
     for member in sorted(members, key=lambda member: str(member[0].content.get("created"))):
         run, _, scores, _ = member
         key = (run.config_hash or run.folder, run.seed, run.status, scores and scores.data)
         if key in newest:
-            repeats.append(newest[key][0])
+            older.append((key, newest[key]))
         newest[key] = member
     kept = {id(run) for run, *_ in newest.values()}
+    repeats = [Repeat(run, name, newest[key][0]) for key, (run, name, *_) in older]
     return [member for member in members if id(member[0]) in kept], repeats
+
+
+def _newer_of(asked: str | None, repeats: Sequence[Repeat]) -> str | None:
+    """The folder of the run that stands for the one asked for, where that is left out as a repeat; else as asked."""
+    return next((str(one.newest.folder) for one in repeats if asked and _is_run(one.run, [one.name], asked)), asked)
+
+
+def _is_run(run: Run, names: Sequence[str], asked: str) -> bool:
+    return asked in (run.id, *names) or Path(asked).resolve() == run.folder.resolve()
 
 
 def _entries(members: Sequence[Member], choices: Choices) -> list[list[Entry]]:
@@ -365,9 +385,7 @@ def _baselines(tables: Sequence[Table], asked: str | None) -> list[int | None]:
 
 
 def _is_asked(entry: Entry, asked: str) -> bool:
-    if asked in (entry.name, *entry.names, *(run.id for run in entry.runs)):
-        return True
-    if any(Path(asked).resolve() == run.folder.resolve() for run in entry.runs):
+    if any(_is_run(run, (entry.name, *entry.names), asked) for run in entry.runs):
         return True
     terms = [term.partition("=") for term in split_terms(asked)]
     settings = settings_that_count(entry.runs[0].config) | entry.settings
@@ -455,10 +473,10 @@ def _table_notes(table: Table, images: int) -> Iterable[str]:
         yield f"only {images} image{'s' * (images != 1)} with boxes: intervals of so few are rough"
 
 
-def _notes(tables: Sequence[Table], repeats: Sequence[Run], restricted: ImageKeys | None) -> Iterable[str]:
+def _notes(tables: Sequence[Table], repeats: Sequence[Repeat], restricted: ImageKeys | None) -> Iterable[str]:
     runs = [run for table in tables for entry in table.entries for run in entry.runs]
-    for run in repeats:
-        yield f"{run.folder} repeats a newer run of the same settings and seed: left out"
+    for repeat in repeats:
+        yield f"{repeat.run.folder} has the settings and the seed of a newer run, {repeat.newest.folder}: left out"
     if restricted:
         yield f"images=common: every metric is of the {len(restricted)} images that all runs share, not as logged"
     if len(tables) > 1:
