@@ -112,7 +112,8 @@ def test_a_baseline_that_is_left_out_as_a_repeat_stands_for_the_newer_run(tmp_pa
     write_twice(tmp_path)
     write_run(tmp_path / "other", config(anchor__scale=4))
     (table,) = compared(tmp_path, baseline=str(tmp_path / "first")).tables
-    assert table.chosen and table.baseline is not None
+    assert table.chosen
+    assert table.baseline is not None
     assert table.entries[table.baseline].runs[0].folder == tmp_path / "again"
 
 
