@@ -73,7 +73,8 @@ class SecondLook(nn.Module):
         score_weight: factor of the loss of the score, binary cross-entropy with the IoU of the moved box.
         box_weight: factor of the loss of the boxes, 1 - GIoU and a tenth of smooth L1 of the deltas, summed over near
             boxes. Both are divided by the number of all.
-        lr_factor: times the optimizer's learning rate: its layers begin from nothing.
+        lr_factor: times the optimizer's learning rate: its layers begin from nothing. Configs of before
+            it had a say have 1, today's 2 (conf/refine/roi.yaml).
         in_channels: the backbone's channels.
         strides: pixels per cell of every level.
 
