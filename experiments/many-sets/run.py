@@ -76,20 +76,21 @@ TIERS = ("tiers", "proposals=tiered")
 APART = ("levels apart", "proposals=tiered proposals.across_levels=0")
 FITTED = ("fitted tiers", "proposals=fit")
 AS_IT_IS = "evaluated"  # for what evaluate.py alone finds out
+SLOW = "refine.lr_factor=1"  # as these were trained
 RECIPES = {
     "torchvision lr 0.0005": Recipe(("optimizer.lr=0.0005",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "torchvision lr 0.001": Recipe(("optimizer.lr=0.001",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "plain": Recipe(("experiment=recipe",), scored=(TIERS,)),
     "recommended": Recipe(("experiment=recommended",), scored=((AS_IT_IS, ""),)),
-    "recommended, fixed tiers": Recipe(("experiment=recommended", "proposals=tiered"), scored=(APART, FITTED)),
+    "recommended, slow look": Recipe(("experiment=recommended", SLOW), scored=((AS_IT_IS, ""),)),
+    "recommended, fixed tiers": Recipe(("experiment=recommended", SLOW, "proposals=tiered"), scored=(APART, FITTED)),
     "recommended, one look": Recipe(
         ("experiment=recommended", "refine=none", "proposals=tiered", "proposals.across_levels=0"),
         scored=(("nms 0.7", "proposals=default"),),
     ),
     "recommended, square": Recipe(("experiment=recommended", "anchor=default", "anchor.ratios=[1]")),
     "recommended, three": Recipe(("experiment=recommended", "anchor=default")),
-    "recommended, fitted": Recipe(("experiment=recommended", "anchor=fit", "anchor.k=3")),
-    "recommended, quick look": Recipe(("experiment=recommended", "refine.lr_factor=2")),
+    "recommended, fitted": Recipe(("experiment=recommended", SLOW, "anchor=fit", "anchor.k=3")),
     "recommended, two convolutions": Recipe(("experiment=recommended", "head.convs=2")),
     "recommended, wide look": Recipe(("experiment=recommended", "refine.width=128", "refine.channels=512")),
     "recommended, lite1": Recipe(("experiment=recommended", "backbone=efficientnet_lite1_fpn")),
