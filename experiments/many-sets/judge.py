@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seeds", nargs="+", help="those of the tables; without, all that there are")
     parser.add_argument("--split", default="held out", choices=("held out", "published"))
     said = parser.parse_args(arguments)
-    results = [row for row in rows_of("results.csv") if row["split"] == said.split]
+    results = [row for row in rows_of("results.csv") if row["split"] == said.split and row["scored"] != AS_IT_IS]
     kept = {key_of(row): row for row in rows_of("differences.csv")}
     if said.runs is not None:
         kept |= {key_of(row): row for row in compared(results, said.runs, said.against)}
@@ -66,7 +66,7 @@ def compared(results: Sequence[Row], runs: Path, against: str) -> Iterator[Row]:
     plain = {(row["data"], row["seed"]): row for row in results if (row["recipe"], row["scored"]) == (against, "")}
     for row in results:
         other = plain.get((row["data"], row["seed"]))
-        if other is None or (row["recipe"] == against and row["scored"] in ("", AS_IT_IS)):
+        if other is None or (row["recipe"] == against and row["scored"] == ""):
             continue
         folders = [folder_of(row, runs), folder_of(other, runs)]
         if not all((folder / "recall.npz").exists() for folder in folders):
