@@ -89,6 +89,11 @@ def test_the_size_of_the_anchors_that_is_typed_takes_the_place_of_the_one_that_i
     assert implied("train", ROOT / "conf", overrides, None) == more
 
 
+def test_a_preset_of_a_pyramid_serves_images_too_small_for_its_largest_anchors():
+    config = check_overrides("train", ROOT / "conf", ["anchor=fpn", "data.long=128"])
+    assert config["anchor"]["sizes"] == [32, 64, 128, 256, 512]
+
+
 def test_what_a_recipe_sets_of_a_part_that_was_replaced_can_be_taken_out():
     """And nothing else: a setting of the part itself has a value."""
     recipe, other = ("experiment=recommended", "data.root=x"), ("experiment=torchvision-fpn", "data.root=x")

@@ -219,15 +219,18 @@ def _located(target: str, key: str) -> Any:
 
 
 def _check_anchor_sizes(anchor: Mapping[str, Any], long: Any) -> None:
-    """Twice the longest image side: a box inside the image then covers at most a quarter of such an anchor."""
+    """The smallest have at most twice the longest image side: a box inside it covers at most a quarter of larger ones.
+
+    The largest of a pyramid may exceed it: presets have sizes for large images, and small ones do without.
+    """
     sizes = anchor.get("sizes")
     if sizes is None or not argument(Levels).accepts(sizes) or not argument(Count).accepts(long):
         return
-    largest = max(size for level in sizes for size in (level if isinstance(level, Sequence) else [level]))
-    if largest > 2 * long:
+    smallest = min(size for level in sizes for size in (level if isinstance(level, Sequence) else [level]))
+    if smallest > 2 * long:
         raise SettingError(
-            f"anchor.sizes holds {largest:g}, more than twice the longest image side (data.long={long}): no box inside "
-            f"an image could overlap such an anchor by IoU 0.3; use smaller sizes or larger images"
+            f"anchor.sizes begins at {smallest:g}, more than twice the longest image side (data.long={long}): no box "
+            f"inside an image could overlap such an anchor by IoU 0.3; use smaller sizes or larger images"
         )
 
 
