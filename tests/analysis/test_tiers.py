@@ -47,6 +47,15 @@ def test_where_tries_at_one_object_hide_another_they_are_left_out():
     assert best_thresholds([crowd], TieredNMSSelector([(2, 0.95)])) == [0.5]
 
 
+@pytest.mark.parametrize(("shift", "found"), [(14, 0.5), (20, 0.7)])  # IoU 0.754 and 0.667 with the object
+def test_the_last_of_several_late_tiers_stays_for_what_none_covers_yet(shift, found):
+    """The object is the 102nd candidate, behind one near it: a second try that only the last tier could let in."""
+    clutter = [[x, y, x + 10, y + 10] for x in range(150, 350, 20) for y in range(150, 350, 20)]
+    late = image([*clutter, *moved(shift, 0)], [OBJECT])
+    assert best_thresholds([late], TieredNMSSelector([(1, 0.5), (101, 0.5), (1000, 0.5)])) == [0.5, 0.5, found]
+    assert best_thresholds([late], TieredNMSSelector([(1, 0.5), (1000, 0.5)])) == [0.5, 0.8 if shift == 14 else 0.7]
+
+
 def test_what_finds_no_more_stays_as_it_was():
     one = image([OBJECT], [OBJECT])
     tiers = [(10, 0.33), (100, 0.66), (1000, 0.99)]

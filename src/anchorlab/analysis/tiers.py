@@ -4,7 +4,7 @@ I images | C candidates of one image | G its objects | T IoU thresholds of recal
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import cycle
 from typing import NamedTuple
@@ -21,6 +21,11 @@ BUDGETS = (10, 100, 300, 1000)
 FIRST = 100
 """Tiers of up to so many proposals are chosen by what these find, and those behind them by what all find."""
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95)
+COVERING = (0.5, 0.7)
+"""Those that the last of several tiers behind `FIRST` may have: it is for objects that no proposal covers yet.
+
+Images that the network has learnt cannot say what that is worth, as nearly each of their objects is found by then.
+"""
 SURE = 2.0
 """Standard errors, over images, by which another threshold has to find more."""
 
@@ -37,7 +42,7 @@ class Image(NamedTuple):
 
 
 def best_thresholds(images: Sequence[Image], selector: TieredNMSSelector) -> list[float]:
-    """An IoU for each of the selector's tiers; its own, where none of `THRESHOLDS` surely finds more.
+    """An IoU for each of the selector's tiers; its own, where no other surely finds more.
 
     One after the other is moved to its best value, until none moves. Best is the largest sum of AR@N over `BUDGETS`
     and half of the recall at IoU 0.5 of the last: AR alone would pay for tighter boxes with objects that none finds.
@@ -49,17 +54,22 @@ def best_thresholds(images: Sequence[Image], selector: TieredNMSSelector) -> lis
         if first < end:
             least, most = counts[first - 1] if first else 0, counts[end - 1]
             budgets = [*(n for n in BUDGETS if least < n < most), most]
-            chosen = _climbed(partial(_worth, images, selector, budgets), chosen, range(first, end))
+            tried = dict.fromkeys(range(first, end), THRESHOLDS)
+            if first == early and len(tried) > 1:
+                tried[end - 1] = COVERING
+            chosen = _climbed(partial(_worth, images, selector, budgets), chosen, tried)
     return list(chosen)
 
 
-def _climbed(value: Callable[[Thresholds], np.ndarray], start: Thresholds, tiers: Sequence[int]) -> Thresholds:
-    """`start` with those of `tiers` moved; `value` gives what each image adds, (I,)."""
+def _climbed(
+    value: Callable[[Thresholds], np.ndarray], start: Thresholds, tried: Mapping[int, Sequence[float]]
+) -> Thresholds:
+    """`start` with tiers moved, each to one of those that are `tried` for it; `value`: what each image adds, (I,)."""
     best, best_value = start, value(start)
-    order, at_rest = cycle(tiers), 0  # so many tiers in a row are at their best beside the others
-    while at_rest < len(tiers):
+    order, at_rest = cycle(tried), 0  # so many tiers in a row are at their best beside the others
+    while at_rest < len(tried):
         tier = next(order)
-        others = [(*best[:tier], threshold, *best[tier + 1 :]) for threshold in THRESHOLDS if threshold != best[tier]]
+        others = [(*best[:tier], threshold, *best[tier + 1 :]) for threshold in tried[tier] if threshold != best[tier]]
         values = {other: value(other) for other in others}
         more = {other: reached for other, reached in values.items() if _surely_more(reached - best_value)}
         at_rest = 1 if more else at_rest + 1
