@@ -54,9 +54,8 @@ def best_thresholds(images: Sequence[Image], selector: TieredNMSSelector) -> lis
         if first < end:
             least, most = counts[first - 1] if first else 0, counts[end - 1]
             budgets = [*(n for n in BUDGETS if least < n < most), most]
-            tried = dict.fromkeys(range(first, end), THRESHOLDS)
-            if first == early and len(tried) > 1:
-                tried[end - 1] = COVERING
+            covering = end - 1 if first == early and end - first > 1 else None
+            tried = {tier: COVERING if tier == covering else THRESHOLDS for tier in range(first, end)}
             chosen = _climbed(partial(_worth, images, selector, budgets), chosen, tried)
     return list(chosen)
 
