@@ -87,3 +87,12 @@ def test_they_are_found_for_the_first_validation_and_the_last(overrides, steps, 
     trained(root, tmp_path / "run", *overrides)
     assert found_at == steps
     assert "IoU between proposals at most, found on training images: 0." in capsys.readouterr().out
+
+
+def test_a_run_that_stops_early_says_whose_thresholds_it_has(root, tmp_path, capsys):
+    early = ["trainer.epochs=9", "callbacks=early_stopping", "callbacks.early_stopping.patience=1"]
+    run = trained(root, tmp_path / "run", *early, "callbacks.early_stopping.min_delta=0.9")
+    assert read_run(run).final["epoch"] == 2
+    assert f"found at the first validation; with the weights of the end: evaluate.py run={run} proposals=fit" in (
+        capsys.readouterr().out
+    )

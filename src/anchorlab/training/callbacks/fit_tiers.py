@@ -8,10 +8,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from anchorlab.analysis.tiers import Image, best_thresholds
-from anchorlab.console import tell
+from anchorlab.console import tell, typed
 from anchorlab.data.module import DataModule
 from anchorlab.rpn.network import as_pairs
 from anchorlab.rpn.proposals.tiered_nms import FittedTieredNMSSelector
+from anchorlab.training.callbacks.early_stopping import stopped_early
 from anchorlab.training.callbacks.pictures import predict
 from anchorlab.training.callbacks.recorder import Recorder
 from anchorlab.training.module import RPNModule
@@ -23,6 +24,8 @@ class FitTiers(Callback):
     On the first process, for all; the run's config and its checkpoints have those that the last validation had. In
     between they stay: a search takes 20 to 30 s of a CPU's core.
 
+    A run that stops early ends with those of its first validation, and says so.
+
     Stands behind what swaps weights for a validation.
 
     Args:
@@ -31,6 +34,7 @@ class FitTiers(Callback):
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
+        self._found_at: int | None = None  # optimizer step
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, RPNModule)
@@ -40,6 +44,7 @@ class FitTiers(Callback):
         data: DataModule = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         found = thresholds_on(pl_module, data) if trainer.is_global_zero else None
         selector.fit(trainer.strategy.broadcast(found))  # pyright: ignore[reportArgumentType]
+        self._found_at = trainer.global_step
         self._recorder.config = with_thresholds(self._recorder.config, selector)
         if trainer.is_global_zero:
             self._recorder.record.write_config(self._recorder.config)
@@ -47,8 +52,12 @@ class FitTiers(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, RPNModule)
         selector = pl_module.network.selector
-        if isinstance(selector, FittedTieredNMSSelector) and selector.is_fitted and trainer.is_global_zero:
-            tell(f"IoU between proposals at most, found on training images: {in_words(selector)}")
+        if not isinstance(selector, FittedTieredNMSSelector) or not selector.is_fitted or not trainer.is_global_zero:
+            return
+        tell(f"IoU between proposals at most, found on training images: {in_words(selector)}")
+        if stopped_early(trainer.callbacks) and self._found_at != trainer.global_step:  # pyright: ignore[reportAttributeAccessIssue]
+            run = typed(self._recorder.record.folder)
+            tell(f"found at the first validation; with the weights of the end: evaluate.py run={run} proposals=fit")
 
 
 def _ends(trainer: Trainer, module: RPNModule) -> bool:
