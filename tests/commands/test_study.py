@@ -215,12 +215,14 @@ def test_probe_ranks_anchors_and_says_which_to_take(small, tmp_path):
     assert "probe  " not in otherwise.stdout
 
 
-def test_a_cascade_is_not_probed(small, tmp_path):
-    done = study(
-        tmp_path, *small, "probe=true", "anchor.scale=2,4", "anchor.ratios=[1]", "cascade=two_stage", "assigner=max_iou"
-    )
+@pytest.mark.parametrize(
+    ("override", "way_out"), [("cascade=two_stage", "cascade=none"), ("refine=roi", "refine=none")]
+)
+def test_what_comes_behind_the_first_stage_is_not_probed(override, way_out, small, tmp_path):
+    two = ["probe=true", "anchor.scale=2,4", "anchor.ratios=[1]", "assigner=max_iou"]
+    done = study(tmp_path, *small, *two, override)
     assert done.returncode == 2
-    assert "leave it out" in done.stderr
+    assert f"add {way_out}" in done.stderr
     assert "Traceback" not in done.stderr
 
 

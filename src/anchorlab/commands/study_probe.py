@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 
-from anchorlab.analysis.ground_truth import BackboneGrids, anchors_per_image, feature_grids, input_size, truth_of
+from anchorlab.analysis.ground_truth import (
+    BackboneGrids,
+    GroundTruth,
+    anchors_per_image,
+    feature_grids,
+    input_size,
+    truth_of,
+)
 from anchorlab.analysis.probe import Budget, Trunk, probe
 from anchorlab.build import build, build_on
 from anchorlab.cli.overrides import check_overrides
@@ -28,6 +35,7 @@ from anchorlab.metrics.from_ranks import Metric
 from anchorlab.metrics.recall import ProposalRecall
 from anchorlab.plots import probe as pictures
 from anchorlab.plots.boxes import save
+from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.network import RegionProposalNetwork
 from anchorlab.rpn.variants import CascadeRPN, RefinedRPN
 from anchorlab.training import known_probes
@@ -85,22 +93,13 @@ def run_probe(
     found = _probed(networks, data, budget, configs[0])
     rows = _judged(candidates, networks, data, found)
     chosen = choice(rows)
-    images = f"{len(next(iter(found.values())).matches().index)} held-out training images"
-    console().print(_table(rows, chosen, f"Expected of a training with each, by a probe scored on {images}"))
-    console().print()
-    console().print(Facts([("verdict", verdict(rows, chosen)), ("beware", BEWARE)]))
-    expected = {row.label: row.metrics[JUDGED_BY] for row in rows}
-    good = {row.label for row in rows if row.as_good_as_best}
+    _say(rows, chosen, next(iter(found.values())))
     anchors = {row.label: networks[" ".join(row.overrides)].anchors for row in rows}
     truth = truth_of(data, "train", BackboneGrids(next(iter(networks.values())).backbone))
-    by_hash = {anchor_hash(anchors[label].shapes): value for label, value in expected.items()}
+    by_hash = {anchor_hash(anchors[row.label].shapes): row.metrics[JUDGED_BY] for row in rows}
     known = KnownProbe(f"{date.today()}", verdict(rows, chosen), by_hash)
     known_probes.keep(probes, configs[0], truth, known)
-    figures = {
-        "probe": pictures.candidates_figure(expected, good, data.root.name),
-        "probe_anchors": pictures.shapes_figure(expected, good, anchors, truth),
-    }
-    files = [save(figure, folder / "figures" / f"{name}.png") for name, figure in figures.items()]
+    files = _drawn(rows, anchors, truth, data.root.name, folder / "figures")
     content = {"candidates": [_values(row) for row in rows], "chosen": list(chosen.overrides)}
     return content, files, chosen
 
@@ -137,10 +136,12 @@ def networks_on_a_trunk(
     first = build_on(backbone, configs[0])
     if isinstance(first, CascadeRPN):
         raise SettingError(
-            "cascade moves its anchors before the head sees them, which no probe foretells: leave it out"
+            "cascade moves its anchors before the head sees them, which no probe foretells: add cascade=none"
         )
     if isinstance(first, RefinedRPN):
-        raise SettingError("refine looks at boxes that no probe trains the pyramid for: leave it out")
+        raise SettingError(
+            "refine looks at boxes that no probe trains the pyramid for: add refine=none to probe the first stage"
+        )
     tower = first.head.conv
     trunk = Trunk(backbone, tower, configs[0]["head"]["channels"] or backbone.channels)
     networks = {}
@@ -188,6 +189,26 @@ def _judged(
         for candidate, network, values, difference in zip(candidates, networks.values(), metrics, behind, strict=True)
     ]
     return sorted(rows, key=lambda row: -row.metrics[JUDGED_BY])
+
+
+def _say(rows: Sequence[Candidate], chosen: Candidate, recall: ProposalRecall) -> None:
+    images = f"{len(recall.matches().index)} held-out training images"
+    console().print(_table(rows, chosen, f"Expected of a training with each, by a probe scored on {images}"))
+    console().print()
+    console().print(Facts([("verdict", verdict(rows, chosen)), ("beware", BEWARE)]))
+
+
+def _drawn(
+    rows: Sequence[Candidate], anchors: Mapping[str, AnchorGrid], truth: GroundTruth, data: str, folder: Path
+) -> list[Path]:
+    """Files of both pictures; anchors: by label."""
+    expected = {row.label: row.metrics[JUDGED_BY] for row in rows}
+    good = {row.label for row in rows if row.as_good_as_best}
+    figures = {
+        "probe": pictures.candidates_figure(expected, good, data),
+        "probe_anchors": pictures.shapes_figure(expected, good, anchors, truth),
+    }
+    return [save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
 def _table(rows: Sequence[Candidate], chosen: Candidate, title: str) -> TextTable:
