@@ -33,7 +33,7 @@ def usage(config_name: str, config_dirs: Sequence[Path], about: str) -> str:
     parts = {
         "Groups: group=choice picks a file of conf/<group>; * is what you get otherwise.": groups,
         "Settings: key=value; those of a group are group.key=value, and --cfg job shows them.": _settings(config, text),
-        "Options:": (SWEEP if "sweep" in groups else {}) | OPTIONS,
+        "Options:": (SWEEP if {"override hydra/sweeper": "anchorlab"} in config.get("defaults", []) else {}) | OPTIONS,
     }
     width = max(len(name) for rows in parts.values() for name in rows)
     lines = about.strip().splitlines()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,6 +24,7 @@ from anchorlab.analysis.report import Scored
 from anchorlab.build import build, user_errors, without_weights
 from anchorlab.config.composition import settings_of
 from anchorlab.console import Facts, bar, command, console, of_groups, typed
+from anchorlab.cores import default_threads
 from anchorlab.data.module import DataModule
 from anchorlab.errors import SettingError, user_sentences
 from anchorlab.installation import CONFIGS
@@ -34,8 +36,7 @@ from anchorlab.rpn.assigners.max_iou import Assigner, MaxIoUAssigner, yardstick
 from anchorlab.runs.files import FolderLock, remove_leftovers, write_whole
 from anchorlab.runs.json import plain
 from anchorlab.runs.record import RunRecord
-from anchorlab.training.hardware import keep_freed_memory
-from anchorlab.training.summary import STUDIED
+from anchorlab.training.hardware import flush_denormals, keep_freed_memory
 
 OUR_FORMS = {"free": "fitted, free shapes", "grid": "fitted, sizes x ratios"}
 
@@ -57,7 +58,10 @@ def study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
         SettingError: settings that fit no data or backbone, or a folder that another process writes.
         DataError: a data set that cannot be used as it is.
     """
+    flush_denormals()
     keep_freed_memory()
+    threads = config["trainer"]["threads"]
+    torch.set_num_threads(default_threads() if threads == "auto" else threads)
     lock = FolderLock(folder)
     if not lock.acquire():
         raise SettingError(f"{folder} is being written by another process: wait for its end, or give another folder")
@@ -78,7 +82,7 @@ def _study(config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) ->
     if config["probe"]:
         from anchorlab.commands.study_probe import run_probe  # networks and statistics, which no other study needs
 
-        shared = of_groups(overrides, [path.name for path in CONFIGS.iterdir() if path.is_dir()])
+        shared = of_groups(overrides, _groups())
         found, files, best = run_probe(config["candidates"], shared, basis.data, folder, config["probes"])
         training = command("train", [*shared, *best.overrides])
         rows = [*_left(folder, files), ("next", f"train on these anchors with: {training}")]
@@ -282,16 +286,21 @@ def _where(folder: Path, files: Sequence[Path], overrides: Sequence[str], basis:
     """What was written, and the command that goes on with the same data: a training with fitted anchors, else a fit; a
     probe where coverage is not what the assigner goes by."""
     rows = _left(folder, files)
-    of_data = of_groups(overrides, STUDIED)
+    kept = of_groups(overrides, [group for group in _groups() if group != "anchor"])
     fitted = [path for path in files if path.suffix == ".yaml"]
     if fitted:
         chosen = [f"--config-dir={typed(folder / 'conf')}", f"anchor={fitted[0].stem}"]
-        return [*rows, ("next", f"train with the best of them with: {command('train', of_data, *chosen)}")]
+        return [*rows, ("next", f"train with the best of them with: {command('train', kept, *chosen)}")]
     if basis.is_trained_otherwise:
         verdict = [("verdict", report.ADVICE_FOR_ATSS)] if isinstance(basis.trained, ATSSAssigner) else []
-        probe = command("study", of_data, "probe=true")
+        probe = command("study", kept, "probe=true")
         return [*verdict, *rows, ("next", f"see which anchors should train best on these images with: {probe}")]
     return [
         *rows,
-        ("next", f"find the anchors that fit best with: {command('study', of_data, 'fit=true anchor.k=3,6,9')}"),
+        ("next", f"find the anchors that fit best with: {command('study', kept, 'fit=true anchor.k=3,6,9')}"),
     ]
+
+
+def _groups() -> list[str]:
+    """Groups of settings, of whatever command."""
+    return [path.name for path in CONFIGS.iterdir() if path.is_dir()]

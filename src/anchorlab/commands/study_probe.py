@@ -37,7 +37,7 @@ from anchorlab.plots import probe as pictures
 from anchorlab.plots.boxes import save
 from anchorlab.rpn.anchors import AnchorGrid
 from anchorlab.rpn.network import RegionProposalNetwork
-from anchorlab.rpn.variants import CascadeRPN, RefinedRPN
+from anchorlab.rpn.variants import CascadeRPN
 from anchorlab.training import known_probes
 from anchorlab.training.known_probes import KnownProbe
 from anchorlab.training.preflight import fit_coder, with_fitted_anchors
@@ -93,7 +93,8 @@ def run_probe(
     found = _probed(networks, data, budget, configs[0])
     rows = _judged(candidates, networks, data, found)
     chosen = choice(rows)
-    _say(rows, chosen, next(iter(found.values())))
+    looks_twice = configs[0]["refine"]["_target_"] is not None
+    _say(rows, chosen, next(iter(found.values())), [("of", FIRST_STAGE)] if looks_twice else [])
     anchors = {row.label: networks[" ".join(row.overrides)].anchors for row in rows}
     truth = truth_of(data, "train", BackboneGrids(next(iter(networks.values())).backbone))
     by_hash = {anchor_hash(anchors[row.label].shapes): row.metrics[JUDGED_BY] for row in rows}
@@ -104,6 +105,7 @@ def run_probe(
     return content, files, chosen
 
 
+FIRST_STAGE = "the first stage: no probe trains the second look"
 BEWARE = "a probe trains the last layers alone, for minutes; how well it foretold trainings: docs/which-anchors.md"
 
 
@@ -131,22 +133,19 @@ def verdict(rows: Sequence[Candidate], chosen: Candidate) -> str:
 def networks_on_a_trunk(
     configs: Sequence[Mapping[str, Any]], names: Sequence[str], data: DataModule
 ) -> dict[str, RegionProposalNetwork]:
-    """A network for each candidate, all on one trunk, with heads of 1x1 convolutions."""
+    """A network for each candidate, all on one trunk, with heads of 1x1 convolutions, and without a second look."""
     backbone = build(configs[0]["backbone"], "backbone")
-    first = build_on(backbone, configs[0])
+    first = build_on(backbone, {**configs[0], "refine": None})
     if isinstance(first, CascadeRPN):
         raise SettingError(
             "cascade moves its anchors before the head sees them, which no probe foretells: add cascade=none"
-        )
-    if isinstance(first, RefinedRPN):
-        raise SettingError(
-            "refine looks at boxes that no probe trains the pyramid for: add refine=none to probe the first stage"
         )
     tower = first.head.conv
     trunk = Trunk(backbone, tower, configs[0]["head"]["channels"] or backbone.channels)
     networks = {}
     for name, config in zip(names, configs, strict=True):
-        network = build_on(trunk, {**config, "head": {**config["head"], "convs": 0, "channels": None}})
+        head = {**config["head"], "convs": 0, "channels": None}
+        network = build_on(trunk, {**config, "refine": None, "head": head})
         fit_coder(config, data, network)
         networks[name] = network
     return networks
@@ -191,11 +190,11 @@ def _judged(
     return sorted(rows, key=lambda row: -row.metrics[JUDGED_BY])
 
 
-def _say(rows: Sequence[Candidate], chosen: Candidate, recall: ProposalRecall) -> None:
+def _say(rows: Sequence[Candidate], chosen: Candidate, recall: ProposalRecall, more: Sequence[tuple[str, str]]) -> None:
     images = f"{len(recall.matches().index)} held-out training images"
     console().print(_table(rows, chosen, f"Expected of a training with each, by a probe scored on {images}"))
     console().print()
-    console().print(Facts([("verdict", verdict(rows, chosen)), ("beware", BEWARE)]))
+    console().print(Facts([("verdict", verdict(rows, chosen)), *more, ("beware", BEWARE)]))
 
 
 def _drawn(

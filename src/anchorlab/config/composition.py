@@ -1,5 +1,6 @@
 """Composition: files, choices and overrides to one plain config, as Hydra composes it."""
 
+import re
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from functools import cache
@@ -12,7 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -20,9 +21,13 @@ from yaml import YAMLError
 
 from anchorlab.config.settings import check, unknown_choice, unknown_key, with_texts
 from anchorlab.errors import SettingError
+from anchorlab.installation import program
 
 # Hydra 1.3 warns where there is no version_base, and 1.4 where there is one.
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3") else {}
+
+NO_GROUP = re.compile(r"Could not (?:override|delete) '([^']+)'\. No match in the defaults list")
+"""How Hydra says that a command does not have a group."""
 
 
 def with_values(config: DictConfig, overrides: Iterable[Override], known: Sequence[str] = ()) -> DictConfig:
@@ -62,6 +67,12 @@ def _composed(
             return compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
     except MissingConfigException as error:
         raise SettingError(_missing_choice(str(error), error.missing_cfg_file, error.options)) from error
+    except ConfigCompositionException as error:
+        if elsewhere := NO_GROUP.match(str(error)):
+            raise SettingError(
+                f"{elsewhere[1]} is no group of this command: {program(config_name)} --help lists those that it has"
+            ) from error
+        raise SettingError(_reason(error, known)) from error
     # ValueError: of group=null, and of a file that is no text; YAMLError: of a file that is no YAML.
     except (HydraException, OmegaConfBaseException, ValueError, YAMLError) as error:
         raise SettingError(_reason(error, known)) from error

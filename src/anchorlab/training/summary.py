@@ -18,8 +18,13 @@ from anchorlab.training.trainer import TrainerSettings
 
 SPARE = {50: 2, 300: 1}
 """Budgets that a narrow terminal leaves out, the highest number first."""
-STUDIED = ("data", "backbone")
-"""Groups that decide which anchors fit: the boxes, at the network's size, and the strides."""
+STUDIED = (
+    *("data", "backbone", "head", "coder", "assigner", "sampler", "loss", "objectness", "quality", "refine"),
+    *("proposals", "experiment"),
+)
+"""Groups that a study of other anchors takes over from a training: its boxes, at the network's size, and its network,
+but for a cascade, whose anchors no probe foretells.
+"""
 
 
 def show_start(
@@ -93,10 +98,10 @@ def next_steps(
 
 def _study(config: Mapping[str, Any], overrides: Sequence[str]) -> str:
     """A study of other anchors, by what counts for the run's assigner."""
-    of_data = of_groups(overrides, STUDIED)
+    kept = of_groups(overrides, STUDIED)
     if isinstance(build(config["assigner"], "assigner"), MaxIoUAssigner):
-        return f"see which anchors fit these boxes with: {command('study', of_data, 'fit=true')}"
-    return f"see which anchors should train best with: {command('study', of_data, 'probe=true')}"
+        return f"see which anchors fit these boxes with: {command('study', kept, 'fit=true')}"
+    return f"see which anchors should train best with: {command('study', kept, 'probe=true')}"
 
 
 def _other_anchors(config: Mapping[str, Any], overrides: Sequence[str]) -> tuple[list[str], str, str]:
