@@ -81,7 +81,7 @@ RECIPES = {
     "torchvision lr 0.0005": Recipe(("optimizer.lr=0.0005",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "torchvision lr 0.001": Recipe(("optimizer.lr=0.001",), "experiments/recipe/torchvision_rpn.py", (TIERS,)),
     "plain": Recipe(("experiment=recipe",), scored=(TIERS,)),
-    "recommended": Recipe(("experiment=recommended",), scored=((AS_IT_IS, ""), FITTED)),
+    "recommended": Recipe(("experiment=recommended",), scored=((AS_IT_IS, ""),)),
     "recommended, slow look": Recipe(("experiment=recommended", SLOW), scored=((AS_IT_IS, ""),)),
     "recommended, fixed tiers": Recipe(("experiment=recommended", SLOW, "proposals=tiered"), scored=(APART, FITTED)),
     "recommended, one look": Recipe(
