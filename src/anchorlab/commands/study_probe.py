@@ -94,7 +94,7 @@ def run_probe(
     rows = _judged(candidates, networks, data, found)
     chosen = choice(rows)
     looks_twice = configs[0]["refine"]["_target_"] is not None
-    _say(rows, chosen, next(iter(found.values())), [("of", FIRST_STAGE)] if looks_twice else [])
+    _say(rows, chosen, next(iter(found.values())), [("probed", FIRST_STAGE)] if looks_twice else [])
     anchors = {row.label: networks[" ".join(row.overrides)].anchors for row in rows}
     truth = truth_of(data, "train", BackboneGrids(next(iter(networks.values())).backbone))
     by_hash = {anchor_hash(anchors[row.label].shapes): row.metrics[JUDGED_BY] for row in rows}
@@ -105,7 +105,7 @@ def run_probe(
     return content, files, chosen
 
 
-FIRST_STAGE = "the first stage: no probe trains the second look"
+FIRST_STAGE = "the first stage alone, as no probe trains the second look"
 BEWARE = "a probe trains the last layers alone, for minutes; how well it foretold trainings: docs/which-anchors.md"
 
 
