@@ -68,7 +68,7 @@ def test_arguments_at_odds_are_one_sentence_with_their_keys(key, group, derived,
 
 
 @pytest.mark.parametrize(
-    ("sizes", "long", "words"), [([32], 15, ["32", "data.long=15"]), ([[32], [2048]], 416, ["2048", "416"])]
+    ("sizes", "long", "words"), [([32], 15, ["32", "data.long=15"]), ([[1024], [2048]], 416, ["1024", "416"])]
 )
 def test_anchors_beyond_the_image_are_one_sentence(sizes, long, words):
     with pytest.raises(SettingError) as error:

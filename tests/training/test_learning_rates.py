@@ -29,6 +29,6 @@ def test_second_look_learns_at_a_rate_of_its_own(choice: str) -> None:
 
 def test_without_a_factor_all_are_one_group_in_the_order_of_the_network() -> None:
     """As checkpoints have it that are older than the factor."""
-    optimizer, names = optimizer_and_names("refine=roi")
+    optimizer, names = optimizer_and_names("refine=roi", "refine.lr_factor=1")
     (group,) = optimizer.param_groups
     assert [names[p] for p in group["params"]] == list(names.values())
